@@ -1,0 +1,117 @@
+"""Every error that spaceevo raises on purpose.
+
+    SpaceEvoError                what was wrong, what was found, what to do; exit code 1
+    ├── RecipeError              an unknown key, a wrong type, values that contradict each other
+    ├── PluginError              an unknown or duplicate plug-in name
+    ├── EncodingError            a malformed or out-of-space encoding
+    ├── DataError                a missing, empty or unreadable data set
+    ├── TargetError              the device or its runtime cannot do what is asked
+    │   └── UnstableSessionError measurements that would not hold when repeated
+    ├── InfeasibleBudgetError    a latency budget that no subnet meets
+    ├── TrainingError            a loss that is not a number, a teacher that does not fit
+    ├── ExportError              a file that disagrees with its integer reference
+    └── StorageError             the run folder
+        ├── ArtifactError        a truncated, damaged or foreign artifact
+        ├── RunLockedError       another process works in this run folder
+        └── NoSpaceError         the disk is full or cannot be written
+
+Exit codes of the command line: 0 done, 1 one of these errors, 2 usage, 3 partly done, 70 a bug of ours,
+130 interrupted by the user.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_PARTLY_DONE = 3
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+
+class SpaceEvoError(Exception):
+    """An expected error, told in one paragraph.
+
+    Args:
+        problem: What was wrong, as one sentence.
+        found: What was found instead (the evidence); may be empty.
+        remedy: What the user can do; may be empty.
+    """
+
+    exit_code = EXIT_ERROR
+
+    def __init__(self, problem: str, *, found: str = "", remedy: str = "") -> None:
+        self.problem = problem
+        self.found = found
+        self.remedy = remedy
+        super().__init__(" ".join(_sentence(part) for part in (problem, found, remedy) if part))
+
+
+class RecipeError(SpaceEvoError):
+    """The recipe has an unknown key, a wrong type or values that contradict each other."""
+
+
+class PluginError(SpaceEvoError):
+    """A plug-in name is unknown or taken twice."""
+
+
+class EncodingError(SpaceEvoError):
+    """An encoding is malformed, or names something outside its space."""
+
+
+class DataError(SpaceEvoError):
+    """A data set is missing, empty or unreadable."""
+
+
+class TargetError(SpaceEvoError):
+    """The device or its runtime cannot do what is asked."""
+
+
+class UnstableSessionError(TargetError):
+    """Latencies drifted so far during a session that they would not hold when repeated."""
+
+
+class InfeasibleBudgetError(SpaceEvoError):
+    """No subnet meets the latency budget; the closest feasible budget is named."""
+
+
+class TrainingError(SpaceEvoError):
+    """A training that cannot go on: a loss that is not a number, a teacher that does not fit."""
+
+
+class ExportError(SpaceEvoError):
+    """An exported file disagrees with its integer reference beyond the stated bound."""
+
+
+class StorageError(SpaceEvoError):
+    """The run folder cannot be used."""
+
+
+class ArtifactError(StorageError):
+    """An artifact is truncated, damaged or was not written by spaceevo."""
+
+
+class RunLockedError(StorageError):
+    """Another process works in this run folder."""
+
+
+class NoSpaceError(StorageError):
+    """The disk is full, or the folder cannot be written."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name whose spelling is nearest to `name`, or None where none is close.
+
+    >>> nearest("epoch", ["epochs", "batch_size"])
+    'epochs'
+    """
+    matches = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else text + "."

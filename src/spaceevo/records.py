@@ -1,0 +1,450 @@
+"""Every noun that travels between rooms, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from spaceevo.spaces.operators import Operator
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A classification data set in memory, all images square and of one size.
+
+    Attributes:
+        name: Name of the data set, for reports.
+        class_names: One name per class, in label order.
+        train_images: uint8 [num_train, 3, size, size], RGB.
+        train_labels: int64 [num_train], each in [0, num_classes).
+        val_images: uint8 [num_val, 3, size, size], RGB; never used for training or searching.
+        val_labels: int64 [num_val].
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    val_images: np.ndarray
+    val_labels: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        """Height = width of every image, in pixels."""
+        return int(self.train_images.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class QuantParams:
+    """How uint8 codes stand for values: value = scale * (code - zero_point).
+
+    Attributes:
+        scale: Positive; a float32 value.
+        zero_point: In [0, 255].
+    """
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerWeights:
+    """Quantized weights and bias of a convolution or a linear layer, batch norm folded.
+
+    Attributes:
+        codes: int8, the operator's `weight_shape`, within [-w_qmax, w_qmax].
+        scales: float32 [out_channels], positive.
+        bias: int32 [out_channels], on the grid input scale * scales.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FloatWeights:
+    """Weights (the operator's `weight_shape`) and bias [out_channels], float32, batch norm folded."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerGraph:
+    """A quantized network, complete: what a device executes, number by number.
+
+    Attributes:
+        operators: In execution order; the first quantizes the input, the last puts out the logits.
+        quant_params: By tensor name, for every tensor but the logits.
+        weights: By operator name.
+    """
+
+    operators: tuple[Operator, ...]
+    quant_params: Mapping[str, QuantParams]
+    weights: Mapping[str, IntegerWeights]
+
+
+@dataclass(frozen=True, eq=False)
+class FloatGraph:
+    """The FP32 twin of an integer graph: the same operators, relu and relu6 as activations.
+
+    Attributes:
+        operators: As in `IntegerGraph`.
+        weights: By operator name.
+    """
+
+    operators: tuple[Operator, ...]
+    weights: Mapping[str, FloatWeights]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How an image becomes the network's input: (pixel / 255 - mean) / std, per RGB channel."""
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+
+class Record(BaseModel):
+    """Base of the records that are written to disk as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class TargetDescription(Record):
+    """What a target is, recorded beside every measurement.
+
+    Attributes:
+        name: As in the recipe, for example "onnxruntime@local".
+        runtime: Name of the runtime.
+        runtime_version: Its version.
+        device: Processor model.
+        machine: Architecture, for example "x86_64".
+        flags: Processor flags that matter for INT8, for example "avx512_vnni"; sorted.
+        threads: Threads that the runtime may use.
+        w_qmax: Largest weight code that is exact there: 127, or 63 on x86 without VNNI.
+    """
+
+    name: str
+    runtime: str
+    runtime_version: str
+    device: str
+    machine: str
+    flags: tuple[str, ...]
+    threads: int
+    w_qmax: int
+
+
+class Measurement(Record):
+    """One measured latency.
+
+    Attributes:
+        latency_ms: Median over the samples.
+        low_ms: Lower end of the 95 % confidence interval of the median.
+        high_ms: Upper end.
+        samples_ms: Every sample, in the order of measuring.
+    """
+
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    samples_ms: tuple[float, ...]
+
+
+class StudyRow(Record):
+    """INT8 against FP32 for one operator type at one width and size.
+
+    Attributes:
+        operator: Operator type, for example "conv3x3", "depthwise5x5", "se", "hard_swish", "fused-mbconv".
+        width: Channels.
+        size: Height = width of the feature map.
+        fp32_ms: Median latency.
+        int8_ms: Median latency.
+    """
+
+    operator: str
+    width: int
+    size: int
+    fp32_ms: float
+    int8_ms: float
+
+    @property
+    def speedup(self) -> float:
+        """FP32 latency over INT8 latency."""
+        return self.fp32_ms / self.int8_ms
+
+
+class Study(Record):
+    """On-device quantization analysis of one target (SpaceEvo, Section 3)."""
+
+    target: TargetDescription
+    rows: tuple[StudyRow, ...]
+    advice: tuple[str, ...]
+
+
+class AssessedNetwork(Record):
+    """One whole network that a predictor has not seen."""
+
+    encoding: str
+    measured_ms: float
+    predicted_ms: float
+
+
+class PredictorAssessment(Record):
+    """How well a latency predictor does on whole networks that it has not seen.
+
+    Attributes:
+        num_fit: Networks measured to fit it.
+        num_unseen: Networks measured to judge it.
+        within_10_percent: Share of those predicted within 10 %, 0 to 1.
+        mape: Mean absolute error relative to the measured latency, 0.05 for 5 %.
+        spearman: Rank correlation.
+        networks: The networks.
+    """
+
+    num_fit: int
+    num_unseen: int
+    within_10_percent: float
+    mape: float
+    spearman: float
+    networks: tuple[AssessedNetwork, ...]
+
+
+class DistilledCell(Record):
+    """Block-wise distillation of one (stage, block type).
+
+    Attributes:
+        stage: Name of the stage.
+        block: Index of the block type in the hyperspace's stage.
+        block_type: Its name.
+        nsr_fp32: NSR loss of the largest sub-stage after the FP32 phase, on held-out images.
+        nsr_int8: The same after the LSQ+ phase.
+        curve: Training loss of the largest sub-stage, per recorded step.
+        attempts: Trainings done; a failed one is done again with another seed.
+        failure: Why the cell is excluded; empty where it is not.
+    """
+
+    stage: str
+    block: int
+    block_type: str
+    nsr_fp32: float
+    nsr_int8: float
+    curve: tuple[float, ...]
+    attempts: int
+    failure: str = ""
+
+
+class ScoredSpace(Record):
+    """A search space with its Q-T score."""
+
+    encoding: str
+    qt_score: float
+
+
+class SpaceSearchStep(Record):
+    """State of the search after some evaluations."""
+
+    num_evaluated: int
+    best_score: float
+    population_mean: float
+
+
+class SpaceSearchResult(Record):
+    """What the search over spaces found.
+
+    Attributes:
+        hyperspace: Name.
+        budgets_ms: Latency constraints; the score is the sum over them.
+        best: The best space.
+        within_tolerance: All evaluated spaces within the relative tolerance of the best, best first.
+        tolerance: Relative.
+        num_evaluated: Distinct spaces scored.
+        history: Progress.
+        sampled_score: Score of the best space by the sampled evaluator, as a cross-check.
+        excluded: Failed cells (stage/block type) that no space may use.
+    """
+
+    hyperspace: str
+    budgets_ms: tuple[float, ...]
+    best: ScoredSpace
+    within_tolerance: tuple[ScoredSpace, ...]
+    tolerance: float
+    num_evaluated: int
+    history: tuple[SpaceSearchStep, ...]
+    sampled_score: float
+    excluded: tuple[str, ...] = ()
+
+
+class TrainingPoint(Record):
+    """Losses at one step of a training.
+
+    Attributes:
+        phase: "fp32" or "lsq+".
+        step: From 0, over both phases.
+        loss: Of the largest subnet (or of the one network).
+        loss_smallest: Of the smallest subnet; None for a single network.
+        lr: Learning rate.
+    """
+
+    phase: str
+    step: int
+    loss: float
+    loss_smallest: float | None = None
+    lr: float
+
+
+class FoundSubnet(Record):
+    """A subnet that the search chose for one budget.
+
+    Attributes:
+        budget_ms: The latency budget.
+        encoding: Published string of the subnet.
+        predicted_ms: Predicted INT8 latency.
+        top1: INT8 (fake-quantized) top-1 on the held-out part of the training data, 0 to 1.
+    """
+
+    budget_ms: float
+    encoding: str
+    predicted_ms: float
+    top1: float
+
+
+class SubnetSearchResult(Record):
+    """The chosen subnets and everything that was evaluated on the way.
+
+    Attributes:
+        space: Encoding of the search space.
+        found: One per budget.
+        evaluated: All evaluated subnets, each under the budget of its search.
+    """
+
+    space: str
+    found: tuple[FoundSubnet, ...]
+    evaluated: tuple[FoundSubnet, ...]
+
+
+class ModelResult(Record):
+    """One exported model, verified and measured on the target. Accuracies and shares are 0 to 1.
+
+    Attributes:
+        budget_ms: The latency budget that it was made for.
+        encoding: Published string of the subnet.
+        macs: For one image.
+        params: Trained parameters.
+        predicted_ms: Predicted INT8 latency.
+        int8_ms: Measured INT8 latency.
+        fp32_ms: Measured latency of the FP32 twin.
+        speedup: fp32_ms / int8_ms.
+        top1_fp32: Of the FP32 twin, computed by the runtime, on the validation images.
+        top1_fake_quant: Of the fake-quantized torch network.
+        top1_int8: Of the INT8 file, computed by the runtime.
+        agreement: Share of validation images on which the file's top-1 equals the integer reference's.
+        agreement_fake_quant: The same against the fake-quantized network.
+        max_logit_diff: Largest difference between the file's logits and the integer reference's.
+        float_operators: Names of float operators between input quantization and logits in the optimized graph.
+        int8_file: Relative to the run folder.
+        fp32_file: Relative to the run folder.
+    """
+
+    budget_ms: float
+    encoding: str
+    macs: int
+    params: int
+    predicted_ms: float
+    int8_ms: float
+    fp32_ms: float
+    speedup: float
+    top1_fp32: float
+    top1_fake_quant: float
+    top1_int8: float
+    agreement: float
+    agreement_fake_quant: float
+    max_logit_diff: float
+    float_operators: tuple[str, ...]
+    int8_file: str
+    fp32_file: str
+
+
+class PredictorSummary(Record):
+    """The predictor's assessment without its networks."""
+
+    num_fit: int
+    num_unseen: int
+    within_10_percent: float
+    mape: float
+    spearman: float
+
+
+class SpaceSummary(Record):
+    """The search space that was found."""
+
+    encoding: str
+    qt_score: float
+    num_within_tolerance: int
+
+
+class StageTime(Record):
+    """How long a stage took when it was run, in seconds."""
+
+    name: str
+    seconds: float
+
+
+class Summary(Record):
+    """`summary.json`: the numbers of one run."""
+
+    name: str
+    data: str
+    num_classes: int
+    num_val_images: int
+    target: TargetDescription
+    versions: dict[str, str]
+    seed: int
+    stages: tuple[StageTime, ...]
+    peak_rss_mib: float
+    predictor: PredictorSummary
+    space: SpaceSummary
+    models: tuple[ModelResult, ...]
+    baselines: tuple[ModelResult, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockTable:
+    """Quality and cost of sampled sub-stages of every (stage, block type, width window) of a hyperspace.
+
+    All columns have one entry per row.
+
+    Attributes:
+        stage: int, index of the searched stage, from 0.
+        block: int, index of the block type.
+        window: int, index of the width window.
+        resolution: int, input resolution of the network.
+        nsr_loss: float, NSR loss against the teacher after LSQ+, lower is better.
+        latency_ms: float, predicted INT8 latency of the sub-stage.
+        macs: int, for one image.
+        num_params: int.
+        in_width: int, channels of the sub-stage's input.
+        blocks: str, `kernel_size#width#expand_ratio` per block, joined by `_`.
+        failed: (stage, block) pairs whose training failed; no space may use them.
+    """
+
+    stage: np.ndarray
+    block: np.ndarray
+    window: np.ndarray
+    resolution: np.ndarray
+    nsr_loss: np.ndarray
+    latency_ms: np.ndarray
+    macs: np.ndarray
+    num_params: np.ndarray
+    in_width: np.ndarray
+    blocks: np.ndarray
+    failed: frozenset[tuple[int, int]] = frozenset()

@@ -1,0 +1,1 @@
+"""What can exist: blocks, subnets, search spaces and hyperspaces as frozen values, without torch."""

@@ -1,0 +1,16 @@
+"""Residual bottleneck (ResNet, CVPR 2016, Section 4.1), hidden width relative to the output width."""
+
+from spaceevo.spaces.layers import Feature, Tracer, make_divisible
+from spaceevo.spaces.subnet import BlockSpec
+
+
+def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
+    """1x1 to hidden, k x k (stride), 1x1 linear, plus the shortcut, activation after the addition."""
+    source, activation = x, spec.activation
+    hidden = make_divisible(spec.out_width * spec.expand_ratio)
+    x = net.conv("reduce", x, hidden, activation=activation)
+    x = net.conv(
+        "conv", x, hidden, kernel_size=spec.kernel_size, stride=spec.stride, activation=activation
+    )
+    x = net.conv("expand", x, spec.out_width)
+    return net.shortcut(x, source, stride=spec.stride, activation=activation)

@@ -1,0 +1,15 @@
+"""Fused MBConv: expansion and depthwise convolution in one dense k x k (EfficientNetV2, ICML 2021, Section 3.2)."""
+
+from spaceevo.spaces.layers import Feature, Tracer, make_divisible
+from spaceevo.spaces.subnet import BlockSpec
+
+
+def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
+    """k x k (stride) to hidden, 1x1 linear, plus the shortcut."""
+    source = x
+    hidden = make_divisible(spec.in_width * spec.expand_ratio)
+    x = net.conv(
+        "conv", x, hidden, kernel_size=spec.kernel_size, stride=spec.stride, activation=spec.activation
+    )
+    x = net.conv("project", x, spec.out_width)
+    return net.shortcut(x, source, stride=spec.stride)

@@ -1,0 +1,218 @@
+"""Named layers and the only shape arithmetic of the package.
+
+A network, a stage or a block is a tuple of `Layer`s in execution order. Everything else (costs, kernels, torch
+modules, integer graphs) is read off that tuple.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Kind = Literal["conv", "pool", "multiply", "add", "linear"]
+Activation = Literal["relu", "relu6", "hard_swish", "swish", "hard_sigmoid"]
+
+INPUT = "input"
+
+
+def make_divisible(value: float, divisor: int = 8) -> int:
+    """Round to a multiple of `divisor`, at least `divisor`, never more than 10 % down.
+
+    >>> make_divisible(22.4), make_divisible(3)
+    (24, 8)
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of a network.
+
+    Attributes:
+        name: Unique within the network, for example "stage1/0/expand"; also names the tensor it puts out.
+        kind: "conv" (convolution, batch norm, activation), "pool" (global average pool), "multiply"
+            (a feature map by one gate per channel), "add" (then activation), "linear" (the logits; with a bias).
+        inputs: Names of the layers read; `INPUT` is the network's input.
+        in_channels: Channels of the first input.
+        out_channels: Channels put out.
+        in_size: Height = width of the first input.
+        out_size: Height = width put out.
+        kernel_size: Of a convolution; padding is kernel_size // 2.
+        stride: Of a convolution.
+        depthwise: One filter per channel instead of a dense convolution.
+        activation: Applied last; None for none.
+    """
+
+    name: str
+    kind: Kind
+    inputs: tuple[str, ...]
+    in_channels: int
+    out_channels: int
+    in_size: int
+    out_size: int
+    kernel_size: int = 1
+    stride: int = 1
+    depthwise: bool = False
+    activation: Activation | None = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image; additions, pooling and activations count nothing."""
+        if self.kind == "conv":
+            channels = 1 if self.depthwise else self.in_channels
+            return self.kernel_size**2 * channels * self.out_channels * self.out_size**2
+        return self.in_channels * self.out_channels if self.kind == "linear" else 0
+
+    @property
+    def num_params(self) -> int:
+        """Trained parameters: weights, and scale and shift of the batch norm or the bias."""
+        if self.kind == "conv":
+            channels = 1 if self.depthwise else self.in_channels
+            return self.kernel_size**2 * channels * self.out_channels + 2 * self.out_channels
+        return (self.in_channels + 1) * self.out_channels if self.kind == "linear" else 0
+
+    @property
+    def num_activations(self) -> int:
+        """Elements of the tensor put out, for one image."""
+        return self.out_channels * self.out_size**2
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature map on its way through a declaration."""
+
+    name: str
+    channels: int
+    size: int
+
+
+class Tracer:
+    """Collects the layers that a declaration calls for and works out their shapes."""
+
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+        self._scope = ""
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Put `name/` before the name of every layer declared inside."""
+        outer, self._scope = self._scope, f"{self._scope}{name}/"
+        yield
+        self._scope = outer
+
+    def conv(
+        self,
+        name: str,
+        x: Feature,
+        width: int,
+        *,
+        kernel_size: int = 1,
+        stride: int = 1,
+        activation: Activation | None = None,
+    ) -> Feature:
+        """A dense convolution to `width` channels with batch norm, then the activation."""
+        return self._conv(name, x, width, kernel_size, stride, False, activation)
+
+    def depthwise(
+        self,
+        name: str,
+        x: Feature,
+        *,
+        kernel_size: int,
+        stride: int = 1,
+        activation: Activation | None = None,
+    ) -> Feature:
+        """A depthwise convolution with batch norm, then the activation."""
+        return self._conv(name, x, x.channels, kernel_size, stride, True, activation)
+
+    def squeeze_excite(self, name: str, x: Feature, reduced: int) -> Feature:
+        """Squeeze-and-excite: pool, 1x1 to `reduced` (relu), 1x1 back (hard sigmoid), multiply."""
+        with self.scope(name):
+            gate = self.pool("pool", x)
+            gate = self.conv("reduce", gate, reduced, activation="relu")
+            gate = self.conv("expand", gate, x.channels, activation="hard_sigmoid")
+            return self._put(Layer(self._scope + "scale", "multiply", (x.name, gate.name), x.channels, x.channels,
+                                   x.size, x.size))  # fmt: skip
+
+    def shortcut(
+        self, x: Feature, source: Feature, *, stride: int, activation: Activation | None = None
+    ) -> Feature:
+        """Add `source`: as it is where shapes agree, else through a 1x1 convolution with batch norm."""
+        if stride != 1 or source.channels != x.channels:
+            source = self.conv("shortcut", source, x.channels, stride=stride)
+        return self._put(
+            Layer(self._scope + "add", "add", (x.name, source.name), x.channels, x.channels, x.size, x.size,
+                  activation=activation)  # fmt: skip
+        )
+
+    def pool(self, name: str, x: Feature) -> Feature:
+        """Global average pool."""
+        return self._put(Layer(self._scope + name, "pool", (x.name,), x.channels, x.channels, x.size, 1))
+
+    def linear(self, name: str, x: Feature, width: int) -> Feature:
+        """A linear layer with a bias on a pooled feature."""
+        return self._put(Layer(self._scope + name, "linear", (x.name,), x.channels, width, 1, 1))
+
+    def _conv(
+        self,
+        name: str,
+        x: Feature,
+        width: int,
+        kernel_size: int,
+        stride: int,
+        depthwise: bool,
+        activation: Activation | None,
+    ) -> Feature:
+        out_size = (x.size - 1) // stride + 1  # odd kernel sizes, padding kernel_size // 2
+        return self._put(
+            Layer(self._scope + name, "conv", (x.name,), x.channels, width, x.size, out_size, kernel_size, stride,
+                  depthwise, activation)  # fmt: skip
+        )
+
+    def _put(self, layer: Layer) -> Feature:
+        self.layers.append(layer)
+        return Feature(layer.name, layer.out_channels, layer.out_size)
+
+
+def elementwise_maximum(networks: Iterable[Sequence[Layer]]) -> dict[str, Layer]:
+    """For each named layer with parameters, the largest channels and kernel size over all networks."""
+    largest: dict[str, Layer] = {}
+    for layers in networks:
+        for layer in layers:
+            if layer.kind not in ("conv", "linear"):
+                continue
+            known = largest.get(layer.name)
+            if known is None:
+                largest[layer.name] = layer
+            elif known != layer:
+                largest[layer.name] = replace(
+                    known,
+                    in_channels=max(known.in_channels, layer.in_channels),
+                    out_channels=max(known.out_channels, layer.out_channels),
+                    kernel_size=max(known.kernel_size, layer.kernel_size),
+                )
+    return largest
+
+
+def peak_activation_bytes(layers: Sequence[Layer], bytes_per_element: int = 1) -> int:
+    """Largest sum of tensors alive at once when the layers run in order, in bytes, for one image.
+
+    A tensor lives from the layer that makes it to the last layer that reads it; the input counts.
+
+    Args:
+        layers: A whole network, or a stage whose input is `INPUT`.
+        bytes_per_element: 1 for INT8, 4 for FP32.
+    """
+    last_read = {name: i for i, layer in enumerate(layers) for name in layer.inputs}
+    sizes = {INPUT: layers[0].in_channels * layers[0].in_size ** 2}
+    sizes |= {layer.name: layer.num_activations for layer in layers}
+    alive = {INPUT}
+    peak = 0
+    for i, layer in enumerate(layers):
+        alive.add(layer.name)
+        peak = max(peak, sum(sizes[name] for name in alive))
+        alive = {name for name in alive if last_read.get(name, len(layers)) > i}
+    return peak * bytes_per_element

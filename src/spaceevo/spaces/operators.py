@@ -1,0 +1,146 @@
+"""The quantization contract as a program: layers lowered to the operators that integer runtimes execute.
+
+Every operator puts out one tensor and says how that tensor is quantized. The same program is read by the torch
+modules (float and fake-quantized), by the integer executors, by every exporter and by the latency features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from spaceevo.spaces.layers import INPUT, Layer
+
+OperatorKind = Literal[
+    "quantize", "conv", "gate", "sigmoid", "relabel", "multiply", "add", "pool", "linear"
+]
+Quantizer = Literal["free", "relu", "relu6", "gate", "hard_sigmoid_input", "none"]
+
+NUM_CODES = 256
+#: (scale, zero_point) of the quantizers that are not learned.
+FIXED_QUANTIZERS: dict[str, tuple[float, int]] = {
+    "gate": (1 / NUM_CODES, 0),  # values in [0, 1)
+    "hard_sigmoid_input": (6 / NUM_CODES, NUM_CODES // 2),  # hard sigmoid is the identity on these codes
+}
+RELU6_MAX_SCALE = 6 / (NUM_CODES - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator of a program.
+
+    Attributes:
+        name: Unique; also the name of the tensor put out. A layer's last operator has the layer's name.
+        kind: "quantize" (the network's input), "conv" (with batch norm folded), "gate" (x / 6 + 0.5 clamped to
+            [0, 1]), "sigmoid", "relabel" (the same codes read with the gate's scale), "multiply" (the second
+            input may have size 1), "add", "pool" (global average), "linear" (float logits).
+        inputs: Names of the tensors read.
+        in_channels: Channels of the first input.
+        out_channels: Channels put out.
+        in_size: Height = width of the first input.
+        out_size: Height = width put out.
+        quantizer: "free" (learned scale and zero point), "relu" (learned scale, zero point 0: the clamp is the
+            activation), "relu6" (also scale <= 6 / 255), a key of `FIXED_QUANTIZERS`, or "none" (float).
+        kernel_size: Of a convolution; padding is kernel_size // 2.
+        stride: Of a convolution.
+        depthwise: Of a convolution.
+    """
+
+    name: str
+    kind: OperatorKind
+    inputs: tuple[str, ...]
+    in_channels: int
+    out_channels: int
+    in_size: int
+    out_size: int
+    quantizer: Quantizer
+    kernel_size: int = 1
+    stride: int = 1
+    depthwise: bool = False
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the scale (and zero point) of the output are trained parameters."""
+        return self.quantizer in ("free", "relu", "relu6")
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the operator has weights and a bias."""
+        return self.kind in ("conv", "linear")
+
+    @property
+    def padding(self) -> int:
+        """Zero padding on each side of a convolution."""
+        return self.kernel_size // 2
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution."""
+        return self.in_channels if self.depthwise else 1
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """[out_channels, in_channels / groups, kernel_size, kernel_size]; linear: [out, in]."""
+        if self.kind == "linear":
+            return (self.out_channels, self.in_channels)
+        return (self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the weights, for one image."""
+        if not self.has_weights:
+            return 0
+        return self.kernel_size**2 * self.in_channels // self.groups * self.out_channels * self.out_size**2
+
+
+@lru_cache(maxsize=65536)
+def operators(layers: tuple[Layer, ...]) -> tuple[Operator, ...]:
+    """Lower layers to the program of the quantization contract.
+
+    relu and relu6 cost nothing: they are the clamp of the quantizer. hard-swish becomes a gate and a product,
+    swish a sigmoid and a product; a hard sigmoid only relabels its input's codes.
+    """
+    first = layers[0]
+    channels, size = first.in_channels, first.in_size
+    program = [Operator(INPUT, "quantize", (INPUT,), channels, channels, size, size, "free")]
+    for layer in layers:
+        program += _lower(layer)
+    return tuple(program)
+
+
+def program_input(program: Sequence[Operator]) -> Operator:
+    """The operator that quantizes the input."""
+    return program[0]
+
+
+def _lower(layer: Layer) -> list[Operator]:
+    if layer.kind == "linear":
+        return [_operator(layer, layer.name, "none")]
+    match layer.activation:
+        case None:
+            return [_operator(layer, layer.name, "free")]
+        case "relu" | "relu6":
+            return [_operator(layer, layer.name, layer.activation)]
+        case "hard_sigmoid":
+            linear = _operator(layer, f"{layer.name}:linear", "hard_sigmoid_input")
+            return [linear, _pointwise(layer, layer.name, "relabel", (linear.name,), "gate")]
+        case "hard_swish" | "swish":
+            linear = _operator(layer, f"{layer.name}:linear", "free")
+            kind: OperatorKind = "gate" if layer.activation == "hard_swish" else "sigmoid"
+            gate = _pointwise(layer, f"{layer.name}:gate", kind, (linear.name,), "gate")
+            inputs = (linear.name, gate.name)
+            return [linear, gate, _pointwise(layer, layer.name, "multiply", inputs, "free")]
+
+
+def _operator(layer: Layer, name: str, quantizer: Quantizer) -> Operator:
+    return Operator(name, layer.kind, layer.inputs, layer.in_channels, layer.out_channels, layer.in_size,
+                    layer.out_size, quantizer, layer.kernel_size, layer.stride, layer.depthwise)  # fmt: skip
+
+
+def _pointwise(
+    layer: Layer, name: str, kind: OperatorKind, inputs: tuple[str, ...], quantizer: Quantizer
+) -> Operator:
+    channels, size = layer.out_channels, layer.out_size
+    return Operator(name, kind, inputs, channels, channels, size, size, quantizer)

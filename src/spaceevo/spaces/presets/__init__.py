@@ -1,0 +1,1 @@
+"""One file per hyperspace; each defines `HYPERSPACE`."""

@@ -114,4 +114,6 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 
 def _sentence(text: str) -> str:
     text = text.strip()
+    if text.split(" ", 1)[0].isalpha():
+        text = text[0].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else text + "."

@@ -148,10 +148,11 @@ class Measurement(Record):
     """One measured latency.
 
     Attributes:
-        latency_ms: Median over the samples.
-        low_ms: Lower end of the 95 % confidence interval of the median.
+        latency_ms: Lower quartile over the quiet visits of the fastest run of each visit (see
+            `measure.session`).
+        low_ms: Lower end of the 95 % confidence interval of that quartile.
         high_ms: Upper end.
-        samples_ms: Every sample, in the order of measuring.
+        samples_ms: Every sample of the quiet visits, in the order of measuring.
     """
 
     latency_ms: float

@@ -1,1 +1,51 @@
-"""."""
+"""The command line: one file per verb, and one verb per stage of the pipeline.
+
+A verb is a module with `register(app)`; heavy imports wait until it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+from rich.console import Console
+
+from spaceevo import plugins
+from spaceevo.errors import EXIT_BUG, EXIT_INTERRUPTED, SpaceEvoError
+
+app = typer.Typer(
+    name="spaceevo",
+    help="Find, train and export the INT8 image classifiers that your device runs best.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; expected errors are told in one paragraph, without a traceback."""
+    for verb in plugins.names("spaceevo.cli"):
+        plugins.load("spaceevo.cli", verb).register(app)
+    console = Console(stderr=True)
+    try:
+        app()
+    except SpaceEvoError as error:
+        console.print(f"[bold red]Error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("Interrupted. Run the same command again to go on.")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:
+        console.print(_escaped(traceback.format_exc()), highlight=False, soft_wrap=True)
+        console.print("This is a bug of spaceevo. Please report it with the lines above.")
+        sys.exit(EXIT_BUG)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

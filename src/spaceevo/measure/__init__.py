@@ -1,1 +1,1 @@
-"""."""
+"""What it costs, measured: targets, sessions, a store that forgets nothing, campaigns and the study."""

@@ -1,1 +1,1 @@
-"""."""
+"""Torch modules: elastic networks, learned fake quantization, extraction of integer graphs."""

@@ -1,1 +1,1 @@
-"""."""
+"""What it costs, predicted: additive over operators, fitted on whole networks, judged on unseen ones."""

@@ -41,25 +41,29 @@ def decode(encoding: str, space: SearchSpace) -> Subnet:
     if [part[:1] for part in parts] != list("dkwer"):
         raise EncodingError(f"{encoding!r} is not the encoding of a subnet", remedy=f"Write it as {FORM}")
     depths = _numbers(parts[0], int, encoding)
-    (resolution,) = (_numbers(parts[4], int, encoding) + [0])[:1]
+    resolution = _numbers(parts[4], int, encoding)[0]
     if len(depths) != len(space.stages):
         raise EncodingError(
-            f"{encoding!r} gives {len(depths)} depths", found=f"{space.encoding} has {len(space.stages)} stages"
+            f"{encoding!r} gives {len(depths)} depths",
+            found=f"{space.encoding} has {len(space.stages)} stages",
         )
     kernel_sizes = _numbers(parts[1], int, encoding)
     widths = _numbers(parts[2], int, encoding)
     expand_ratios = _numbers(parts[3], float, encoding)
-    for letter, values in zip("kwe", (kernel_sizes, widths, expand_ratios), strict=True):
-        if len(values) != sum(depths):
+    counts = {"k": len(kernel_sizes), "w": len(widths), "e": len(expand_ratios)}
+    for letter, count in counts.items():
+        if count != sum(depths):
             raise EncodingError(
-                f"{encoding!r} gives {len(values)} values after {letter!r}",
+                f"{encoding!r} gives {count} values after {letter!r}",
                 found=f"its depths add up to {sum(depths)} blocks",
             )
     if resolution not in space.resolutions:
         raise EncodingError(
-            f"{encoding!r} has resolution {resolution}", remedy=f"{space.encoding} has {_listed(space.resolutions)}"
+            f"{encoding!r} has resolution {resolution}",
+            remedy=f"{space.encoding} has {_listed(space.resolutions)}",
         )
-    blocks = [Block(*values) for values in zip(widths, kernel_sizes, expand_ratios, strict=True)]
+    rows = zip(widths, kernel_sizes, expand_ratios, strict=True)
+    blocks = [Block(width, kernel_size, expand_ratio) for width, kernel_size, expand_ratio in rows]
     stages = []
     for elastic, depth in zip(space.stages, depths, strict=True):
         own, blocks = tuple(blocks[:depth]), blocks[depth:]

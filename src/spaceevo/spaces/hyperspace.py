@@ -151,12 +151,12 @@ class Hyperspace:
             yield SpaceChoice((block,) * count, (window,) * count)
 
     def mutate_block(self, choice: SpaceChoice, rng: random.Random) -> SpaceChoice:
-        """Change the block type of one stage."""
+        """Change the block type of one stage; the same choice where no stage has another."""
         limits = [len(stage.choices) for stage in self.searched]
         return replace(choice, blocks=_change_one(choice.blocks, limits, rng))
 
     def mutate_window(self, choice: SpaceChoice, rng: random.Random) -> SpaceChoice:
-        """Change the width window of one stage."""
+        """Change the width window of one stage; the same choice where no stage has another."""
         limits = [stage.num_windows for stage in self.searched]
         return replace(choice, windows=_change_one(choice.windows, limits, rng))
 
@@ -175,6 +175,9 @@ def load_hyperspace(name: str) -> Hyperspace:
 
 
 def _change_one(values: tuple[int, ...], limits: list[int], rng: random.Random) -> tuple[int, ...]:
-    position = rng.choice([i for i, limit in enumerate(limits) if limit > 1])
+    open_positions = [i for i, limit in enumerate(limits) if limit > 1]
+    if not open_positions:
+        return values
+    position = rng.choice(open_positions)
     other = rng.choice([v for v in range(limits[position]) if v != values[position]])
     return (*values[:position], other, *values[position + 1 :])

@@ -6,9 +6,9 @@ modules, integer graphs) is read off that tuple.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["conv", "pool", "multiply", "add", "linear"]
@@ -134,18 +134,25 @@ class Tracer:
             gate = self.pool("pool", x)
             gate = self.conv("reduce", gate, reduced, activation="relu")
             gate = self.conv("expand", gate, x.channels, activation="hard_sigmoid")
-            return self._put(Layer(self._scope + "scale", "multiply", (x.name, gate.name), x.channels, x.channels,
-                                   x.size, x.size))  # fmt: skip
+            return self._put(
+                Layer(self._scope + "scale", "multiply", (x.name, gate.name), x.channels, x.channels, x.size, x.size)
+            )
 
-    def shortcut(
-        self, x: Feature, source: Feature, *, stride: int, activation: Activation | None = None
-    ) -> Feature:
+    def shortcut(self, x: Feature, source: Feature, *, stride: int, activation: Activation | None = None) -> Feature:
         """Add `source`: as it is where shapes agree, else through a 1x1 convolution with batch norm."""
         if stride != 1 or source.channels != x.channels:
             source = self.conv("shortcut", source, x.channels, stride=stride)
         return self._put(
-            Layer(self._scope + "add", "add", (x.name, source.name), x.channels, x.channels, x.size, x.size,
-                  activation=activation)  # fmt: skip
+            Layer(
+                self._scope + "add",
+                "add",
+                (x.name, source.name),
+                x.channels,
+                x.channels,
+                x.size,
+                x.size,
+                activation=activation,
+            )
         )
 
     def pool(self, name: str, x: Feature) -> Feature:
@@ -168,33 +175,24 @@ class Tracer:
     ) -> Feature:
         out_size = (x.size - 1) // stride + 1  # odd kernel sizes, padding kernel_size // 2
         return self._put(
-            Layer(self._scope + name, "conv", (x.name,), x.channels, width, x.size, out_size, kernel_size, stride,
-                  depthwise, activation)  # fmt: skip
+            Layer(
+                self._scope + name,
+                "conv",
+                (x.name,),
+                x.channels,
+                width,
+                x.size,
+                out_size,
+                kernel_size,
+                stride,
+                depthwise,
+                activation,
+            )
         )
 
     def _put(self, layer: Layer) -> Feature:
         self.layers.append(layer)
         return Feature(layer.name, layer.out_channels, layer.out_size)
-
-
-def elementwise_maximum(networks: Iterable[Sequence[Layer]]) -> dict[str, Layer]:
-    """For each named layer with parameters, the largest channels and kernel size over all networks."""
-    largest: dict[str, Layer] = {}
-    for layers in networks:
-        for layer in layers:
-            if layer.kind not in ("conv", "linear"):
-                continue
-            known = largest.get(layer.name)
-            if known is None:
-                largest[layer.name] = layer
-            elif known != layer:
-                largest[layer.name] = replace(
-                    known,
-                    in_channels=max(known.in_channels, layer.in_channels),
-                    out_channels=max(known.out_channels, layer.out_channels),
-                    kernel_size=max(known.kernel_size, layer.kernel_size),
-                )
-    return largest
 
 
 def peak_activation_bytes(layers: Sequence[Layer], bytes_per_element: int = 1) -> int:

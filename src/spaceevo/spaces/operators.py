@@ -6,16 +6,14 @@ modules (float and fake-quantized), by the integer executors, by every exporter 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 from spaceevo.spaces.layers import INPUT, Layer
 
-OperatorKind = Literal[
-    "quantize", "conv", "gate", "sigmoid", "relabel", "multiply", "add", "pool", "linear"
-]
+OperatorKind = Literal["quantize", "conv", "gate", "sigmoid", "relabel", "multiply", "add", "pool", "linear"]
 Quantizer = Literal["free", "relu", "relu6", "gate", "hard_sigmoid_input", "none"]
 
 NUM_CODES = 256
@@ -110,9 +108,20 @@ def operators(layers: tuple[Layer, ...]) -> tuple[Operator, ...]:
     return tuple(program)
 
 
-def program_input(program: Sequence[Operator]) -> Operator:
-    """The operator that quantizes the input."""
-    return program[0]
+def elementwise_maximum(programs: Iterable[Sequence[Operator]]) -> dict[str, Operator]:
+    """For each operator name, the largest channels and kernel size over all programs."""
+    largest: dict[str, Operator] = {}
+    for program in programs:
+        for operator in program:
+            known = largest.setdefault(operator.name, operator)
+            if known != operator:
+                largest[operator.name] = replace(
+                    known,
+                    in_channels=max(known.in_channels, operator.in_channels),
+                    out_channels=max(known.out_channels, operator.out_channels),
+                    kernel_size=max(known.kernel_size, operator.kernel_size),
+                )
+    return largest
 
 
 def _lower(layer: Layer) -> list[Operator]:
@@ -139,8 +148,6 @@ def _operator(layer: Layer, name: str, quantizer: Quantizer) -> Operator:
                     layer.out_size, quantizer, layer.kernel_size, layer.stride, layer.depthwise)  # fmt: skip
 
 
-def _pointwise(
-    layer: Layer, name: str, kind: OperatorKind, inputs: tuple[str, ...], quantizer: Quantizer
-) -> Operator:
+def _pointwise(layer: Layer, name: str, kind: OperatorKind, inputs: tuple[str, ...], quantizer: Quantizer) -> Operator:
     channels, size = layer.out_channels, layer.out_size
     return Operator(name, kind, inputs, channels, channels, size, size, quantizer)

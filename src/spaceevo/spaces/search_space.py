@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
-from spaceevo.spaces.layers import Layer, elementwise_maximum
+from spaceevo.spaces.operators import Operator, elementwise_maximum, operators
 from spaceevo.spaces.subnet import (
     Block,
     BlockType,
@@ -75,9 +75,7 @@ class ElasticStage:
     def sample_block(self, rng: random.Random) -> Block:
         """One block, uniform over its choices."""
         choice = self.choice
-        return Block(
-            rng.choice(self.widths), rng.choice(choice.kernel_sizes), rng.choice(choice.expand_ratios)
-        )
+        return Block(rng.choice(self.widths), rng.choice(choice.kernel_sizes), rng.choice(choice.expand_ratios))
 
     def contains(self, stage: Stage) -> bool:
         """Whether the stage is one of those that this elastic stage stands for."""
@@ -92,11 +90,11 @@ class ElasticStage:
             )
         )
 
-    def maximal_layers(self, in_widths: tuple[int, ...], in_size: int) -> dict[str, Layer]:
-        """Per layer name the largest layer over all stages, for inputs of any of `in_widths` channels."""
+    def maximal_operators(self, in_widths: tuple[int, ...], in_size: int) -> dict[str, Operator]:
+        """Per operator name the largest one over all stages, for inputs of any of `in_widths` channels."""
         blocks = self.blocks()
         return elementwise_maximum(
-            block_layers(self.stage((block,) * (index + 1)), index, width, in_size)
+            operators(block_layers(self.stage((block,) * (index + 1)), index, width, in_size))[1:]
             for index in range(self.depths[-1])
             for width in (in_widths if index == 0 else self.widths)
             for block in blocks
@@ -187,18 +185,17 @@ class SearchSpace:
             stages.append(replace(a, blocks=tuple(blocks)))
         return self.subnet(rng.choice((first, second)).resolution, tuple(stages))
 
-    def maximal_layers(self) -> dict[str, Layer]:
-        """Per layer name the largest layer over all subnets: the parameters of the supernet."""
-        largest = self.largest()
-        sizes = {layer.name: layer.in_size for layer in network_layers(largest)}
-        layers: dict[str, Layer] = {}
+    def maximal_operators(self) -> dict[str, Operator]:
+        """Per operator name the largest one over all subnets: the parameters of the supernet."""
+        program = operators(network_layers(self.largest()))
+        sizes = {operator.name: operator.in_size for operator in program}
+        largest = {program[0].name: program[0]}
         in_widths: tuple[int, ...] = (3,)
         for stage in self.stages:
             first = next(name for name in sizes if name.startswith(f"{stage.name}/0/"))
-            layers |= stage.maximal_layers(in_widths, sizes[first])
+            largest |= stage.maximal_operators(in_widths, sizes[first])
             in_widths = stage.widths
-        head = [layer for layer in network_layers(largest) if layer.name.startswith("head/")]
-        return layers | elementwise_maximum([head])
+        return largest | {o.name: o for o in program if o.name.startswith("head/")}
 
 
 def _mutate_stage(elastic: ElasticStage, stage: Stage, rng: random.Random, probability: float) -> Stage:

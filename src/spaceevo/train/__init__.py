@@ -1,1 +1,1 @@
-"""."""
+"""Everything with gradients: teachers, block-wise distillation, supernet training, recalibration."""

@@ -9,8 +9,6 @@ def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
     source, activation = x, spec.activation
     hidden = make_divisible(spec.out_width * spec.expand_ratio)
     x = net.conv("reduce", x, hidden, activation=activation)
-    x = net.conv(
-        "conv", x, hidden, kernel_size=spec.kernel_size, stride=spec.stride, activation=activation
-    )
+    x = net.conv("conv", x, hidden, kernel_size=spec.kernel_size, stride=spec.stride, activation=activation)
     x = net.conv("expand", x, spec.out_width)
     return net.shortcut(x, source, stride=spec.stride, activation=activation)

@@ -8,8 +8,6 @@ def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
     """k x k (stride) to hidden, 1x1 linear, plus the shortcut."""
     source = x
     hidden = make_divisible(spec.in_width * spec.expand_ratio)
-    x = net.conv(
-        "conv", x, hidden, kernel_size=spec.kernel_size, stride=spec.stride, activation=spec.activation
-    )
+    x = net.conv("conv", x, hidden, kernel_size=spec.kernel_size, stride=spec.stride, activation=spec.activation)
     x = net.conv("project", x, spec.out_width)
     return net.shortcut(x, source, stride=spec.stride)

@@ -15,9 +15,7 @@ def inverted_residual(spec: BlockSpec, x: Feature, net: Tracer, *, squeeze_excit
     hidden = make_divisible(spec.in_width * spec.expand_ratio)
     if hidden != spec.in_width:
         x = net.conv("expand", x, hidden, activation=spec.activation)
-    x = net.depthwise(
-        "depthwise", x, kernel_size=spec.kernel_size, stride=spec.stride, activation=spec.activation
-    )
+    x = net.depthwise("depthwise", x, kernel_size=spec.kernel_size, stride=spec.stride, activation=spec.activation)
     if squeeze_excite:
         x = net.squeeze_excite("se", x, make_divisible(hidden / 4))
     x = net.conv("project", x, spec.out_width)

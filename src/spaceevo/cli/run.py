@@ -1,0 +1,87 @@
+"""`spaceevo run RECIPE`: all stages; and one verb per stage, `spaceevo study RECIPE` and so on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+#: Name and help of the stages' verbs, in order; a test holds them equal to `pipeline.STAGES`.
+STAGE_VERBS = {
+    "study": "Measure which operators and widths gain from INT8 on the target.",
+    "predict": "Fit the INT8 latency predictor and judge it on unseen networks.",
+    "blocks": "Distil and quantize every block type on its own; fill the block table.",
+    "space": "Evolve the search space by its Q-T score.",
+    "supernet": "Train the quantized-for-all supernet.",
+    "subnets": "Search the best subnets under each latency budget.",
+    "baselines": "Train hand-made networks of matching latency with equal effort.",
+    "export": "Export, verify against the integer reference, measure on the target.",
+    "report": "Write report.html and summary.json.",
+}
+
+RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="The run folder; runs/NAME without it.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+
+    @app.command()
+    def run(recipe: RecipeArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+        """Do the whole job: from a recipe to measured INT8 models and a report.
+
+        What is finished is not done again, so an interrupted run goes on where it stood.
+        """
+        run_until(recipe, out, "report", as_json)
+
+    for name, text in STAGE_VERBS.items():
+        _register_stage(app, name, text)
+
+
+def _register_stage(app: typer.Typer, name: str, text: str) -> None:
+    @app.command(name, help=f"{text} Runs what this needs first, unless it is done.")
+    def stage(recipe: RecipeArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+        run_until(recipe, out, name, as_json)
+
+
+def run_until(recipe_path: Path, out: Path | None, stage: str, as_json: bool) -> None:
+    """Run a recipe up to a stage and print what came out.
+
+    Args:
+        recipe_path: The recipe.
+        out: The run folder; None takes `runs/NAME`.
+        stage: The last stage.
+        as_json: Print JSON to standard output, and progress to standard error.
+    """
+    from spaceevo.config import load_recipe
+
+    recipe = load_recipe(recipe_path)
+    folder = out or Path("runs") / recipe.name
+    console = Console(stderr=as_json)
+    console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
+    from spaceevo import pipeline
+    from spaceevo.pipeline import report
+
+    context = pipeline.run(recipe, folder, console, stage)
+    if stage != report.NAME:
+        manifest = (folder / stage / "stage.json").read_text()
+        if as_json:
+            typer.echo(manifest)
+        else:
+            for file in json.loads(manifest)["files"]:
+                console.print(f"  {folder / stage / file}", highlight=False, soft_wrap=True)
+        return
+    summary = report.load(context)
+    if as_json:
+        typer.echo(summary.model_dump_json(indent=1))
+        return
+    from spaceevo.report.console import summary_table
+
+    console.print(summary_table(summary))
+    console.print(f"Report: {(folder / report.REPORT).resolve()}", highlight=False, soft_wrap=True)

@@ -1,0 +1,201 @@
+"""The recipe: everything that a run depends on, as one YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from spaceevo.errors import RecipeError, nearest
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Base of all parts of a recipe: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Settings):
+    """The data set."""
+
+    name: str = Field("procedural", description="A data set: procedural, digits, folder.")
+    image_size: int = Field(40, ge=16, le=1024, description="Images are brought to this size, in pixels.")
+    options: dict[str, Any] = Field({}, description="Settings of the data set, for example path: for folder.")
+    flip: bool = Field(True, description="Mirror training images at random; not for digits or text.")
+    shift: int = Field(3, ge=0, le=64, description="Shift training images at random by up to this many pixels.")
+    search_share: float = Field(
+        0.15, gt=0, lt=0.9, description="Share of the training images held out for the subnet search."
+    )
+
+
+class TargetSettings(Settings):
+    """The device and the runtime on it."""
+
+    name: str = Field("onnxruntime@local", description="runtime@transport.")
+    threads: int = Field(1, ge=1, le=256, description="Threads that the runtime may use.")
+
+
+class StudySettings(Settings):
+    """On-device quantization analysis."""
+
+    widths: tuple[int, ...] = Field((16, 32, 64, 96), description="Channel counts to measure.")
+    sizes: tuple[int, ...] = Field((6, 12, 24), description="Feature-map sizes to measure.")
+
+
+class PredictSettings(Settings):
+    """The INT8 latency predictor."""
+
+    num_fit: int = Field(120, ge=10, description="Networks measured to fit the predictor.")
+    num_unseen: int = Field(30, ge=5, description="Networks measured to judge it.")
+
+
+class TrainingSettings(Settings):
+    """One quantization-aware training: an FP32 phase, then an LSQ+ phase."""
+
+    epochs_fp32: float = Field(10, gt=0, description="Epochs in FP32.")
+    epochs_int8: float = Field(2, gt=0, description="Epochs of LSQ+ after it.")
+    batch_size: int = Field(96, ge=2, description="Images per step.")
+    lr: float = Field(0.1, gt=0, description="Peak learning rate per 256 images (SGD, cosine).")
+    lr_int8: float = Field(0.02, gt=0, description="Peak learning rate of the LSQ+ phase per 256 images.")
+    weight_decay: float = Field(1e-4, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+
+
+class SupernetSettings(TrainingSettings):
+    """Quantized-for-all training."""
+
+    num_random: int = Field(2, ge=0, le=16, description="Random subnets per step beside largest and smallest.")
+
+
+class BlocksSettings(Settings):
+    """Block-wise distillation and the block table."""
+
+    teacher: TrainingSettings = Field(TrainingSettings(), description="Training of the teacher.")
+    teacher_module: str = Field(
+        "",
+        description="Own teacher as package.module:function, which returns (module, taps); see docs/train.md.",
+    )
+    num_images: int = Field(1500, ge=32, description="Training images whose feature maps are distilled.")
+    steps_fp32: int = Field(60, ge=1, description="Steps per (stage, block type) in FP32.")
+    steps_int8: int = Field(20, ge=1, description="Steps of LSQ+ after it.")
+    batch_size: int = Field(64, ge=2)
+    lr: float = Field(0.003, gt=0, description="Peak learning rate (AdamW, cosine).")
+    substages: int = Field(24, ge=2, description="Sub-stages sampled per (stage, block type, window, resolution).")
+    score_images: int = Field(128, ge=16, description="Images on which a sub-stage is scored.")
+
+
+class SpaceSettings(Settings):
+    """Evolution of the search space."""
+
+    num_spaces: int = Field(1000, ge=1, description="Spaces to score.")
+    population_size: int = Field(100, ge=2)
+    tournament_size: int = Field(25, ge=1)
+    tolerance: float = Field(0.01, ge=0, lt=1, description="Relative distance from the best that counts as equal.")
+
+
+class SubnetsSettings(Settings):
+    """Evolutionary subnet search."""
+
+    population_size: int = Field(20, ge=2)
+    num_generations: int = Field(3, ge=0)
+    num_mutations: int = Field(8, ge=0)
+    num_crossovers: int = Field(8, ge=0)
+    latency_window: float = Field(0.15, gt=0, lt=1, description="Share below the budget that is searched first.")
+    num_images: int = Field(600, ge=16, description="Held-out training images per evaluation.")
+    recalibration_batches: int = Field(4, ge=1, description="Batches of 128 that recalibrate batch norm.")
+
+
+class ExportSettings(Settings):
+    """Export, verification and measuring."""
+
+    min_agreement: float = Field(0.995, ge=0, le=1, description="Least top-1 agreement with the integer reference.")
+
+
+class Recipe(Settings):
+    """A complete run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run folder.")
+    seed: int = Field(0, ge=0)
+    hyperspace: str = Field("micro", description="A preset: micro.")
+    budgets_ms: Literal["auto"] | tuple[float, ...] = Field(
+        "auto",
+        description="INT8 latency budgets in ms; auto takes two from the middle of what the target shows.",
+    )
+    data: DataSettings = DataSettings()
+    target: TargetSettings = TargetSettings()
+    study: StudySettings = StudySettings()
+    predict: PredictSettings = PredictSettings()
+    blocks: BlocksSettings = BlocksSettings()
+    space: SpaceSettings = SpaceSettings()
+    supernet: SupernetSettings = SupernetSettings()
+    subnets: SubnetsSettings = SubnetsSettings()
+    export: ExportSettings = ExportSettings()
+
+    @field_validator("budgets_ms")
+    @classmethod
+    def _positive(cls, budgets: Literal["auto"] | tuple[float, ...]) -> Literal["auto"] | tuple[float, ...]:
+        if budgets != "auto" and not (budgets and all(0 < budget < 1e6 for budget in budgets)):
+            raise ValueError("budgets are positive numbers of milliseconds, at least one")
+        return budgets if budgets == "auto" else tuple(sorted(set(budgets)))
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        RecipeError: The file is missing, is not YAML, or has an unknown key (the nearest valid one is named) or
+            a value out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"The recipe {path} cannot be read",
+            found=str(error),
+            remedy="Write one with: spaceevo init my.yaml --data PATH",
+        ) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"The recipe {path} is not YAML", found=" ".join(str(error).split())) from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"The recipe {path} has no keys", found=f"Its content is {type(content).__name__}")
+    content.setdefault("name", path.stem)
+    return parse(Recipe, content, str(path))
+
+
+def parse(model: type[S], content: Any, where: str) -> S:
+    """Check settings against their model.
+
+    Raises:
+        RecipeError: The first thing that is wrong, with the nearest valid key.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(step) for step in first["loc"]]
+        key = ".".join(step for step in location if not step.startswith(("literal[", "tuple[")))
+        if first["type"] == "extra_forbidden":
+            valid = _valid_keys(model, location[:-1])
+            close = nearest(location[-1], valid)
+            raise RecipeError(
+                f"{where} has the unknown key {key!r}",
+                found=f"Valid there: {', '.join(valid)}",
+                remedy=f"Did you mean {close!r}?" if close else "",
+            ) from None
+        raise RecipeError(
+            f"{where} has a wrong value at {key!r}: {first['msg']}", found=f"It is {first['input']!r}"
+        ) from None
+
+
+def _valid_keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    for step in location:
+        annotation = model.model_fields[step].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,109 @@
+"""Names of targets, `runtime@transport` or `runtime@transport:device`, and what a target is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spaceevo import plugins
+from spaceevo.errors import TargetError
+from spaceevo.measure.transports import Transport
+from spaceevo.records import TargetDescription
+
+RUNTIMES = "spaceevo.runtimes"
+TRANSPORTS = "spaceevo.measure.transports"
+
+#: Processor flags that decide which INT8 (and FP32) kernels a runtime takes.
+INT8_FLAGS = frozenset(
+    (
+        *(
+            "ssse3",
+            "sse4_1",
+            "avx",
+            "avx2",
+            "fma",
+            "f16c",
+            "avx_vnni",
+            "avx_vnni_int8",
+            "amx_int8",
+            "amx_tile",
+        ),
+        *("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"),
+        *("neon", "asimd", "asimddp", "asimdhp", "i8mm", "sve", "sve2", "svei8mm"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetName:
+    """The parts of `runtime@transport:device`; `device` may be empty."""
+
+    runtime: str
+    transport: str
+    device: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.runtime}@{self.transport}" + (f":{self.device}" if self.device else "")
+
+
+def parse(name: str) -> TargetName:
+    """Take the name of a target apart.
+
+    Raises:
+        TargetError: Malformed.
+        PluginError: There is no such runtime or transport; what exists is told.
+
+    >>> parse("onnxruntime@local")
+    TargetName(runtime='onnxruntime', transport='local', device='')
+    """
+    runtime, at, place = name.partition("@")
+    transport, colon, device = place.partition(":")
+    if not (runtime and at and transport) or (colon and not device):
+        raise TargetError(
+            f"{name!r} is not the name of a target",
+            found=f"Runtimes: {', '.join(plugins.names(RUNTIMES))}; transports: {', '.join(plugins.names(TRANSPORTS))}",
+            remedy="Write runtime@transport or runtime@transport:device, for example 'onnxruntime@local'",
+        )
+    plugins.load(RUNTIMES, runtime)
+    plugins.load(TRANSPORTS, transport)
+    return TargetName(runtime, transport, device)
+
+
+def connect(name: str) -> Transport:
+    """The machine behind the name of a target.
+
+    Raises:
+        TargetError: Malformed name, or the device cannot be reached.
+        PluginError: There is no such runtime or transport.
+    """
+    parts = parse(name)
+    transport: Transport = plugins.load(TRANSPORTS, parts.transport).connect(parts.device)
+    return transport
+
+
+def describe(name: str, threads: int = 1) -> TargetDescription:
+    """What a target is; recorded beside every measurement.
+
+    Args:
+        name: For example "onnxruntime@local".
+        threads: Threads that the runtime may use, at least 1.
+
+    Raises:
+        TargetError: Malformed name, the device cannot be reached, or fewer than one thread.
+        PluginError: There is no such runtime or transport.
+    """
+    if threads < 1:
+        raise TargetError("A runtime needs at least one thread", found=f"threads = {threads}")
+    parts = parse(name)
+    runtime = plugins.load(RUNTIMES, parts.runtime)
+    processor = connect(name).processor()
+    flags = tuple(sorted(processor.flags & INT8_FLAGS))
+    return TargetDescription(
+        name=name,
+        runtime=parts.runtime,
+        runtime_version=runtime.version(),
+        device=processor.model,
+        machine=processor.machine,
+        flags=flags,
+        threads=threads,
+        w_qmax=runtime.w_qmax(processor.machine, flags),
+    )

@@ -1,0 +1,289 @@
+"""One module class for supernets, subnets and stages: parameters by operator, architecture as an argument.
+
+Shapes: B batch, C channels, H = W size. `forward` takes the program to run, so that asking for another subnet
+touches no state; a program's operators use the leading channels and the centre of the kernel of the stored weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight, weight_codes
+from spaceevo.spaces.operators import Operator, operators
+from spaceevo.spaces.subnet import Subnet, network_layers
+
+BATCH_NORM_EPS = 1e-5
+Program = tuple[Operator, ...]
+
+
+class WeightedOperator(nn.Module):
+    """Weight, batch norm (or bias) and learned weight scales of a convolution or a linear layer."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, operator: Operator, generator: torch.Generator) -> None:
+        super().__init__()
+        shape = operator.weight_shape
+        fan = operator.out_channels // operator.groups * operator.kernel_size**2
+        std = 0.01 if operator.kind == "linear" else (2 / fan) ** 0.5
+        self.weight = nn.Parameter(torch.randn(shape, generator=generator) * std)
+        self.bias = nn.Parameter(torch.zeros(shape[0]))
+        self.weight_scale = nn.Parameter(torch.ones(shape[0]))
+        if operator.kind == "conv":
+            self.gamma = nn.Parameter(torch.ones(shape[0]))
+            self.register_buffer("running_mean", torch.zeros(shape[0]))
+            self.register_buffer("running_var", torch.ones(shape[0]))
+
+    def sliced_weight(self, operator: Operator) -> Tensor:
+        """The leading channels and the centre of the kernel: the operator's `weight_shape`."""
+        shape = operator.weight_shape
+        weight = self.weight[: shape[0], : shape[1]]
+        if operator.kind == "conv" and weight.shape[-1] != operator.kernel_size:
+            start = (weight.shape[-1] - operator.kernel_size) // 2
+            stop = start + operator.kernel_size
+            weight = weight[:, :, start:stop, start:stop]
+        return weight
+
+    @torch.no_grad()
+    def fold(self, operator: Operator, input_scale: float, w_qmax: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Fold batch norm exactly into integer weights (see the quantization contract).
+
+        Returns:
+            (codes, scales [out], bias [out]): codes and bias are integers in float tensors; the bias is on the
+            grid input_scale * scales. The codes are those of training; a negative gamma flips their signs.
+        """
+        weight, scale, bias = self.sliced_weight(operator), *self._sliced(operator, "weight_scale", "bias")
+        codes = weight_codes(weight, scale, w_qmax)
+        if operator.kind == "conv":
+            gain, bias = self._fold_factors(operator)
+            codes = codes * gain.sign().view(-1, 1, 1, 1)
+            scale = scale * gain.abs()
+        # A dead channel has gain 0: it needs some positive scale on which its bias fits 32 bits.
+        lowest = (bias.abs() / (input_scale * 2**30)).clamp_min(torch.finfo(torch.float32).tiny * 2**24)
+        ratio = torch.where(scale < lowest, scale / lowest, torch.ones_like(scale))
+        codes = (codes * ratio.view(-1, *[1] * (codes.dim() - 1))).round_()
+        scale = torch.maximum(scale, lowest)
+        return codes, scale, (bias / (input_scale * scale)).round_()
+
+    @torch.no_grad()
+    def fold_float(self, operator: Operator) -> tuple[Tensor, Tensor]:
+        """Fold batch norm into a float weight and bias."""
+        weight, (bias,) = self.sliced_weight(operator), self._sliced(operator, "bias")
+        if operator.kind == "conv":
+            gain, bias = self._fold_factors(operator)
+            weight = weight * gain.view(-1, 1, 1, 1)
+        return weight, bias
+
+    def _fold_factors(self, operator: Operator) -> tuple[Tensor, Tensor]:
+        names = ("gamma", "bias", "running_mean", "running_var")
+        gamma, bias, mean, var = self._sliced(operator, *names)
+        gain = gamma / torch.sqrt(var + BATCH_NORM_EPS)
+        return gain, bias - mean * gain
+
+    def _sliced(self, operator: Operator, *names: str) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, name)[: operator.out_channels] for name in names)
+
+
+class Network(nn.Module):
+    """All parameters that the programs of a space need, and the interpreter that runs one of them.
+
+    Args:
+        largest: By operator name the largest operator over all programs (`SearchSpace.maximal_operators`);
+            for a single network simply its own operators.
+        w_qmax: Largest weight code of the target.
+        generator: Draws the initial weights.
+
+    Attributes:
+        quantized: False in the FP32 phase; True from `start_quantization` on.
+        batch_norm_momentum: None normalizes by the batch alone; a number also updates the running statistics
+            (only meaningful for a single network, see `train.recalibration`).
+    """
+
+    def __init__(self, largest: Mapping[str, Operator], w_qmax: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.w_qmax = w_qmax
+        self.quantized = False
+        self.batch_norm_momentum: float | None = None
+        self.weighted = nn.ModuleDict(
+            {o.name: WeightedOperator(o, generator) for o in largest.values() if o.has_weights}
+        )
+        self.quantizers = nn.ModuleDict(
+            {o.name: ActivationQuantizer(o.quantizer) for o in largest.values() if o.quantizer != "none"}
+        )
+        self._observer: Callable[[Operator, Tensor], None] | None = None
+
+    def forward(
+        self, x_BCHW: Tensor, program: Program, taps: Sequence[str] = ()
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Run a program.
+
+        Args:
+            x_BCHW: Input of the program, float.
+            program: Its operators.
+            taps: Names of tensors to return beside the output.
+
+        Returns:
+            The last operator's output; with taps also the tapped tensors.
+        """
+        last_reads = _last_reads(program)
+        values = {program[0].inputs[0]: x_BCHW.contiguous(memory_format=torch.channels_last)}
+        for index, operator in enumerate(program):
+            inputs = [values[name] for name in operator.inputs]
+            for name in operator.inputs:
+                if last_reads[name] == index and name not in taps:
+                    values.pop(name, None)
+            values[operator.name] = self._run(operator, inputs)
+        output = values[program[-1].name]
+        return (output, [values[name] for name in taps]) if taps else output
+
+    @torch.no_grad()
+    def start_quantization(self, batches: Sequence[tuple[Tensor, Program]]) -> None:
+        """Switch to fake quantization, its ranges started from float runs of some programs.
+
+        Args:
+            batches: (input, program) pairs; a range is the mean over the runs that contain the tensor.
+        """
+        ranges: dict[str, list[tuple[float, float]]] = {}
+
+        def observe(operator: Operator, value: Tensor) -> None:
+            ranges.setdefault(operator.name, []).append(_robust_range(value))
+
+        self._observer = observe
+        for x_BCHW, program in batches:
+            self(x_BCHW, program)
+        self._observer = None
+        for name, observed in ranges.items():
+            low, high = (sum(ends) / len(observed) for ends in zip(*observed, strict=True))
+            self._quantizer(name).set_range(low, high)
+        for weighted in self.weighted.values():
+            assert isinstance(weighted, WeightedOperator)
+            highest = weighted.weight.flatten(1).abs().amax(1)
+            weighted.weight_scale.copy_((highest / self.w_qmax).clamp_min(1e-8))
+        self.quantized = True
+
+    def quant_params(self, name: str) -> tuple[float, int]:
+        """(scale, zero_point) of the tensor that an operator puts out."""
+        return self._quantizer(name).quant_params()
+
+    def _quantizer(self, name: str) -> ActivationQuantizer:
+        quantizer = self.quantizers[name]
+        assert isinstance(quantizer, ActivationQuantizer)
+        return quantizer
+
+    def weights_of(self, operator: Operator) -> WeightedOperator:
+        """Weights of one operator."""
+        weighted = self.weighted[operator.name]
+        assert isinstance(weighted, WeightedOperator)
+        return weighted
+
+    def _run(self, operator: Operator, inputs: list[Tensor]) -> Tensor:
+        match operator.kind:
+            case "quantize":
+                y = inputs[0]
+            case "conv" | "linear":
+                y = self._convolve(operator, inputs[0])
+            case "gate":
+                y = inputs[0] * (1 / 6) + 0.5 if self.quantized else F.hardsigmoid(inputs[0])
+            case "relabel":
+                return inputs[0] * (1 / 6) + 0.5 if self.quantized else F.hardsigmoid(inputs[0])
+            case "sigmoid":
+                y = torch.sigmoid(inputs[0])
+            case "multiply":
+                y = inputs[0] * inputs[1]
+            case "add":
+                y = inputs[0] + inputs[1]
+            case "pool":
+                y = inputs[0].mean((2, 3), keepdim=True)
+        if operator.quantizer == "none":
+            return y
+        if self.quantized:
+            result: Tensor = self.quantizers[operator.name](y)
+            return result
+        if operator.quantizer == "relu":
+            y = F.relu(y)
+        elif operator.quantizer == "relu6":
+            y = F.hardtanh(y, 0.0, 6.0)
+        if self._observer is not None and operator.is_learned:
+            self._observer(operator, y)
+        return y
+
+    def _convolve(self, operator: Operator, x_BCHW: Tensor) -> Tensor:
+        weighted = self.weights_of(operator)
+        if self.quantized and not self.training:
+            return self._convolve_folded(operator, weighted, x_BCHW)
+        weight = weighted.sliced_weight(operator)
+        channels = operator.out_channels
+        if self.quantized:
+            weight = fake_quantize_weight(weight, weighted.weight_scale[:channels].abs() + 1e-9, self.w_qmax)
+        if operator.kind == "linear":
+            return F.linear(x_BCHW.flatten(1), weight, weighted.bias)
+        y = F.conv2d(x_BCHW, weight, None, operator.stride, operator.padding, 1, operator.groups)
+        track = not self.training or self.batch_norm_momentum is not None
+        return F.batch_norm(
+            y,
+            weighted.running_mean[:channels] if track else None,
+            weighted.running_var[:channels] if track else None,
+            weighted.gamma[:channels],
+            weighted.bias[:channels],
+            self.training,
+            self.batch_norm_momentum or 0.0,
+            BATCH_NORM_EPS,
+        )
+
+    def _convolve_folded(self, operator: Operator, weighted: WeightedOperator, x_BCHW: Tensor) -> Tensor:
+        input_scale = self.quant_params(operator.inputs[0])[0]
+        codes, scales, bias = weighted.fold(operator, input_scale, self.w_qmax)
+        weight = codes * scales.view(-1, *[1] * (codes.dim() - 1))
+        bias = bias * (input_scale * scales)
+        if operator.kind == "linear":
+            return F.linear(x_BCHW.flatten(1), weight, bias)
+        return F.conv2d(x_BCHW, weight, bias, operator.stride, operator.padding, 1, operator.groups)
+
+
+def program_of(subnet: Subnet) -> Program:
+    """The program of a whole network."""
+    return operators(network_layers(subnet))
+
+
+def single_network(program: Program, w_qmax: int, generator: torch.Generator) -> Network:
+    """A network with the parameters of one program only."""
+    return Network({operator.name: operator for operator in program}, w_qmax, generator)
+
+
+@torch.no_grad()
+def extract(supernet: Network, program: Program) -> Network:
+    """The static network of one program: its slice of the supernet's parameters, copied.
+
+    Running statistics are copied too, but mean nothing before they are recalibrated.
+    """
+    network = single_network(program, supernet.w_qmax, torch.Generator())
+    for operator in program:
+        if operator.has_weights:
+            source, target = supernet.weights_of(operator), network.weights_of(operator)
+            target.weight.copy_(source.sliced_weight(operator))
+            for name in ("bias", "weight_scale", "gamma", "running_mean", "running_var"):
+                if hasattr(source, name):
+                    getattr(target, name).copy_(getattr(source, name)[: operator.out_channels])
+        if operator.name in network.quantizers:
+            state = supernet.quantizers[operator.name].state_dict()
+            network.quantizers[operator.name].load_state_dict(state)
+    network.quantized = supernet.quantized
+    return network.train(supernet.training)
+
+
+@lru_cache(maxsize=1024)
+def _last_reads(program: Program) -> dict[str, int]:
+    return {name: index for index, operator in enumerate(program) for name in operator.inputs}
+
+
+def _robust_range(value: Tensor, share: float = 0.9998, sample: int = 20_000) -> tuple[float, float]:
+    flat = value.detach().flatten()
+    flat = flat[:: max(1, flat.numel() // sample)]
+    low, high = torch.quantile(flat, torch.tensor([1 - share, share], device=flat.device)).tolist()
+    return low, high

@@ -1,0 +1,98 @@
+"""The stages in order: (recipe, run folder) -> artifacts. The only place that joins rooms."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from spaceevo.artifacts import RunFolder, content_hash, write_atomically
+from spaceevo.config import Recipe
+from spaceevo.pipeline import baselines, blocks, export, predict, report, space, study, subnets, supernet
+from spaceevo.pipeline.context import Context, StageModule
+from spaceevo.pipeline.provenance import peak_rss_mib, versions
+from spaceevo.progress import shown
+
+STAGES: tuple[StageModule, ...] = (
+    study,
+    predict,
+    blocks,
+    space,
+    supernet,
+    subnets,
+    baselines,
+    export,
+    report,
+)
+SECONDS_BETWEEN_NOTES = 5.0
+
+
+def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME) -> Context:
+    """Run a stage of a recipe and all that it needs, each unless it is finished with the same inputs.
+
+    Args:
+        recipe: The recipe.
+        folder: The run folder; made where absent.
+        console: Where progress is shown.
+        until: Name of the stage.
+
+    Returns:
+        The context, from which every stage's `load` functions read the results.
+
+    Raises:
+        SpaceEvoError: Whatever is wrong; finished stages and checkpoints are kept.
+    """
+    context = Context(recipe, RunFolder(folder))
+    wanted = _with_needs(until)
+    with context.run.locked():
+        write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        _ = (
+            context.target,
+            context.hyperspace,
+            context.data,
+        )  # what is wrong with them is told before long work
+        provenance = {"versions": versions(), "target": context.target.model_dump(), "seed": recipe.seed}
+        write_atomically(folder / "provenance.json", json.dumps(provenance, indent=1))
+        outputs: dict[str, str] = {}
+        for number, stage in enumerate(wanted, start=1):
+            needed = {name: outputs[name] for name in stage.NEEDS}
+            input_hash = content_hash({"stage": stage.NAME, "inputs": stage.inputs(context), "needs": needed})
+            outputs[stage.NAME] = _run_stage(context, stage, input_hash, f"[{number}/{len(wanted)}]", console)
+    return context
+
+
+def _run_stage(context: Context, stage: StageModule, input_hash: str, label: str, console: Console) -> str:
+    folder = context.run.stage(stage.NAME)
+    manifest = folder.finished(input_hash)
+    if manifest is not None:
+        console.print(f"{label} {stage.TITLE}: done before, in {manifest.seconds:.0f} s", highlight=False)
+        return manifest.output_hash
+    console.print(f"{label} {stage.TITLE}", highlight=False)
+    before = folder.spent_seconds()
+    start = noted = time.monotonic()
+    folder.note_spent(input_hash, before)
+    with shown(console, stage.NAME) as show:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal noted
+            if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
+                noted = time.monotonic()
+                folder.note_spent(input_hash, before + noted - start)
+            show(done, total)
+
+        files = stage.run(context, folder.path, progress)
+    seconds = before + time.monotonic() - start
+    manifest = folder.finish(input_hash, seconds, peak_rss_mib(), files)
+    console.print(f"      done in {manifest.seconds:.0f} s", highlight=False)
+    return manifest.output_hash
+
+
+def _with_needs(until: str) -> list[StageModule]:
+    wanted = {until}
+    for stage in reversed(STAGES):
+        if stage.NAME in wanted:
+            wanted.update(stage.NEEDS)
+    return [stage for stage in STAGES if stage.NAME in wanted]

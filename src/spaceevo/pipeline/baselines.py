@@ -1,0 +1,106 @@
+"""Stage 7: hand-made networks of matching latency, trained and quantized with the supernet's effort."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from spaceevo.artifacts import write_atomically
+from spaceevo.config import TrainingSettings
+from spaceevo.nets.network import Network, program_of, single_network
+from spaceevo.pipeline import predict
+from spaceevo.pipeline.context import Context
+from spaceevo.progress import ProgressCallback
+from spaceevo.records import TrainingPoint
+from spaceevo.spaces.handmade import matching_mobilenet_v3
+from spaceevo.spaces.subnet import Subnet
+from spaceevo.train.batches import split, torch_generator
+from spaceevo.train.checkpoints import load_weights
+from spaceevo.train.loop import train
+
+NAME = "baselines"
+TITLE = "Train hand-made networks of matching latency with equal effort"
+NEEDS = (predict.NAME,)
+
+
+def inputs(context: Context) -> dict[str, object]:
+    """Data and the supernet's training settings."""
+    return {
+        "data": context.data_hash,
+        "training": _settings(context).model_dump(),
+        "w_qmax": context.target.w_qmax,
+        "seed": context.recipe.seed,
+    }
+
+
+def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+    """Train one network per budget, each on one core."""
+    recipe = context.recipe
+    images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
+    subnets = load_subnets(context)
+    done = [0.0] * len(subnets)
+
+    def fit(number: int) -> list[Path]:
+        torch.set_num_threads(1)
+
+        def report(steps: int, total: int) -> None:
+            done[number] = steps / total
+            progress(round(1000 * sum(done)), 1000 * len(done))
+
+        network, programs = _network(context, subnets[number], number), [program_of(subnets[number])]
+        files, curve = train(
+            network,
+            lambda rng: programs,
+            images,
+            _settings(context),
+            recipe.data,
+            seed=recipe.seed,
+            purpose=f"baseline{number}",
+            folder=folder,
+            progress=report,
+        )
+        curve_path = folder / f"baseline{number}-curve.json"
+        write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
+        return [files.fp32, files.int8, curve_path]
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        files = [path for paths in pool.map(fit, range(len(subnets))) for path in paths]
+    torch.set_num_threads(threads)
+    return files
+
+
+def load_subnets(context: Context) -> list[Subnet]:
+    """The hand-made network of every budget."""
+    predictor = predict.load_predictor(context)
+    return [
+        matching_mobilenet_v3(context.hyperspace, budget_ms, context.data.num_classes, predictor.network_ms)
+        for budget_ms in predict.load_budgets(context)
+    ]
+
+
+def load_network(context: Context, subnet: Subnet, number: int, precision: str) -> Network:
+    """A trained baseline at the end of its "fp32" or "int8" phase."""
+    network = _network(context, subnet, number)
+    load_weights(network, context.path(NAME, f"baseline{number}-{precision}.safetensors"))
+    network.quantized = precision == "int8"
+    return network.eval()
+
+
+def load_curve(context: Context, number: int) -> list[TrainingPoint]:
+    """Losses of one baseline."""
+    content = json.loads(context.path(NAME, f"baseline{number}-curve.json").read_text())
+    return [TrainingPoint.model_validate(point) for point in content]
+
+
+def _settings(context: Context) -> TrainingSettings:
+    values = context.recipe.supernet.model_dump(include=set(TrainingSettings.model_fields))
+    return TrainingSettings.model_validate(values)
+
+
+def _network(context: Context, subnet: Subnet, number: int) -> Network:
+    generator = torch_generator(context.recipe.seed, "baseline", number, "weights")
+    return single_network(program_of(subnet), context.target.w_qmax, generator)

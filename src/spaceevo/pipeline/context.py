@@ -1,0 +1,131 @@
+"""What every stage is given."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from spaceevo import plugins
+from spaceevo.artifacts import RunFolder, content_hash, storage_errors
+from spaceevo.config import Recipe, parse
+from spaceevo.errors import ArtifactError
+from spaceevo.measure.store import Store
+from spaceevo.measure.target import describe
+from spaceevo.progress import ProgressCallback
+from spaceevo.records import ImageData, Record, TargetDescription
+from spaceevo.seeding import python_random
+from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
+
+R = TypeVar("R", bound=Record)
+DATASETS = "spaceevo.train.datasets"
+
+
+class StageModule(Protocol):
+    """One stage: a module of this package with these names."""
+
+    @property
+    def NAME(self) -> str:
+        """Name of the stage, of its folder and of its verb."""
+        ...
+
+    @property
+    def TITLE(self) -> str:
+        """What it does, for people."""
+        ...
+
+    @property
+    def NEEDS(self) -> tuple[str, ...]:
+        """Names of the stages whose results it reads."""
+        ...
+
+    def inputs(self, context: Context) -> dict[str, object]:
+        """Everything beside the needed stages that the result depends on, JSON-serialisable."""
+        ...
+
+    def run(self, context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+        """Do the work, continuing what an interrupted attempt left in the folder; returns the lasting files."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run: its recipe, its folder, and what both name.
+
+    Attributes:
+        recipe: The recipe.
+        run: The run folder.
+    """
+
+    recipe: Recipe
+    run: RunFolder
+
+    @cached_property
+    def hyperspace(self) -> Hyperspace:
+        """The hyperspace."""
+        return load_hyperspace(self.recipe.hyperspace)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The data set, from its cache in the run folder where it has been read before."""
+        settings = self.recipe.data
+        plugin = plugins.load(DATASETS, settings.name)
+        options = parse(plugin.Settings, settings.options, "The recipe, at 'data.options',")
+        cache = self.run.path / "cache"
+        with storage_errors(cache):
+            data: ImageData = plugin.load(options, settings.image_size, cache)
+        return data
+
+    @cached_property
+    def data_hash(self) -> str:
+        """Hash over all images and labels."""
+        digest = hashlib.sha256(repr(self.data.class_names).encode())
+        for array in (
+            self.data.train_images,
+            self.data.train_labels,
+            self.data.val_images,
+            self.data.val_labels,
+        ):
+            digest.update(array.data)
+        return content_hash([digest.hexdigest(), self.recipe.data.model_dump()])
+
+    @cached_property
+    def target(self) -> TargetDescription:
+        """The target as it is now."""
+        return describe(self.recipe.target.name, self.recipe.target.threads)
+
+    @property
+    def work_dir(self) -> Path:
+        """For files that are needed for a while only."""
+        return self.run.path / "work"
+
+    def store(self) -> Store:
+        """The measurements of this run."""
+        return Store(self.run.path / "measurements.sqlite")
+
+    def path(self, stage: str, name: str) -> Path:
+        """A file of a stage."""
+        return self.run.stage(stage).path / name
+
+    def rng(self, *purpose: object) -> random.Random:
+        """A generator for one purpose."""
+        return python_random(self.recipe.seed, *purpose)
+
+
+def read_record(model: type[R], path: Path) -> R:
+    """Read a record of a finished stage.
+
+    Raises:
+        ArtifactError: It is not one.
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} is not a {model.__name__} that spaceevo wrote",
+            found=str(error).splitlines()[0],
+            remedy=f"Delete the folder {path.parent} and run the same command again",
+        ) from error

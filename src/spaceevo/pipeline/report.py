@@ -1,0 +1,82 @@
+"""Stage 9: one HTML file for people and one JSON file for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spaceevo.artifacts import Manifest, write_atomically
+from spaceevo.pipeline import baselines, blocks, export, predict, space, study, subnets, supernet
+from spaceevo.pipeline.context import Context, read_record
+from spaceevo.pipeline.provenance import versions
+from spaceevo.progress import ProgressCallback
+from spaceevo.records import PredictorSummary, SpaceSummary, StageTime, Summary
+from spaceevo.report.data import ReportData
+from spaceevo.report.html import write
+
+NAME = "report"
+TITLE = "Write the report"
+NEEDS = tuple(stage.NAME for stage in (study, predict, blocks, space, supernet, subnets, baselines, export))
+REPORT, SUMMARY = "report.html", "summary.json"
+
+
+def inputs(context: Context) -> dict[str, object]:
+    """Its name; all else comes from the stages."""
+    return {"name": context.recipe.name}
+
+
+def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+    """Collect the records and write both files into the run folder."""
+    summary = _summary(context)
+    curves = {"teacher": blocks.load_curve(context), "supernet": supernet.load_curve(context)}
+    for number, budget_ms in enumerate(predict.load_budgets(context)):
+        curves[f"baseline {budget_ms:g} ms"] = baselines.load_curve(context, number)
+    data = ReportData(
+        summary=summary,
+        study=study.load(context),
+        assessment=predict.load_assessment(context),
+        cells=blocks.load_cells(context),
+        table=space.load_table(context),
+        search=space.load(context),
+        hyperspace=context.hyperspace,
+        curves={name: curve for name, curve in curves.items() if curve},
+        subnets=subnets.load(context),
+    )
+    paths = [context.run.path / REPORT, context.run.path / SUMMARY]
+    write(data, paths[0])
+    write_atomically(paths[1], summary.model_dump_json(indent=1))
+    return paths
+
+
+def load(context: Context) -> Summary:
+    """The numbers of the run."""
+    return read_record(Summary, context.run.path / SUMMARY)
+
+
+def _summary(context: Context) -> Summary:
+    manifests = [_manifest(context, name) for name in NEEDS]
+    assessment, search = predict.load_assessment(context), space.load(context)
+    models, handmade = export.load(context)
+    shared = set(PredictorSummary.model_fields)
+    return Summary(
+        name=context.recipe.name,
+        data=context.data.name,
+        num_classes=context.data.num_classes,
+        num_val_images=len(context.data.val_labels),
+        target=context.target,
+        versions=versions(),
+        seed=context.recipe.seed,
+        stages=tuple(StageTime(name=manifest.stage, seconds=manifest.seconds) for manifest in manifests),
+        peak_rss_mib=max(manifest.peak_rss_mib for manifest in manifests),
+        predictor=PredictorSummary.model_validate(assessment.model_dump(include=shared)),
+        space=SpaceSummary(
+            encoding=search.best.encoding,
+            qt_score=search.best.qt_score,
+            num_within_tolerance=len(search.within_tolerance),
+        ),
+        models=models,
+        baselines=handmade,
+    )
+
+
+def _manifest(context: Context, name: str) -> Manifest:
+    return Manifest.model_validate_json(context.path(name, "stage.json").read_bytes())

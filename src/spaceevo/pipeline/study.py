@@ -1,0 +1,42 @@
+"""Stage 1: which operators and widths gain from INT8 on the target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spaceevo.artifacts import write_atomically
+from spaceevo.measure.study import study
+from spaceevo.pipeline.context import Context, read_record
+from spaceevo.progress import ProgressCallback
+from spaceevo.records import Study
+
+NAME = "study"
+TITLE = "Study the target: INT8 against FP32 by operator type and width"
+NEEDS: tuple[str, ...] = ()
+
+
+def inputs(context: Context) -> dict[str, object]:
+    """Target and what to measure."""
+    return {"target": context.target.model_dump(), "study": context.recipe.study.model_dump()}
+
+
+def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+    """Measure operator chains."""
+    settings = context.recipe.study
+    with context.store() as store:
+        result = study(
+            context.target,
+            store,
+            context.work_dir,
+            widths=settings.widths,
+            sizes=settings.sizes,
+            progress=progress,
+        )
+    path = folder / "study.json"
+    write_atomically(path, result.model_dump_json(indent=1))
+    return [path]
+
+
+def load(context: Context) -> Study:
+    """The study."""
+    return read_record(Study, context.path(NAME, "study.json"))

@@ -1,0 +1,116 @@
+"""Stage 6: search the best subnet under each latency budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from spaceevo.artifacts import storage_errors, write_atomically
+from spaceevo.errors import EncodingError
+from spaceevo.measure.campaign import Precision, measure_programs
+from spaceevo.measure.session import Plan
+from spaceevo.nets.network import program_of
+from spaceevo.pipeline import predict, space, supernet
+from spaceevo.pipeline.context import Context, read_record
+from spaceevo.progress import ProgressCallback, part, silent
+from spaceevo.records import FoundSubnet, SubnetSearchResult
+from spaceevo.search.subnet_search import search_subnet
+from spaceevo.spaces.encoding import decode, encode
+from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.spaces.subnet import Subnet
+from spaceevo.train.batches import split
+from spaceevo.train.evaluation import calibrated_subnet, predict_logits, top1
+
+NAME = "subnets"
+TITLE = "Search the best subnets under each latency budget"
+NEEDS = (predict.NAME, supernet.NAME)
+NUM_MEASURED = 5
+MAX_PREDICTION_ERROR = 0.08
+
+
+def inputs(context: Context) -> dict[str, object]:
+    """Settings of the search."""
+    return {"subnets": context.recipe.subnets.model_dump(), "seed": context.recipe.seed}
+
+
+def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+    """Search each budget in turn; accuracies are noted as they come, so that nothing is evaluated twice."""
+    recipe, settings = context.recipe, context.recipe.subnets
+    best = space.load_space(context)
+    network = supernet.load_supernet(context, "int8")
+    predictor = predict.load_predictor(context)
+    train_images, search_images, _ = split(context.data, recipe.data.search_share, recipe.seed)
+    search_images = search_images.take(slice(0, settings.num_images))
+    notes = folder / "evaluated.jsonl"
+    known = _read_notes(notes, best)
+
+    def accuracy(subnet: Subnet) -> float:
+        program = program_of(subnet)
+        calibrated = calibrated_subnet(network, program, train_images, settings.recalibration_batches)
+        value = top1(predict_logits(calibrated, program, search_images.pixels), search_images.labels)
+        with storage_errors(notes), notes.open("a") as file:
+            file.write(json.dumps([encode(subnet), value]) + "\n")
+        return value
+
+    budgets = predict.load_budgets(context)
+    found, evaluated = [], []
+    for number, budget_ms in enumerate(budgets):
+        ranked = search_subnet(
+            best,
+            budget_ms=budget_ms,
+            latency_ms=predictor.network_ms,
+            top1=accuracy,
+            window=settings.latency_window,
+            population_size=settings.population_size,
+            num_generations=settings.num_generations,
+            num_mutations=settings.num_mutations,
+            num_crossovers=settings.num_crossovers,
+            seed=recipe.seed,
+            progress=part(progress, number / len(budgets), (number + 1) / len(budgets)),
+            known=known,
+        )
+        records = [
+            FoundSubnet(budget_ms=budget_ms, encoding=encode(subnet), predicted_ms=latency_ms, top1=value)
+            for subnet, latency_ms, value in ranked
+        ]
+        found.append(records[_first_that_holds(context, ranked, budget_ms)])
+        evaluated += records
+    result = SubnetSearchResult(space=best.encoding, found=tuple(found), evaluated=tuple(evaluated))
+    path = folder / "subnets.json"
+    write_atomically(path, result.model_dump_json(indent=1))
+    return [path]
+
+
+def load(context: Context) -> SubnetSearchResult:
+    """The found subnets."""
+    return read_record(SubnetSearchResult, context.path(NAME, "subnets.json"))
+
+
+def _first_that_holds(context: Context, ranked: list[tuple[Subnet, float, float]], budget_ms: float) -> int:
+    """The most accurate of the best few whose measured latency meets the budget and its prediction.
+
+    A predictor is right on average; the model that is handed out has to be right itself.
+    """
+    candidates = ranked[:NUM_MEASURED]
+    precision: Precision = "int8"
+    jobs = [(encode(subnet), program_of(subnet), precision) for subnet, _, _ in candidates]
+    with context.store() as store:
+        measured = measure_programs(context.target, jobs, store, context.work_dir, Plan(), silent)
+
+    def excess(position: int) -> float:
+        latency_ms, predicted_ms = measured[position].latency_ms, candidates[position][1]
+        error = abs(latency_ms - predicted_ms) / latency_ms
+        return max(0.0, latency_ms / budget_ms - 1) + max(0.0, error - MAX_PREDICTION_ERROR)
+
+    return min(range(len(candidates)), key=lambda position: (excess(position), position))
+
+
+def _read_notes(path: Path, best: SearchSpace) -> dict[Subnet, float]:
+    known: dict[Subnet, float] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            encoding, value = json.loads(line)
+            known[decode(encoding, best)] = float(value)
+        except (ValueError, TypeError, EncodingError):  # the line that an interruption cut off
+            continue
+    return known

@@ -1,0 +1,98 @@
+"""Judge a latency predictor on whole networks that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import rankdata
+
+from spaceevo.errors import TargetError
+from spaceevo.measure.campaign import Precision, Program, measure_programs
+from spaceevo.measure.session import Plan, Progress
+from spaceevo.measure.store import Store
+from spaceevo.predict.fit import PLAN, fit_subnets, random_pairs
+from spaceevo.predict.predictor import LatencyPredictor
+from spaceevo.records import AssessedNetwork, PredictorAssessment, TargetDescription
+from spaceevo.spaces.encoding import encode
+from spaceevo.spaces.hyperspace import Hyperspace
+from spaceevo.spaces.operators import operators
+from spaceevo.spaces.subnet import network_layers
+
+
+def assess(
+    predictor: LatencyPredictor,
+    hyperspace: Hyperspace,
+    target: TargetDescription,
+    store: Store,
+    work_dir: Path,
+    num_unseen: int,
+    seed: int,
+    progress: Progress,
+    *,
+    num_classes: int = 10,
+    plan: Plan = PLAN,
+) -> PredictorAssessment:
+    """Measure random subnets of fresh random spaces, and compare with what is predicted.
+
+    Args:
+        predictor: Fitted by `fit` with the same hyperspace, seed and number of classes.
+        hyperspace: Where the networks come from.
+        target: Where to measure.
+        store: Of measurements; what it has is not measured again.
+        work_dir: For model files, which are removed.
+        num_unseen: How many networks; none of them is one that the predictor was fitted on.
+        seed: Draws the networks.
+        progress: Called with (steps done, steps).
+        num_classes: Of the logits.
+        plan: How to measure.
+
+    Raises:
+        TargetError: The target cannot be reached, is too unstable, or there are no unseen networks.
+    """
+    seen = fit_subnets(hyperspace, predictor.num_fit, seed, num_classes)
+    pairs = random_pairs(hyperspace, num_unseen, seed, "assess", num_classes, exclude=seen)
+    programs = [operators(network_layers(subnet)) for _, subnet in pairs]
+    jobs: list[tuple[str, Program, Precision]] = [
+        (f"unseen {number}", program, "int8") for number, program in enumerate(programs)
+    ]
+    measurements = measure_programs(target, jobs, store, work_dir, plan, progress)
+    networks = [
+        AssessedNetwork(
+            encoding=f"{space.encoding} {encode(subnet)}",
+            measured_ms=measurement.latency_ms,
+            predicted_ms=predictor.program_ms(program),
+        )
+        for (space, subnet), program, measurement in zip(pairs, programs, measurements, strict=True)
+    ]
+    return judge(predictor.num_fit, networks)
+
+
+def judge(num_fit: int, networks: Sequence[AssessedNetwork]) -> PredictorAssessment:
+    """The assessment that follows from measured and predicted latencies.
+
+    Raises:
+        TargetError: There are no networks.
+    """
+    if not networks:
+        raise TargetError("There are no unseen networks to judge a predictor on")
+    measured = np.array([network.measured_ms for network in networks])
+    predicted = np.array([network.predicted_ms for network in networks])
+    errors = np.abs(predicted / measured - 1)
+    return PredictorAssessment(
+        num_fit=num_fit,
+        num_unseen=len(networks),
+        within_10_percent=float((errors <= 0.1).mean()),
+        mape=float(errors.mean()),
+        spearman=_rank_correlation(measured, predicted),
+        networks=tuple(networks),
+    )
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's; 0 where it is not defined (equal values, or fewer than two)."""
+    ranks = [rankdata(values) for values in (a, b)]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])

@@ -1,0 +1,45 @@
+"""Everything that the report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from spaceevo.records import (
+    BlockTable,
+    DistilledCell,
+    PredictorAssessment,
+    SpaceSearchResult,
+    Study,
+    SubnetSearchResult,
+    Summary,
+    TrainingPoint,
+)
+from spaceevo.spaces.hyperspace import Hyperspace
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """The records of one run.
+
+    Attributes:
+        summary: The numbers of the run.
+        study: INT8 against FP32 per operator type.
+        assessment: The latency predictor on networks that it has not seen.
+        cells: Block-wise distillation, one per (stage, block type).
+        table: Quality and cost of sampled sub-stages; None where it is not at hand.
+        search: The search over spaces.
+        hyperspace: The one that `search` and `table` refer to.
+        curves: Training curves by name, for example "teacher", "supernet", "baseline 1.2 ms".
+        subnets: The search over subnets.
+    """
+
+    summary: Summary
+    study: Study
+    assessment: PredictorAssessment
+    cells: tuple[DistilledCell, ...]
+    table: BlockTable | None
+    search: SpaceSearchResult
+    hyperspace: Hyperspace
+    curves: Mapping[str, Sequence[TrainingPoint]]
+    subnets: SubnetSearchResult

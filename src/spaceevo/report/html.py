@@ -1,0 +1,238 @@
+"""One self-contained HTML file: plotly.js is in it once, and nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from spaceevo.errors import NoSpaceError
+from spaceevo.records import DistilledCell, ModelResult, Summary
+from spaceevo.report import figures, words
+from spaceevo.report.data import ReportData
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table of models: a quantity and its value per model."""
+
+    title: str
+    values: tuple[str, ...]
+    strong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Lines of the table of models that belong together."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+def write(data: ReportData, path: Path) -> None:
+    """Write the report to `path`, completely or not at all.
+
+    Links to model files are relative to the run folder, so the report belongs there.
+
+    Raises:
+        NoSpaceError: The folder cannot be written.
+    """
+    page = render(data)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # a temporary file is private
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise NoSpaceError(
+            f"The report cannot be written to {path}",
+            found=str(error),
+            remedy="Free some space, or choose a folder that can be written",
+        ) from error
+
+
+def render(data: ReportData) -> str:
+    """The whole page.
+
+    Raises:
+        EncodingError: A space of the search is not one of the hyperspace.
+    """
+    from plotly.offline import get_plotlyjs  # 5 MB of text, read only when a page is made
+
+    environment = Environment(
+        loader=PackageLoader("spaceevo.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        ms=words.ms, budget=words.budget, percent=words.percent, points=words.points, times=words.times,
+        signed_percent=words.signed_percent, duration=words.duration, link=_link,
+    )  # fmt: skip
+    plots = _Plots()
+    summary = data.summary
+    model = words.headline_model(summary.models)
+    named = words.named_models(summary)
+    css, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        summary=summary,
+        headline=words.headline(summary),
+        model=model,
+        baseline=words.baseline_for(model, summary.baselines) if model else None,
+        notes=words.notes(summary, data.cells),
+        named=named,
+        groups=_model_groups([model for model, _ in named], summary),
+        operators=figures.styles(figures.study_operators(data.study)),
+        block_types=figures.styles(figures.block_type_names(data.hyperspace)),
+        cells=_cell_matrix(data.cells),
+        space=_space_rows(data),
+        why_w_qmax=words.why_w_qmax(summary.target),
+        plots=_place_plots(data, plots),
+        figures_js=plots.script(),
+        css=Markup(css),
+        plotly_js=Markup(get_plotlyjs()),
+    )
+
+
+class _Plots:
+    """Places for plots in the page, and the figures that the page's script draws there at the end.
+
+    Drawn any earlier, a plot would take the width of a page that is not laid out yet.
+    """
+
+    def __init__(self) -> None:
+        self._figures: dict[str, str] = {}
+
+    def place(self, figure: Any, name: str) -> Markup:
+        """An empty element of the figure's height."""
+        self._figures[f"plot_{name}"] = figure.to_json()
+        return Markup('<div class="plot" id="plot_{}" style="height: {}px"></div>').format(name, figure.layout.height)
+
+    def panels(self, figures: Mapping[str, Any], prefix: str) -> list[tuple[str, Markup]]:
+        """(title, element) of each figure."""
+        return [(title, self.place(figure, f"{prefix}_{i}")) for i, (title, figure) in enumerate(figures.items())]
+
+    def script(self) -> Markup:
+        """The figures as a JavaScript object; no text in them can end the script."""
+        entries = ",\n".join(f'"{name}": {figure}' for name, figure in self._figures.items())
+        return Markup("{" + entries.replace("<", "\\u003c") + "}")
+
+
+def _place_plots(data: ReportData, plots: _Plots) -> dict[str, Any]:
+    """Every plot's element by name; of those that come in several panels (title, element) pairs."""
+    summary = data.summary
+    single = {
+        "pareto": figures.plot_pareto(summary),
+        "study_summary": figures.plot_study_summary(data.study),
+        "predictor": figures.plot_predictor(data.assessment, words.named_models(summary)),
+        "search": figures.plot_search(data.search),
+        "block_choices": figures.plot_block_choices(data.search, data.hyperspace),
+        "window_choices": figures.plot_window_choices(data.search, data.hyperspace),
+        "subnets": figures.plot_subnets(data.subnets),
+        "stage_times": figures.plot_stage_times(summary),
+    }
+    study = {f"{size} × {size}": figure for size, figure in figures.plot_study(data.study).items()}
+    blocks = figures.plot_block_table(data.table, data.hyperspace) if data.table is not None else {}
+    return {name: plots.place(figure, name) for name, figure in single.items()} | {
+        "study": plots.panels(study, "study"),
+        "block_table": plots.panels(blocks, "block_table"),
+        "curves": plots.panels(figures.plot_curves(data.curves), "curve"),
+    }
+
+
+def _model_groups(models: Sequence[ModelResult], summary: Summary) -> tuple[Group, ...]:
+    def row(title: str, values: Sequence[str], strong: bool = False) -> Row:
+        return Row(title, tuple(values), strong)
+
+    def against_baseline(model: ModelResult) -> str:
+        baseline = words.baseline_for(model, summary.baselines)
+        is_baseline = any(model is other for other in summary.baselines)
+        return words.NO_VALUE if is_baseline or baseline is None else _difference(model, baseline)
+
+    accuracy = [
+        row("INT8 top-1, computed by the runtime", [words.percent(m.top1_int8) for m in models], True),
+        row("Fake-quantized top-1, in training", [words.percent(m.top1_fake_quant) for m in models]),
+        row("FP32 top-1", [words.percent(m.top1_fp32) for m in models]),
+    ]
+    if summary.baselines:
+        accuracy.append(row("Against the baseline of the budget", [against_baseline(m) for m in models]))
+    return (
+        Group("Latency", (
+            row("INT8, measured", [words.ms(m.int8_ms) for m in models], True),
+            row("INT8, predicted", [words.ms(m.predicted_ms) for m in models]),
+            row("Error of the prediction", [words.signed_percent(words.prediction_error(m)) for m in models]),
+            row("FP32, measured", [words.ms(m.fp32_ms) for m in models]),
+            row("Speed-up of INT8 over FP32", [words.times(m.speedup) for m in models], True),
+        )),
+        Group("Accuracy", tuple(accuracy)),
+        Group("Does the file compute what was trained?", (
+            row("Same class as the integer reference", [_agreement(m.agreement) for m in models]),
+            row("Same class as the training network", [_agreement(m.agreement_fake_quant) for m in models]),
+            row("Largest difference of a logit", [f"{m.max_logit_diff:.2g}" for m in models]),
+            row("Operators computed in float", [f"{len(m.float_operators)}" for m in models]),
+        )),
+        Group("Size", (
+            row("MACs", [words.count(m.macs) for m in models]),
+            row("Parameters", [words.count(m.params) for m in models]),
+        )),
+    )  # fmt: skip
+
+
+def _difference(model: ModelResult, baseline: ModelResult) -> str:
+    return words.points(model.top1_int8 - baseline.top1_int8)
+
+
+def _agreement(share: float) -> str:
+    """With two decimals, and 100 % only where every image agrees."""
+    return "100 %" if share == 1 else f"{min(100 * share, 99.99):.2f} %"
+
+
+@dataclass(frozen=True, slots=True)
+class CellMatrix:
+    """Block-wise distillation as a table: [block type][stage], None where there is no such cell."""
+
+    stages: tuple[str, ...]
+    block_types: tuple[str, ...]
+    cells: tuple[tuple[DistilledCell | None, ...], ...]
+
+
+def _cell_matrix(cells: Sequence[DistilledCell]) -> CellMatrix:
+    stages = tuple(dict.fromkeys(cell.stage for cell in cells))
+    types = tuple(dict.fromkeys(cell.block_type for cell in cells))
+    by_place = {(cell.block_type, cell.stage): cell for cell in cells}
+    return CellMatrix(stages, types, tuple(tuple(by_place.get((name, stage)) for stage in stages) for name in types))
+
+
+def _space_rows(data: ReportData) -> list[tuple[str, str, str]]:
+    """(stage, block type, widths) of the best space."""
+    choice = data.hyperspace.decode(data.search.best.encoding)
+    rows = []
+    for s, stage in enumerate(data.hyperspace.searched):
+        window = choice.windows[s]
+        widths = stage.widths[window : window + stage.window_size]
+        rows.append((stage.name, str(stage.choices[choice.blocks[s]].block_type), ", ".join(map(str, widths))))
+    return rows
+
+
+def _link(file: str) -> str:
+    """A relative link: quoted, so that no file name can be read as an address or a script."""
+    return quote(file.replace(os.sep, "/"))

@@ -1,0 +1,245 @@
+"""Numbers as people read them, and the sentences that the report derives from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from spaceevo.records import DistilledCell, ModelResult, Summary, TargetDescription
+
+TOLERANCE = 0.10  # predictions are called right within this, as in the paper
+NO_VALUE = "–"
+
+
+def ms(value: float) -> str:
+    """A latency with three significant digits.
+
+    >>> ms(1.2345), ms(0.04567), ms(123.4)
+    ('1.23 ms', '0.0457 ms', '123 ms')
+    """
+    return f"{_three_digits(value)} ms" if math.isfinite(value) else NO_VALUE
+
+
+def budget(value: float) -> str:
+    """A latency budget as written in the recipe.
+
+    >>> budget(1.20)
+    '1.2 ms'
+    """
+    return f"{value:g} ms"
+
+
+def percent(share: float) -> str:
+    """A share (0 to 1) with one decimal.
+
+    >>> percent(0.8431)
+    '84.3 %'
+    """
+    return f"{100 * share:.1f} %" if math.isfinite(share) else NO_VALUE
+
+
+def signed_percent(share: float) -> str:
+    """A relative difference with its sign.
+
+    >>> signed_percent(-0.052)
+    '−5.2 %'
+    """
+    return f"{_signed(100 * share)} %" if math.isfinite(share) else NO_VALUE
+
+
+def points(difference: float) -> str:
+    """A difference of two shares, in percentage points with its sign.
+
+    >>> points(0.034)
+    '+3.4 points'
+    """
+    return f"{_signed(100 * difference)} points"
+
+
+def times(ratio: float) -> str:
+    """A ratio, for example a speed-up.
+
+    >>> times(2.125)
+    '2.1×'
+    """
+    return f"{ratio:.{1 if ratio >= 1 else 2}f}×" if math.isfinite(ratio) else NO_VALUE
+
+
+def count(value: int) -> str:
+    """A count with three significant digits and a prefix.
+
+    >>> count(12_345_678), count(52_345), count(999)
+    ('12.3 M', '52.3 k', '999')
+    """
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:  # what rounds to 1000 takes the next prefix
+            return f"{_three_digits(value / size)} {unit}"
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """A time in the units that suit it.
+
+    >>> duration(7.25), duration(95), duration(8040)
+    ('7.2 s', '1 min 35 s', '2 h 14 min')
+    """
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def prediction_error(model: ModelResult) -> float:
+    """Predicted over measured latency, minus 1."""
+    return model.predicted_ms / model.int8_ms - 1
+
+
+def baseline_for(model: ModelResult, baselines: Sequence[ModelResult]) -> ModelResult | None:
+    """The most accurate baseline of the same budget; None where there is none."""
+    same = [other for other in baselines if math.isclose(other.budget_ms, model.budget_ms)]
+    return max(same, key=lambda other: other.top1_int8, default=None)
+
+
+def headline_model(models: Sequence[ModelResult]) -> ModelResult | None:
+    """The model of the middle budget: a fixed choice, not the most flattering one."""
+    ordered = sorted(models, key=lambda model: model.budget_ms)
+    return ordered[(len(ordered) - 1) // 2] if ordered else None
+
+
+def sampling_error(first: float, second: float, num_images: int) -> float:
+    """Half of the 95 % interval of the difference of two accuracies, 0 to 1.
+
+    Takes the two as independent; judged on the same images, the true interval is narrower.
+    """
+    return 1.96 * math.sqrt((first * (1 - first) + second * (1 - second)) / max(1, num_images))
+
+
+def headline(summary: Summary) -> str:
+    """The result in one sentence, good or bad, for the model of the middle budget."""
+    model = headline_model(summary.models)
+    if model is None:
+        return "This run has not exported a model."
+    baseline = baseline_for(model, summary.baselines)
+    faster, speed = _speed_clause(model)
+    sentence = (
+        f"At {ms(model.int8_ms)} the INT8 model classifies {percent(model.top1_int8)} of "
+        f"{summary.num_val_images:,} validation images correctly, "
+    )
+    if baseline is None:
+        return f"{sentence}{speed}."
+    better, accuracy = _baseline_clause(model, baseline, summary.num_val_images)
+    return f"{sentence}{speed} {'and' if faster == better else 'but'} {accuracy}."
+
+
+def notes(summary: Summary, cells: Sequence[DistilledCell] = ()) -> tuple[str, ...]:
+    """What a reader should know before trusting the numbers; empty where all is well."""
+    found: list[str] = []
+    for model, name in named_models(summary):
+        found.extend(_model_notes(model, name))
+    for model in summary.models:
+        baseline = baseline_for(model, summary.baselines)
+        if baseline is not None and model.top1_int8 < baseline.top1_int8:
+            found.append(
+                f"The {budget(model.budget_ms)} model is {_magnitude(model, baseline)} points less accurate "
+                "than the hand-made baseline for the same budget."
+            )
+    predictor = summary.predictor
+    if predictor.within_10_percent < 0.9:
+        found.append(
+            f"The latency predictor is within 10 % for only {percent(predictor.within_10_percent)} of "
+            f"{predictor.num_unseen} networks that it has not seen."
+        )
+    for cell in cells:
+        where = f"Block type {cell.block_type} in {cell.stage}"
+        if cell.failure:
+            found.append(
+                f"{where} is excluded: {cell.failure.rstrip('.')} (after {_plural(cell.attempts, 'training')})."
+            )
+        elif cell.attempts > 1:
+            found.append(f"{where} needed {_plural(cell.attempts, 'training')} until it converged.")
+    return tuple(found)
+
+
+def named_models(summary: Summary) -> list[tuple[ModelResult, str]]:
+    """Models and baselines by ascending budget, each with a name such as "1.2 ms model"."""
+    both = [(model, "model") for model in summary.models]
+    both += [(model, "baseline") for model in summary.baselines]
+    both.sort(key=lambda pair: pair[0].budget_ms)  # stable: the model comes before its baseline
+    return [(model, f"{budget(model.budget_ms)} {kind}") for model, kind in both]
+
+
+def why_w_qmax(target: TargetDescription) -> str:
+    """Why weights use the codes that they use on this target."""
+    if target.w_qmax >= 127:
+        return f"{target.runtime} multiplies 8-bit codes exactly on this processor, so weights use all of them."
+    return (
+        "This processor's fast 8-bit multiplication (no VNNI) adds pairs of products in 16 bits, which full "
+        f"8-bit weights overflow. Weight codes within ±{target.w_qmax} cannot overflow, at the same speed."
+    )
+
+
+def _speed_clause(model: ModelResult) -> tuple[bool, str]:
+    if model.speedup >= 1:
+        return True, f"{times(model.speedup)} faster than its FP32 twin"
+    return False, f"{times(1 / model.speedup)} slower than its FP32 twin"
+
+
+def _baseline_clause(model: ModelResult, baseline: ModelResult, num_images: int) -> tuple[bool, str]:
+    difference = model.top1_int8 - baseline.top1_int8
+    which = "the hand-made baseline of the same latency"
+    if abs(baseline.int8_ms / model.int8_ms - 1) > 0.05:
+        which = f"the hand-made baseline for the same budget, which takes {ms(baseline.int8_ms)}"
+    magnitude = _magnitude(model, baseline)
+    if magnitude == "0.0":
+        return True, f"level with {which}"
+    clause = f"{magnitude} points {'above' if difference > 0 else 'below'} {which}"
+    if abs(difference) < sampling_error(model.top1_int8, baseline.top1_int8, num_images):
+        clause += f" (within the sampling error of {num_images:,} images)"
+    return difference > 0, clause
+
+
+def _model_notes(model: ModelResult, name: str) -> list[str]:
+    found = []
+    over = model.int8_ms / model.budget_ms - 1
+    if over >= 0.0005:
+        found.append(f"The {name} takes {ms(model.int8_ms)}, {percent(over)} over its budget.")
+    error = prediction_error(model)
+    if abs(error) > TOLERANCE:
+        way = "high" if error > 0 else "low"
+        found.append(
+            f"The latency of the {name} was predicted {percent(abs(error))} too {way}: "
+            f"{ms(model.predicted_ms)} instead of {ms(model.int8_ms)}."
+        )
+    if model.speedup < 1:
+        found.append(f"The {name} is slower in INT8 ({ms(model.int8_ms)}) than in FP32 ({ms(model.fp32_ms)}).")
+    loss = model.top1_fp32 - model.top1_int8
+    if loss > 0.01:
+        found.append(f"Quantization costs the {name} {100 * loss:.1f} points of top-1.")
+    if model.float_operators:
+        some = ", ".join(model.float_operators[:3]) + (", …" if len(model.float_operators) > 3 else "")
+        number = _plural(len(model.float_operators), "operator")
+        found.append(f"The {name} has {number} that the runtime computes in float: {some}.")
+    if model.agreement < 0.99:
+        found.append(
+            f"The INT8 file of the {name} gives the class of the integer reference on only "
+            f"{percent(model.agreement)} of the validation images."
+        )
+    return found
+
+
+def _magnitude(model: ModelResult, baseline: ModelResult) -> str:
+    return f"{100 * abs(model.top1_int8 - baseline.top1_int8):.1f}"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _three_digits(value: float) -> str:
+    exponent = int(f"{value:.2e}".split("e")[1])  # after rounding: 9.999 is 10.0
+    return f"{value:.{max(0, 2 - exponent)}f}"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")

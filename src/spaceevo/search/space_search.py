@@ -1,0 +1,228 @@
+"""Search over the spaces of a hyperspace for the highest Q-T score (SpaceEvo, ICCV 2023, Section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from itertools import product
+from math import inf, nan, prod
+from random import Random
+from typing import Protocol
+
+from spaceevo.errors import ArtifactError, InfeasibleBudgetError, RecipeError
+from spaceevo.records import ScoredSpace, SpaceSearchResult, SpaceSearchStep
+from spaceevo.search.evolution import AgingEvolution
+from spaceevo.seeding import python_random
+from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice
+
+NUM_HISTORY_STEPS = 200
+# Steps of the evolution without a new space after which a random one is scored instead.
+PATIENCE = 20
+MAX_DRAWS = 10_000
+
+
+class SpaceEvaluator(Protocol):
+    """What scores a space: a pure function of the choice, higher is better, 0 for an unusable space."""
+
+    @property
+    def budgets_ms(self) -> tuple[float, ...]:
+        """Latency constraints that the score adds up over."""
+
+    def score(self, choice: SpaceChoice) -> float:
+        """The Q-T score."""
+
+
+def search_spaces(
+    hyperspace: Hyperspace,
+    evaluator: SpaceEvaluator,
+    *,
+    num_spaces: int,
+    population_size: int = 500,
+    tournament_size: int = 125,
+    tolerance: float = 0.01,
+    seed: int = 0,
+    excluded: Collection[tuple[int, int]] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    cross_check: SpaceEvaluator | None = None,
+) -> SpaceSearchResult:
+    """Find the best space and all scored ones that are about as good.
+
+    Aging evolution as published: first all spaces with one block and one window index throughout, then random
+    ones; each step a tournament's winner gets one child by a block mutation and one by a window mutation.
+    Afterwards all one-stage changes of the best space are scored until none is better. No space is scored
+    twice. A hyperspace with no more than `num_spaces` allowed spaces is scored completely.
+
+    Args:
+        hyperspace: Where to search.
+        evaluator: The score.
+        num_spaces: Distinct spaces that the evolution scores; at least 1. The last steps may score more.
+        population_size: Of the evolution, at least 1.
+        tournament_size: Of the evolution, at least 1.
+        tolerance: Relative difference to the best score that counts as equally good, in [0, 1).
+        seed: Decides everything, with the arguments above.
+        excluded: Failed (stage, block) pairs, by index among the searched stages; no space has one.
+        progress: Called with (spaces scored, num_spaces).
+        cross_check: Second evaluator for the best space (`sampled_score`); NaN without one.
+
+    Raises:
+        RecipeError: A number out of its range.
+        ArtifactError: Every block of a stage is excluded.
+        InfeasibleBudgetError: Every scored space scored 0.
+    """
+    if min(num_spaces, population_size, tournament_size) < 1 or not 0 <= tolerance < 1:
+        raise RecipeError(
+            "A setting of the search over spaces is out of its range",
+            found=f"{num_spaces=}, {population_size=}, {tournament_size=}, {tolerance=}",
+            remedy="The numbers are at least 1, the tolerance lies in [0, 1)",
+        )
+    search = _Search(hyperspace, evaluator, num_spaces, frozenset(excluded), progress)
+    if search.num_allowed <= num_spaces:
+        for choice in search.every_choice():
+            search.score(choice)
+    else:
+        _evolve(search, population_size, tournament_size, python_random(seed, "search_spaces"))
+        search.climb()
+    ranked = sorted(
+        (ScoredSpace(encoding=hyperspace.encode(choice), qt_score=score) for choice, score in search.scores.items()),
+        key=lambda space: (-space.qt_score, space.encoding),
+    )
+    best = ranked[0]
+    if best.qt_score <= 0:
+        raise InfeasibleBudgetError(
+            f"None of {len(ranked)} scored spaces of {hyperspace.name} has subnets within the budgets",
+            found=f"budgets_ms = {list(evaluator.budgets_ms)}",
+            remedy="Raise the budgets; they lie at the very edge of what the hyperspace can do",
+        )
+    return SpaceSearchResult(
+        hyperspace=hyperspace.name,
+        budgets_ms=evaluator.budgets_ms,
+        best=best,
+        within_tolerance=tuple(space for space in ranked if space.qt_score >= (1 - tolerance) * best.qt_score),
+        tolerance=tolerance,
+        num_evaluated=len(ranked),
+        history=tuple(search.history),
+        sampled_score=cross_check.score(hyperspace.decode(best.encoding)) if cross_check else nan,
+        excluded=tuple(
+            f"{stage.name}/{choice.block_type}"
+            for index, stage in enumerate(hyperspace.searched)
+            for block, choice in enumerate(stage.choices)
+            if (index, block) in search.excluded
+        ),
+    )
+
+
+def _evolve(search: _Search, population_size: int, tournament_size: int, rng: Random) -> None:
+    hyperspace = search.hyperspace
+    mutations = []
+    if any(len(stage.choices) > 1 for stage in hyperspace.searched):
+        mutations.append(hyperspace.mutate_block)
+    if any(stage.num_windows > 1 for stage in hyperspace.searched):
+        mutations.append(hyperspace.mutate_window)
+    initial = list(hyperspace.uniform_choices())
+    evolution = AgingEvolution(
+        population_size, tournament_size, initial, mutations, search.sample, search.is_allowed, rng
+    )
+    num_idle = 0
+    while not search.is_done:
+        before = len(search.scores)
+        for choice in evolution.ask():
+            if not search.is_done:
+                search.alive = [score for _, score in evolution.population]
+                evolution.tell(choice, search.score(choice))
+        num_idle = 0 if len(search.scores) > before else num_idle + 1
+        if num_idle >= PATIENCE:
+            # Converged: all children were known. A space that is not known exists, and drawing it is likely.
+            fresh = next((c for c in (search.sample(rng) for _ in range(MAX_DRAWS)) if c not in search.scores), None)
+            if fresh is None:
+                return
+            evolution.tell(fresh, search.score(fresh))
+            num_idle = 0
+
+
+class _Search:
+    """The scores so far, each space scored once."""
+
+    def __init__(
+        self,
+        hyperspace: Hyperspace,
+        evaluator: SpaceEvaluator,
+        num_spaces: int,
+        excluded: frozenset[tuple[int, int]],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.hyperspace = hyperspace
+        self.excluded = excluded
+        self.scores: dict[SpaceChoice, float] = {}
+        self.history: list[SpaceSearchStep] = []
+        self.alive: list[float] = []
+        self._evaluator = evaluator
+        self._num_spaces = num_spaces
+        self._progress = progress
+        self._best = -inf
+        self._blocks = [
+            [block for block in range(len(stage.choices)) if (index, block) not in excluded]
+            for index, stage in enumerate(hyperspace.searched)
+        ]
+        for stage, blocks in zip(hyperspace.searched, self._blocks, strict=True):
+            if not blocks:
+                raise ArtifactError(
+                    f"No block type is left in {stage.name}",
+                    found="The block-wise training of every one failed there",
+                    remedy="Train the blocks again, for longer or at a lower rate",
+                )
+
+    @property
+    def num_allowed(self) -> int:
+        windows = (stage.num_windows for stage in self.hyperspace.searched)
+        return prod(len(blocks) * count for blocks, count in zip(self._blocks, windows, strict=True))
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.scores) >= self._num_spaces
+
+    def is_allowed(self, choice: SpaceChoice) -> bool:
+        return self.excluded.isdisjoint(enumerate(choice.blocks))
+
+    def sample(self, rng: Random) -> SpaceChoice:
+        windows = tuple(rng.randrange(stage.num_windows) for stage in self.hyperspace.searched)
+        return SpaceChoice(tuple(rng.choice(blocks) for blocks in self._blocks), windows)
+
+    def every_choice(self) -> Iterator[SpaceChoice]:
+        windows = [range(stage.num_windows) for stage in self.hyperspace.searched]
+        for block_choice, window_choice in product(product(*self._blocks), product(*windows)):
+            yield SpaceChoice(block_choice, window_choice)
+
+    def score(self, choice: SpaceChoice) -> float:
+        if choice not in self.scores:
+            score = self._evaluator.score(choice)
+            self.scores[choice] = score
+            self._best = max(self._best, score)
+            self._record()
+        return self.scores[choice]
+
+    def climb(self) -> None:
+        """Score all one-stage changes of the best space until none is better."""
+        while True:
+            best = max(self.scores, key=self.scores.__getitem__)
+            for neighbour in self._neighbours(best):
+                self.score(neighbour)
+            if self._best <= self.scores[best]:
+                return
+
+    def _neighbours(self, choice: SpaceChoice) -> Iterator[SpaceChoice]:
+        for index, stage in enumerate(self.hyperspace.searched):
+            for block, window in product(self._blocks[index], range(stage.num_windows)):
+                yield replace(
+                    choice,
+                    blocks=(*choice.blocks[:index], block, *choice.blocks[index + 1 :]),
+                    windows=(*choice.windows[:index], window, *choice.windows[index + 1 :]),
+                )
+
+    def _record(self) -> None:
+        count = len(self.scores)
+        self._progress(min(count, self._num_spaces), self._num_spaces)
+        if count == 1 or count % max(1, self._num_spaces // NUM_HISTORY_STEPS) == 0:
+            alive = self.alive or list(self.scores.values())
+            mean = sum(alive) / len(alive)
+            step = SpaceSearchStep(num_evaluated=count, best_score=self._best, population_mean=mean)
+            self.history.append(step)

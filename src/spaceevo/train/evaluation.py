@@ -1,0 +1,40 @@
+"""Logits and top-1 of a network on stored images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spaceevo.nets.network import Network, Program, extract
+from spaceevo.train.batches import Images, to_input
+from spaceevo.train.recalibration import recalibrate
+
+BATCH_SIZE = 128
+
+
+@torch.no_grad()
+def predict_logits(network: Network, program: Program, pixels: Tensor) -> Tensor:
+    """Logits [N, num_classes] of uint8 images [N, 3, size, size]."""
+    resolution = program[0].in_size
+    return torch.cat([network(to_input(batch, resolution), program) for batch in pixels.split(BATCH_SIZE)])
+
+
+def top1(logits: Tensor, labels: Tensor) -> float:
+    """Share of images whose largest logit is the label's."""
+    return (logits.argmax(1) == labels).float().mean().item()
+
+
+def calibrated_subnet(supernet: Network, program: Program, images: Images, num_batches: int) -> Network:
+    """The static network of a program with batch norm recalibrated on the first batches of some images.
+
+    Args:
+        supernet: Its parameters are copied, not changed.
+        program: The subnet's.
+        images: Training images.
+        num_batches: Batches of 128.
+    """
+    network = extract(supernet, program)
+    resolution = program[0].in_size
+    batches = images.pixels[: num_batches * BATCH_SIZE].split(BATCH_SIZE)
+    recalibrate(network, program, [to_input(batch, resolution) for batch in batches])
+    return network

@@ -1,0 +1,171 @@
+"""The predictor on a simulated device whose operators have known costs."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spaceevo.errors import ArtifactError, TargetError
+from spaceevo.measure.campaign import Program
+from spaceevo.measure.store import Store
+from spaceevo.predict import fit as fitting
+from spaceevo.predict.features import features
+from spaceevo.predict.fit import fit, fit_measured, fit_subnets, random_subnets
+from spaceevo.predict.predictor import LatencyPredictor
+from spaceevo.records import Measurement, TargetDescription
+from spaceevo.spaces.hyperspace import load_hyperspace
+from spaceevo.spaces.operators import Operator, operators
+from spaceevo.spaces.subnet import Subnet, network_layers, stage_layers
+
+TARGET = TargetDescription(
+    name="fake@fake",
+    runtime="fake",
+    runtime_version="1",
+    device="d",
+    machine="m",
+    flags=(),
+    threads=1,
+    w_qmax=127,
+)
+MICRO = load_hyperspace("micro")
+BASE_MS = 0.02
+
+
+def true_operator_ms(operator: Operator) -> float:
+    """A device of its own kind: a price per call, per padded MAC (depthwise is slow) and per element."""
+    if operator.kind == "relabel":
+        return 0.0
+    elements = operator.out_channels * operator.out_size**2
+    channels = -(-operator.out_channels // 16) * 16
+    speed = 2e-8 if operator.depthwise else 3e-9 if operator.kernel_size > 1 else 2e-9
+    macs = operator.macs / operator.out_channels * channels
+    return 0.002 + macs * speed + elements * (4e-7 if operator.kind == "add" else 2e-7)
+
+
+def true_ms(program: Program) -> float:
+    return BASE_MS + sum(map(true_operator_ms, program))
+
+
+def program_of(subnet: Subnet) -> Program:
+    return operators(network_layers(subnet))
+
+
+@pytest.fixture(scope="module")
+def predictor() -> LatencyPredictor:
+    programs = [program_of(subnet) for subnet in fit_subnets(MICRO, 120, 0, 10)]
+    return fit_measured(TARGET, programs, [true_ms(program) for program in programs])
+
+
+UNSEEN = random_subnets(MICRO, 40, 1, "test", 10)
+
+
+def test_a_device_of_known_costs_is_recovered(predictor: LatencyPredictor) -> None:
+    errors = [predictor.network_ms(subnet) / true_ms(program_of(subnet)) - 1 for subnet in UNSEEN]
+    assert np.abs(errors).max() < 0.02
+
+
+def test_noisy_measurements_average_out() -> None:
+    rng = np.random.default_rng(0)
+    programs = [program_of(subnet) for subnet in fit_subnets(MICRO, 120, 0, 10)]
+    noisy = [true_ms(program) * (1 + 0.02 * float(rng.standard_normal())) for program in programs]
+    fitted = fit_measured(TARGET, programs, noisy)
+    errors = [fitted.network_ms(subnet) / true_ms(program_of(subnet)) - 1 for subnet in UNSEEN]
+    assert np.abs(errors).mean() < 0.02
+
+
+def test_a_network_is_the_sum_of_its_stages_and_the_rest(predictor: LatencyPredictor) -> None:
+    for subnet in UNSEEN[:10]:
+        total, width, size = predictor.base_ms, 3, subnet.resolution
+        for stage in subnet.stages:
+            layers = stage_layers(stage, width, size)
+            total += predictor.stage_ms(layers)
+            width, size = layers[-1].out_channels, layers[-1].out_size
+        rest = [op for op in program_of(subnet) if op.kind == "quantize" or op.name.startswith("head/")]
+        total += sum(map(predictor.operator_ms, rest))
+        assert predictor.network_ms(subnet) == pytest.approx(total)
+        assert predictor.program_ms(program_of(subnet)) == pytest.approx(total)
+
+
+def test_predictions_are_positive_and_grow(predictor: LatencyPredictor) -> None:
+    rng = random.Random(0)
+    for _ in range(10):
+        space = MICRO.space(MICRO.sample(rng), 10)
+        assert 0 < predictor.network_ms(space.smallest()) < predictor.network_ms(space.largest())
+
+
+def test_json_round_trip(predictor: LatencyPredictor) -> None:
+    read = LatencyPredictor.from_json(predictor.to_json())
+    assert read.target == TARGET
+    assert read.num_fit == predictor.num_fit == 120
+    assert [read.network_ms(s) for s in UNSEEN] == [predictor.network_ms(s) for s in UNSEEN]
+    assert read.to_json() == predictor.to_json()
+
+
+def test_damaged_or_foreign_text_is_told(predictor: LatencyPredictor) -> None:
+    text = predictor.to_json()
+    other = json.loads(text) | {"format": "spaceevo latency predictor 99"}
+    lacking = {name: value for name, value in json.loads(text).items() if name != "base_ms"}
+    for wrong in ("", text[: len(text) // 2], "[]", json.dumps(other), json.dumps(lacking)):
+        with pytest.raises(ArtifactError, match="Fit it again"):
+            LatencyPredictor.from_json(wrong)
+
+
+def test_extrapolation_is_counted(predictor: LatencyPredictor) -> None:
+    assert sum(predictor.num_extrapolated(program_of(s)) for s in fit_subnets(MICRO, 120, 0, 10)) == 0
+    within = sum(predictor.num_extrapolated(program_of(subnet)) for subnet in UNSEEN)
+    num_operators = sum(len(program_of(subnet)) for subnet in UNSEEN)
+    assert within < 0.02 * num_operators
+    huge = Operator("c", "conv", ("x",), 999, 999, 64, 64, "relu")
+    unknown = Operator("d", "conv", ("x",), 16, 16, 8, 8, "relu", 9, 1, True)
+    free = Operator("r", "relabel", ("x",), 999, 999, 1, 1, "gate")
+    assert predictor.num_extrapolated((huge, unknown, free)) == 2
+
+
+def test_a_kind_never_measured_is_an_error_not_a_number(predictor: LatencyPredictor) -> None:
+    unknown = Operator("d", "conv", ("x",), 16, 16, 8, 8, "relu", 9, 1, True)
+    with pytest.raises(TargetError, match="depthwise9x9"):
+        predictor.operator_ms(unknown)
+
+
+@pytest.mark.parametrize("latencies", [[], [0.0], [-1.0]])
+def test_nothing_to_fit_on(latencies: list[float]) -> None:
+    programs = [program_of(UNSEEN[0])] * len(latencies)
+    with pytest.raises(TargetError, match="positive"):
+        fit_measured(TARGET, programs, latencies)
+
+
+def test_networks_to_fit_on_are_distinct_and_the_same_every_time() -> None:
+    subnets = fit_subnets(MICRO, 60, 5, 10)
+    assert subnets == fit_subnets(MICRO, 60, 5, 10)
+    assert len(set(subnets)) == len(subnets) == 60
+    assert subnets != fit_subnets(MICRO, 60, 6, 10)
+    assert {subnet.num_classes for subnet in fit_subnets(MICRO, 20, 5, 7)} == {7}
+
+
+@pytest.mark.parametrize("hyperspace", [MICRO])
+def test_even_few_networks_have_every_kind_of_operator(hyperspace: object) -> None:
+    def groups(subnets: Sequence[Subnet]) -> set[str]:
+        return {features(op)[0] for subnet in subnets for op in program_of(subnet)}
+
+    assert groups(fit_subnets(MICRO, 1, 0, 10)) >= groups(UNSEEN)
+
+
+def test_fit_measures_whole_int8_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[tuple[str, Program, str]] = []
+
+    def fake(target: object, programs: Sequence[tuple[str, Program, str]], *rest: object) -> list[Measurement]:
+        jobs.extend(programs)
+        latencies = [true_ms(program) for _, program, _ in programs]
+        return [Measurement(latency_ms=ms, low_ms=ms, high_ms=ms, samples_ms=(ms,)) for ms in latencies]
+
+    monkeypatch.setattr(fitting, "measure_programs", fake)
+    with Store(tmp_path / "m.db") as store:
+        fitted = fit(MICRO, TARGET, store, tmp_path, 100, 0, lambda done, total: None, num_classes=7)
+    assert fitted.num_fit == len(jobs) == 100
+    assert {precision for _, _, precision in jobs} == {"int8"}
+    assert {program[-1].out_channels for _, program, _ in jobs} == {7}
+    errors = [fitted.network_ms(subnet) / true_ms(program_of(subnet)) - 1 for subnet in UNSEEN]
+    assert np.abs(errors).max() < 0.03

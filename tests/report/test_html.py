@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_report import make_data, make_model, make_target
+
+from spaceevo.errors import NoSpaceError
+from spaceevo.report import html
+from spaceevo.report.data import ReportData
+
+EVIL = "<script>alert(1)</script><img src=https://evil.example/x.png>"
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """The page's tags, text outside of scripts, and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self.open):
+            self.words.extend(data.split())
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def page(data: ReportData) -> Page:
+    return Page(html.render(data))
+
+
+def loads(page: Page) -> list[str]:
+    """Addresses that a browser would fetch by itself."""
+    return [
+        str(attrs[name])
+        for tag, attrs in page.tags
+        for name in ("src", "srcset", "data", "href")
+        if name in attrs and tag != "a"
+    ]
+
+
+def test_the_page_is_well_formed_and_fetches_nothing(page: Page) -> None:
+    assert page.open == []
+    assert loads(page) == []
+    policy = [attrs for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert str(policy[0]["content"]).startswith("default-src 'none'")
+
+
+def test_plotly_is_inlined_once_and_every_figure_has_its_place(data: ReportData, page: Page) -> None:
+    scripts = [tag for tag, _ in page.tags if tag == "script"]
+    assert len(scripts) == 2
+    text = html.render(data)
+    assert text.count("plotly.js v") == 1
+    places = [attrs["id"] for tag, attrs in page.tags if tag == "div" and attrs.get("class") == "plot"]
+    assert len(places) == len(set(places)) == 8 + 3 + 3 + 3
+    assert all(f'"{place}": {{' in text for place in places)
+
+
+def test_the_numbers_are_there(page: Page) -> None:
+    assert (
+        "At 1.18 ms the INT8 model classifies 84.3 % of 2,000 validation images correctly, 2.1× faster than "
+        "its FP32 twin and 3.4 points above the hand-made baseline of the same latency."
+    ) in page.text
+    for text in (
+        "INT8, measured 0.784 ms 0.750 ms 1.18 ms 1.18 ms 1.96 ms 1.93 ms",
+        "Error of the prediction −2.0 % +4.0 %",
+        "Against the baseline of the budget +2.2 points – +3.4 points – +0.5 points –",
+        "Same class as the training network 99.85 %",
+        "Largest difference of a logit 3.2e-06",
+        "MACs 7.90 M",
+        "Parameters 98.8 k",
+        "95.0 % within 10 %, mean error 4.1 %",
+        "Block type mbv1-dual-relu in stage3 is excluded: the loss stayed above 0.95 (after 3 trainings).",
+        "avx2, avx512f, avx512_vnni",
+        "−127 to 127.",
+        "Peak memory 2,346 MiB",
+        "30 min 45 s in all stages",
+        "torch 2.13.0",
+        "micro-413-223",
+        "r40_stem-conv-relu-16",
+    ):
+        assert text in page.text, text
+
+
+def test_links_to_the_files_are_relative(page: Page) -> None:
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
+    assert links[:2] == ["export/model_0.8ms_int8.onnx", "export/model_0.8ms_fp32.onnx"]
+    assert len(links) == 12
+
+
+def test_names_from_users_are_escaped(data: ReportData) -> None:
+    evil_model = make_model(1.2, 0.84, encoding=EVIL, int8_file="javascript:alert(1)")
+    evil = replace(
+        make_data(name=EVIL, data=EVIL, target=make_target(device=EVIL, flags=(EVIL,)), models=(evil_model,)),
+        curves={EVIL: data.curves["teacher"]},
+        study=data.study.model_copy(
+            update={
+                "advice": (EVIL,),
+                "rows": tuple(row.model_copy(update={"operator": EVIL}) for row in data.study.rows),
+            }
+        ),
+        cells=(data.cells[0].model_copy(update={"block_type": EVIL, "failure": EVIL}),),
+    )
+    text = html.render(evil)
+    parsed = Page(text)
+    assert EVIL not in text
+    assert EVIL in parsed.text  # shown as it is
+    assert [tag for tag, _ in parsed.tags if tag in ("script", "img")] == ["script", "script"]
+    assert "javascript%3Aalert%281%29" in [attrs["href"] for tag, attrs in parsed.tags if tag == "a"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models": (make_model(1.2, 0.84),), "baselines": ()},
+        {"models": (), "baselines": (), "stages": ()},
+        {"models": (make_model(1.2, 0.84),), "baselines": (make_model(2.0, 0.9),)},
+    ],
+    ids=["single model", "nothing", "no baseline of the budget"],
+)
+def test_runs_with_little_in_them(changes: dict[str, Any]) -> None:
+    data = make_data(**changes)
+    empty = replace(
+        data,
+        table=None,
+        cells=(),
+        curves={},
+        study=data.study.model_copy(update={"rows": (), "advice": ()}),
+        assessment=data.assessment.model_copy(update={"networks": ()}),
+        subnets=data.subnets.model_copy(update={"evaluated": (), "found": ()}),
+        search=data.search.model_copy(update={"history": data.search.history[:1]}),
+    )
+    for each in (data, empty):
+        page = Page(html.render(each))
+        assert page.open == []
+        assert "hand-made baseline of" not in page.text
+
+
+def test_a_run_without_faults_says_so(data: ReportData) -> None:
+    assert "Nothing went wrong" in Page(html.render(replace(data, cells=()))).text
+
+
+def test_write_replaces_the_file_and_leaves_nothing_behind(data: ReportData, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    html.write(data, path)
+    assert path.read_text(encoding="utf-8") == html.render(data)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_folder_that_cannot_be_written_is_an_expected_error(data: ReportData, tmp_path: Path) -> None:
+    with pytest.raises(NoSpaceError, match="cannot be written"):
+        html.write(data, tmp_path / "missing" / "report.html")

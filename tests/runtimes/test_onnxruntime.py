@@ -1,0 +1,272 @@
+"""Exported files against the integer executor, and the runtime's own view of them."""
+
+import platform
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch.nn import functional as F
+
+from spaceevo.errors import ArtifactError, NoSpaceError
+from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
+from spaceevo.nets.executors import run_integer
+from spaceevo.runtimes import onnxruntime as runtime
+from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
+from spaceevo.spaces.operators import operators
+from spaceevo.spaces.subnet import network_layers
+
+NUM_BLOCKS = 5
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors on a shared machine: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def program(block, seed=0):
+    space = load_hyperspace("micro").space(SpaceChoice((block,) * 3, (0, 1, 2)), 10)
+    return operators(network_layers(space.sample(random.Random(seed))))
+
+
+def coarse_images(size, count):
+    """Images that differ clearly: random 4 x 4 patterns, float32 [count, 3, size, size]."""
+    patterns = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(patterns * 1.5, size=(size, size), mode="bilinear").numpy()
+
+
+def processor_flags():
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
+
+
+def tensors(path, names, images):
+    """The codes of named tensors as ONNX Runtime computes them."""
+    import onnxruntime
+
+    model = onnx.load(path)
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    runs = [session.run(names, {"image": image[None]}) for image in images]
+    return {name: np.concatenate([run[i] for run in runs]) for i, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("w_qmax", [63, 127])
+def test_int8_file_equals_integer_executor(tmp_path, w_qmax, record_property):
+    if w_qmax > runtime.w_qmax(platform.machine(), processor_flags()):
+        pytest.skip("this processor saturates with 8-bit weights")
+    path = tmp_path / "net.onnx"
+    same_tensors = num_tensors = same_codes = num_codes = same_top1 = num_images = 0
+    for block in range(NUM_BLOCKS):
+        graph = random_integer_graph(program(block, seed=w_qmax), block, w_qmax)
+        runtime.export_int8(graph, path, {})
+        assert runtime.float_operators(path) == ()
+        images = coarse_images(graph.operators[0].in_size, 40)
+        ours: dict[str, torch.Tensor] = {}
+        reference = run_integer(graph, torch.from_numpy(images), ours.__setitem__).numpy()
+        logits = runtime.Session(path).run(images)
+        assert logits.dtype == np.float32
+        assert logits.shape == (40, 10)
+        same_top1 += int((logits.argmax(1) == reference.argmax(1)).sum())
+        num_images += len(images)
+        names = [op.name for op in graph.operators if op.kind not in ("relabel", "linear")]
+        for name, theirs in tensors(path, names, images[:10]).items():
+            difference = theirs != ours[name][:10].numpy()
+            same_tensors += not difference.any()
+            same_codes += int((~difference).sum())
+            num_tensors += 1
+            num_codes += difference.size
+    record_property("identical_tensors", same_tensors / num_tensors)
+    record_property("identical_codes", same_codes / num_codes)
+    assert num_images >= 200
+    assert same_top1 / num_images >= 0.995
+    if platform.machine() == "x86_64":  # whose formulae the executor follows
+        assert (same_tensors, same_codes) == (num_tensors, num_codes)
+    else:
+        assert same_codes / num_codes > 0.9
+
+
+@pytest.mark.parametrize("block", range(NUM_BLOCKS))
+def test_fp32_twin_equals_float_evaluation(tmp_path, block):
+    graph = random_float_graph(program(block), seed=1)
+    runtime.export_fp32(graph, tmp_path / "net.onnx", {})
+    images = coarse_images(graph.operators[0].in_size, 8)
+    expected = evaluate(graph, torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(runtime.Session(tmp_path / "net.onnx").run(images), expected, rtol=1e-3, atol=1e-3)
+
+
+def evaluate(graph, images):
+    values = {}
+    for op in graph.operators:
+        x, *rest = [values.get(name, images) for name in op.inputs]
+        own = graph.weights.get(op.name)
+        if own is not None:
+            weight, bias = torch.from_numpy(own.weight), torch.from_numpy(own.bias)
+        match op.kind:
+            case "conv":
+                x = F.conv2d(x, weight, bias, op.stride, op.padding, groups=op.groups)
+            case "gate" | "relabel":
+                x = F.hardsigmoid(x)
+            case "sigmoid":
+                x = torch.sigmoid(x)
+            case "multiply":
+                x = x * rest[0]
+            case "add":
+                x = x + rest[0]
+            case "pool":
+                x = F.adaptive_avg_pool2d(x, 1)
+            case "linear":
+                x = F.linear(x.flatten(1), weight, bias)
+        activation = {"relu": F.relu, "relu6": F.relu6}.get(op.quantizer, lambda value: value)
+        values[op.name] = activation(x)
+    return x
+
+
+@pytest.fixture
+def int8_file(tmp_path):
+    path = tmp_path / "net.onnx"
+    runtime.export_int8(random_integer_graph(program(2), seed=1), path, {"encoding": "micro-222-012"})
+    return path
+
+
+def test_scales_of_shape_1_are_reported(int8_file):
+    model = onnx.load(int8_file)
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("stage1/0/add|") and not tensor.dims:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).reshape(1), tensor.name))
+    onnx.save(model, int8_file)
+    assert any(name.startswith("Add stage1/0/add") for name in runtime.float_operators(int8_file))
+
+
+def test_output_that_is_not_quantized_is_reported(int8_file):
+    model = onnx.load(int8_file)
+    nodes = model.graph.node
+    (quantize,) = (node for node in nodes if node.output[0] == "stage1/0/project")
+    readers = {node.output[0] for node in nodes if "stage1/0/project" in node.input}
+    for node in nodes:
+        node.input[:] = [quantize.input[0] if name in readers else name for name in node.input]
+    nodes.remove(quantize)
+    for dangling in [node for node in nodes if node.output[0] in readers]:
+        nodes.remove(dangling)
+    onnx.save(model, int8_file)
+    assert any("stage1/0/project" in name for name in runtime.float_operators(int8_file))
+
+
+def test_every_operator_of_the_twin_is_float(tmp_path):
+    runtime.export_fp32(random_float_graph(program(0), seed=1), tmp_path / "net.onnx", {})
+    found = runtime.float_operators(tmp_path / "net.onnx")
+    assert any("logits" in name for name in found)
+    assert any("stem/0/conv" in name for name in found)
+
+
+def test_names_and_metadata(int8_file):
+    model = onnx.load(int8_file)
+    outputs = {name for node in model.graph.node for name in node.output}
+    assert outputs.issuperset(op.name for op in program(2) if op.kind not in ("relabel", "linear"))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["encoding"] == "micro-222-012"
+    assert metadata["runtime"] == f"onnxruntime {runtime.version()}"
+    assert {"opset", "onnx"} <= metadata.keys()
+    assert [path.name for path in int8_file.parent.iterdir()] == ["net.onnx"]
+
+
+def test_same_graph_same_bytes(int8_file, tmp_path):
+    again = tmp_path / "again.onnx"
+    runtime.export_int8(random_integer_graph(program(2), seed=1), again, {"encoding": "micro-222-012"})
+    assert again.read_bytes() == int8_file.read_bytes()
+
+
+def test_folder_that_is_missing(tmp_path):
+    with pytest.raises(NoSpaceError, match="cannot be written"):
+        runtime.export_int8(random_integer_graph(program(0), seed=1), tmp_path / "none" / "net.onnx", {})
+
+
+@pytest.mark.parametrize("use", [runtime.Session, runtime.float_operators, lambda path: runtime.profile(path, 1)])
+def test_truncated_file(int8_file, use):
+    int8_file.write_bytes(int8_file.read_bytes()[: int8_file.stat().st_size // 2])
+    with pytest.raises(ArtifactError, match="no model that ONNX Runtime can load"):
+        use(int8_file)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x00" * 1000])
+def test_damaged_file(tmp_path, content):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError):
+        runtime.Session(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ArtifactError, match="There is no model"):
+        runtime.Session(tmp_path / "net.onnx")
+
+
+def test_foreign_file(tmp_path):
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["a"], ["b"])],
+        "foreign",
+        [info("a", onnx.TensorProto.FLOAT, [1])],
+        [info("b", onnx.TensorProto.FLOAT, [1])],
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "net.onnx")
+    with pytest.raises(ArtifactError, match="not written by spaceevo"):
+        runtime.Session(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_time_and_profile(tmp_path, block, capfd):
+    ops = program(block)
+    int8, fp32 = tmp_path / "int8.onnx", tmp_path / "fp32.onnx"
+    runtime.export_int8(random_integer_graph(ops, seed=1), int8, {})
+    runtime.export_fp32(random_float_graph(ops, seed=1), fp32, {})
+    names = {op.name for op in ops}
+    for path in (int8, fp32):
+        samples = runtime.Session(path).time(7)
+        assert len(samples) == 7
+        assert min(samples) > 0
+        times = runtime.profile(path, 7)
+        assert all(name in names or name.startswith("~") for name in times)
+        assert min(times.values()) >= 0
+    missing = names - runtime.profile(int8, 3).keys()
+    assert missing == {op.name for op in ops if op.kind == "relabel"}
+    assert sum(map(len, capfd.readouterr())) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"int8.onnx", "fp32.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", (), 63),
+        ("AMD64", ("avx2", "avx512f"), 63),
+        ("x86_64", ("avx2", "avx_vnni"), 127),
+        ("x86_64", ("avx512_vnni",), 127),
+        ("aarch64", (), 127),
+        ("arm64", ("asimddp",), 127),
+    ],
+)
+def test_w_qmax(machine, flags, expected):
+    assert runtime.w_qmax(machine, flags) == expected
+
+
+def test_import_is_light():
+    code = (
+        "import sys, spaceevo.runtimes.onnxruntime, spaceevo.measure.random_graphs;"
+        "assert not {'torch', 'onnx', 'onnxruntime'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

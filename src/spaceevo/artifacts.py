@@ -30,6 +30,7 @@ from spaceevo.errors import ArtifactError, NoSpaceError, RunLockedError
 FORMAT = "spaceevo-stage-1"
 MANIFEST = "stage.json"
 INPUTS = "inputs.json"
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 class FileEntry(BaseModel):
@@ -88,7 +89,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         # Libraries that write through native code lose errno but keep the text.
         text = str(error).lower()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text
-        if full or error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+        if full or error.errno in _UNWRITABLE:
             raise NoSpaceError(
                 f"{path} cannot be written",
                 found=f"{'The disk is full' if full else error.strerror} ({_free_mib(path):.0f} MiB free there)",
@@ -171,7 +172,8 @@ class StageFolder:
     def finished(self, input_hash: str) -> Manifest | None:
         """The manifest if the stage is finished for these inputs, else None.
 
-        Files of other inputs are set aside under `superseded/`, and earlier ones of these inputs fetched back.
+        Files of other inputs are set aside under `superseded/`, and earlier ones of these inputs fetched back. A
+        stage with files beside its folder (the report) is done again instead: the next one overwrites them.
 
         Raises:
             ArtifactError: A file is damaged, or the manifest is not ours.
@@ -251,7 +253,7 @@ class StageFolder:
 
     def _check_files(self, manifest: Manifest) -> None:
         for name, entry in manifest.files.items():
-            path = self.path / name
+            path = Path(os.path.normpath(self.path / name))
             found = "it is missing"
             if path.exists():
                 size = path.stat().st_size
@@ -276,7 +278,10 @@ class StageFolder:
             target.parent.mkdir(exist_ok=True)
             if target.exists():
                 shutil.rmtree(target)
-            self.path.rename(target)
+            if (self.path / MANIFEST).exists() and any(name.startswith("..") for name in self._manifest().files):
+                shutil.rmtree(self.path)
+            else:
+                self.path.rename(target)
 
 
 def _file_hash(path: Path) -> str:

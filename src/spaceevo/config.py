@@ -57,10 +57,10 @@ class TrainingSettings(Settings):
     """One quantization-aware training: an FP32 phase, then an LSQ+ phase."""
 
     epochs_fp32: float = Field(10, gt=0, description="Epochs in FP32.")
-    epochs_int8: float = Field(2, gt=0, description="Epochs of LSQ+ after it.")
-    batch_size: int = Field(96, ge=2, description="Images per step.")
-    lr: float = Field(0.1, gt=0, description="Peak learning rate per 256 images (SGD, cosine).")
-    lr_int8: float = Field(0.02, gt=0, description="Peak learning rate of the LSQ+ phase per 256 images.")
+    epochs_int8: float = Field(2, ge=0, description="Epochs of LSQ+ after it.")
+    batch_size: int = Field(64, ge=2, description="Images per step.")
+    lr: float = Field(0.3, gt=0, description="Peak learning rate per 256 images (SGD, cosine).")
+    lr_int8: float = Field(0.03, gt=0, description="Peak learning rate of the LSQ+ phase per 256 images.")
     weight_decay: float = Field(1e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
 
@@ -68,13 +68,20 @@ class TrainingSettings(Settings):
 class SupernetSettings(TrainingSettings):
     """Quantized-for-all training."""
 
+    epochs_int8: float = Field(2, gt=0, description="Epochs of LSQ+ after it.")
     num_random: int = Field(2, ge=0, le=16, description="Random subnets per step beside largest and smallest.")
+
+
+class TeacherSettings(TrainingSettings):
+    """Training of the teacher, which serves in FP32."""
+
+    epochs_int8: float = Field(0, ge=0, description="Epochs of LSQ+ after it.")
 
 
 class BlocksSettings(Settings):
     """Block-wise distillation and the block table."""
 
-    teacher: TrainingSettings = Field(TrainingSettings(), description="Training of the teacher.")
+    teacher: TeacherSettings = TeacherSettings()
     teacher_module: str = Field(
         "",
         description="Own teacher as package.module:function, which returns (module, taps); see docs/train.md.",

@@ -84,4 +84,5 @@ def run_until(recipe_path: Path, out: Path | None, stage: str, as_json: bool) ->
     from spaceevo.report.console import summary_table
 
     console.print(summary_table(summary))
+    console.print(f"Models: {(folder / summary.models[0].int8_file).parent}", highlight=False, soft_wrap=True)
     console.print(f"Report: {(folder / report.REPORT).resolve()}", highlight=False, soft_wrap=True)

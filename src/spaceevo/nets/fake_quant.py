@@ -66,6 +66,12 @@ _quantize_weight: Callable[..., Tensor] = _FakeQuantizeWeight.apply
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of the elementwise product, without making the product where both lie in memory alike."""
+    size, last_channels = a.numel(), torch.channels_last
+    if a.stride() == b.stride() and (
+        a.is_contiguous() or (a.dim() == 4 and a.is_contiguous(memory_format=last_channels))
+    ):
+        return torch.dot(a.as_strided((size,), (1,)), b.as_strided((size,), (1,)))
     return (a * b).sum()
 
 
@@ -122,7 +128,7 @@ class ActivationQuantizer(nn.Module):
         highest = RELU6_MAX_SCALE if self.quantizer == "relu6" else math.inf
         if MIN_SCALE <= self.scale.item() <= highest:
             return self.scale
-        return self.scale + (self.scale.clamp(MIN_SCALE, highest) - self.scale).detach()
+        return self.scale.detach().clamp(MIN_SCALE, highest) + (self.scale - self.scale.detach())
 
     def quant_params(self) -> tuple[float, int]:
         """(scale, zero_point): the scale a float32 value, the zero point in [0, 255]."""

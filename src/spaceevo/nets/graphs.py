@@ -20,6 +20,13 @@ def integer_graph(network: Network, program: Program) -> IntegerGraph:
     Raises:
         ExportError: A scale or a weight is not a finite number.
     """
+    for name, quantizer in network.quantizers.items():
+        state = (*quantizer.parameters(), *quantizer.buffers())
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in state):
+            raise ExportError(
+                f"The quantizer of {name} has a scale or a zero point that is not a finite number",
+                remedy="Train again with a lower learning rate",
+            )
     quant_params = {o.name: QuantParams(*network.quant_params(o.name)) for o in program if o.quantizer != "none"}
     weights = {}
     for operator in program:

@@ -50,6 +50,10 @@ class WeightedOperator(nn.Module):
             weight = weight[:, :, start:stop, start:stop]
         return weight
 
+    def positive_scale(self, operator: Operator) -> Tensor:
+        """The weight scale [out]; the parameter itself may cross zero in training."""
+        return self.weight_scale[: operator.out_channels].abs() + 1e-9
+
     @torch.no_grad()
     def fold(self, operator: Operator, input_scale: float, w_qmax: int) -> tuple[Tensor, Tensor, Tensor]:
         """Fold batch norm exactly into integer weights (see the quantization contract).
@@ -58,7 +62,8 @@ class WeightedOperator(nn.Module):
             (codes, scales [out], bias [out]): codes and bias are integers in float tensors; the bias is on the
             grid input_scale * scales. The codes are those of training; a negative gamma flips their signs.
         """
-        weight, scale, bias = self.sliced_weight(operator), *self._sliced(operator, "weight_scale", "bias")
+        weight, scale = self.sliced_weight(operator), self.positive_scale(operator)
+        (bias,) = self._sliced(operator, "bias")
         codes = weight_codes(weight, scale, w_qmax)
         if operator.kind == "conv":
             gain, bias = self._fold_factors(operator)
@@ -220,7 +225,7 @@ class Network(nn.Module):
         weight = weighted.sliced_weight(operator)
         channels = operator.out_channels
         if self.quantized:
-            weight = fake_quantize_weight(weight, weighted.weight_scale[:channels].abs() + 1e-9, self.w_qmax)
+            weight = fake_quantize_weight(weight, weighted.positive_scale(operator), self.w_qmax)
         if operator.kind == "linear":
             return F.linear(x_BCHW.flatten(1), weight, weighted.bias)
         y = F.conv2d(x_BCHW, weight, None, operator.stride, operator.padding, 1, operator.groups)

@@ -29,7 +29,6 @@ def summary_table(summary: Summary) -> Table:
         table.add_column(header, no_wrap=True)
     for header in ("INT8", "predicted", "INT8 top-1", "FP32 top-1", "speed-up"):
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("file", overflow="fold")
     found = set(map(id, summary.models))
     previous: float | None = None
     for model, _ in words.named_models(summary):
@@ -50,6 +49,5 @@ def _cells(model: ModelResult, is_found: bool) -> list[Text]:
         words.percent(model.top1_int8),
         words.percent(model.top1_fp32),
         words.times(model.speedup),
-        model.int8_file,
     )
     return [Text(value) for value in values]

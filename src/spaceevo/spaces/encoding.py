@@ -21,7 +21,7 @@ FORM = "dD#..._kK#..._wW#..._eE#..._rR"
 def encode(subnet: Subnet) -> str:
     """The published string of a subnet."""
     blocks = [block for stage in subnet.stages for block in stage.blocks]
-    fields = {
+    fields: dict[str, list[float]] = {
         "d": [len(stage.blocks) for stage in subnet.stages],
         "k": [block.kernel_size for block in blocks],
         "w": [block.width for block in blocks],
@@ -41,7 +41,9 @@ def decode(encoding: str, space: SearchSpace) -> Subnet:
     if [part[:1] for part in parts] != list("dkwer"):
         raise EncodingError(f"{encoding!r} is not the encoding of a subnet", remedy=f"Write it as {FORM}")
     depths = _numbers(parts[0], int, encoding)
-    resolution = _numbers(parts[4], int, encoding)[0]
+    resolution, *others = _numbers(parts[4], int, encoding)
+    if others:
+        raise EncodingError(f"{encoding!r} gives {1 + len(others)} resolutions", remedy="Write one, for example r32")
     if len(depths) != len(space.stages):
         raise EncodingError(
             f"{encoding!r} gives {len(depths)} depths",

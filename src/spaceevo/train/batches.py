@@ -93,6 +93,11 @@ def batch_indices(num_images: int, batch_size: int, step: int, seed: int, purpos
     return order[position * batch_size : (position + 1) * batch_size]
 
 
+def equal_parts(pixels: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """Parts of at most `batch_size` images, of nearly one size: batch norm cannot use a rest of one image."""
+    return torch.tensor_split(pixels, max(1, -(-len(pixels) // batch_size)))
+
+
 def torch_generator(seed: int, *purpose: object) -> torch.Generator:
     """Torch's generator for one purpose."""
     return torch.Generator().manual_seed(derive(seed, *purpose))

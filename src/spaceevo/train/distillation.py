@@ -26,7 +26,7 @@ from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.layers import INPUT
 from spaceevo.spaces.operators import Operator, operators
 from spaceevo.spaces.subnet import Stage, stage_layers
-from spaceevo.train.batches import Images, batch_indices, to_input, torch_generator
+from spaceevo.train.batches import Images, batch_indices, equal_parts, to_input, torch_generator
 from spaceevo.train.losses import nsr_loss
 from spaceevo.train.teachers import Teacher
 
@@ -35,6 +35,7 @@ MAX_ATTEMPTS = 2
 FEATURE_BATCH = 128
 NUM_RANDOM = 2
 CURVE_EVERY = 5
+MAX_CALIBRATION_DRAWS = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ def stage_features(hyperspace: Hyperspace, index: int, teacher: Teacher, images:
     for resolution in hyperspace.resolutions:
         in_size, out_size = _stage_sizes(hyperspace, index, resolution)
         before, after = [], []
-        for pixels in images.pixels.split(FEATURE_BATCH):
+        for pixels in equal_parts(images.pixels, FEATURE_BATCH):
             features = teacher.features(to_input(pixels, resolution))
             before.append(_resized(features[index], in_size).half())
             after.append(_resized(features[index + 1], out_size).half())
@@ -236,6 +237,16 @@ def _train_and_score(
                 source = features.sources[resolution][: settings.batch_size].float()
                 with torch.no_grad():
                     calibration += [(student.project(source, p), p) for p in sandwich(rng, resolution)]
+            # Operators that few sub-stages have need ranges too.
+            seen = {operator.name for _, p in calibration for operator in p}
+            source = features.sources[resolutions[-1]][: settings.batch_size].float()
+            for _ in range(MAX_CALIBRATION_DRAWS):
+                for p in sandwich(rng, resolutions[-1]):
+                    own = {operator.name for operator in p}
+                    if not own <= seen:
+                        seen |= own
+                        with torch.no_grad():
+                            calibration.append((student.project(source, p), p))
             student.stage.start_quantization(calibration)
         optimizer = torch.optim.AdamW(student.parameters(), lr=peak, weight_decay=1e-4, betas=(0.9, 0.98))
         for step in range(num_steps):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spaceevo.nets.network import Network, Program, extract
-from spaceevo.train.batches import Images, to_input
+from spaceevo.train.batches import Images, equal_parts, to_input
 from spaceevo.train.recalibration import recalibrate
 
 BATCH_SIZE = 128
@@ -35,6 +35,6 @@ def calibrated_subnet(supernet: Network, program: Program, images: Images, num_b
     """
     network = extract(supernet, program)
     resolution = program[0].in_size
-    batches = images.pixels[: num_batches * BATCH_SIZE].split(BATCH_SIZE)
+    batches = equal_parts(images.pixels[: num_batches * BATCH_SIZE], BATCH_SIZE)
     recalibrate(network, program, [to_input(batch, resolution) for batch in batches])
     return network

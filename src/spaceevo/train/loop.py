@@ -12,6 +12,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 10.0
 WARMUP_SHARE = 0.05
 CLIP_VALUE = 1.0
 NUM_CALIBRATION_PROGRAMS = 6
+MAX_CALIBRATION_DRAWS = 60
 #: Draws the programs of one step; the first one learns from the labels.
 ProgramSampler = Callable[[random.Random], Sequence[Program]]
 
@@ -49,7 +51,7 @@ class TrainedFiles:
 
     Attributes:
         fp32: Weights at the end of the FP32 phase.
-        int8: Weights and quantizers at the end of the LSQ+ phase.
+        int8: Weights and quantizers at the end of the LSQ+ phase; not written where there is none.
     """
 
     fp32: Path
@@ -89,7 +91,7 @@ def train(
     """
     steps_per_epoch = len(images) // min(settings.batch_size, len(images))
     num_fp32 = max(1, round(settings.epochs_fp32 * steps_per_epoch))
-    num_steps = num_fp32 + max(1, round(settings.epochs_int8 * steps_per_epoch))
+    num_steps = num_fp32 + round(settings.epochs_int8 * steps_per_epoch)
     files = TrainedFiles(folder / f"{purpose}-fp32.safetensors", folder / f"{purpose}-int8.safetensors")
     checkpoint = folder / f"{purpose}-checkpoint.safetensors"
     network.train()
@@ -107,8 +109,8 @@ def train(
         pixels, labels = _batch(images, settings, data, step, seed, purpose)
         if step in (0, num_fp32):
             if phase == "lsq+":
-                save_tensors(files.fp32, network.state_dict(), {})
-                network.start_quantization(_calibration(sample_programs, pixels, seed, purpose))
+                names = set(network.quantizers)
+                network.start_quantization(_calibration(sample_programs, pixels, names, seed, purpose))
             optimizer = _optimizer(network, settings)
         assert optimizer is not None
         start, length = (0, num_fp32) if phase == "fp32" else (num_fp32, num_steps - num_fp32)
@@ -132,13 +134,16 @@ def train(
                 lr=lr,
             )
         )
+        if step + 1 == num_fp32:
+            save_tensors(files.fp32, network.state_dict(), {})
         progress(step + 1, num_steps)
         if time.monotonic() - last_saved > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < num_steps:
             state = network.state_dict() | optimizer_state(network, optimizer)
             notes = {"quantized": network.quantized, "curve": [point.model_dump() for point in curve]}
             save_tensors(checkpoint, state, notes)
             last_saved = time.monotonic()
-    save_tensors(files.int8, network.state_dict(), {})
+    if num_steps > num_fp32:
+        save_tensors(files.int8, network.state_dict(), {})
     checkpoint.unlink(missing_ok=True)
     return files, curve
 
@@ -200,9 +205,17 @@ def _batch(
 
 
 def _calibration(
-    sample_programs: ProgramSampler, pixels: Tensor, seed: int, purpose: str
+    sample_programs: ProgramSampler, pixels: Tensor, names: AbstractSet[str], seed: int, purpose: str
 ) -> list[tuple[Tensor, Program]]:
+    """Programs with their inputs; drawn on until every operator of `names` occurs, as rare ones need ranges too."""
     programs: list[Program] = []
-    for draw in range(NUM_CALIBRATION_PROGRAMS):
-        programs += sample_programs(python_random(seed, purpose, "calibration", draw))
+    seen: set[str] = set()
+    for draw in range(MAX_CALIBRATION_DRAWS):
+        for program in sample_programs(python_random(seed, purpose, "calibration", draw)):
+            own = {operator.name for operator in program}
+            if draw < NUM_CALIBRATION_PROGRAMS or not own <= seen:
+                programs.append(program)
+                seen |= own
+        if draw + 1 >= NUM_CALIBRATION_PROGRAMS and names <= seen:
+            break
     return [(to_input(pixels, program[0].in_size), program) for program in programs]

@@ -18,7 +18,7 @@ from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.subnet import Block, BlockType, Stage, Subnet, stage_outputs
-from spaceevo.train.batches import Images, torch_generator
+from spaceevo.train.batches import Images, equal_parts, to_input, torch_generator
 from spaceevo.train.checkpoints import load_weights
 from spaceevo.train.evaluation import predict_logits, top1
 from spaceevo.train.loop import train
@@ -103,10 +103,8 @@ class TrainedTeacher:
         return list(taps)
 
     def _score(self, images: Images, held_out: Images) -> float:
-        from spaceevo.train.batches import to_input
-
         program = self._programs[max(self._programs)]
-        batches = images.pixels[:512].split(128)
+        batches = equal_parts(images.pixels[:512], 128)
         recalibrate(self.network, program, [to_input(batch, program[0].in_size) for batch in batches])
         return top1(predict_logits(self.network, program, held_out.pixels), held_out.labels)
 
@@ -162,7 +160,7 @@ def load_module_teacher(location: str, num_taps: int) -> ModuleTeacher:
         function: Callable[[], tuple[nn.Module, Sequence[str]]] = getattr(
             importlib.import_module(module_name), function_name
         )
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise RecipeError(
             f"The teacher {location!r} cannot be imported",
             found=str(error),

@@ -6,8 +6,8 @@ from spaceevo.spaces.subnet import BlockType, Head
 
 BLOCKS = (
     BlockChoice(BlockType("mbv1-dual", "relu"), (3, 5)),
-    BlockChoice(BlockType("mbv2", "relu6"), (3, 5), (2.0, 4.0, 6.0)),
-    BlockChoice(BlockType("mbv3", "hard_swish"), (3, 5), (2.0, 4.0, 6.0)),
+    BlockChoice(BlockType("mbv2", "relu6"), (3, 5), (2.0, 3.0, 4.0)),
+    BlockChoice(BlockType("mbv3", "hard_swish"), (3, 5), (2.0, 3.0, 4.0)),
     BlockChoice(BlockType("bottleneck", "relu"), (3,), (0.5, 1.0, 1.5)),
     BlockChoice(BlockType("fused-mbconv", "swish"), (3,), (1.0, 2.0, 3.0)),
 )
@@ -21,5 +21,5 @@ HYPERSPACE = Hyperspace(
         HyperStage("stage3", BLOCKS, (48, 56, 64, 80, 96, 112, 128), 3, (1, 2, 3), stride=2),
     ),
     head=Head(final_expand=160, feature_mix=192, activation="relu"),
-    resolutions=(32, 40, 48),
+    resolutions=(32, 36, 40),
 )

@@ -51,36 +51,36 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_classes: int = Field(
-        12, ge=2, le=len(SHAPES) * len(TEXTURES), description="Classes, each one shape with one texture."
+        10, ge=2, le=len(SHAPES) * len(TEXTURES), description="Classes, each one shape with one texture."
     )
     num_train: int = Field(6000, ge=2, le=1_000_000, description="Training images.")
     num_val: int = Field(2000, ge=2, le=1_000_000, description="Validation images.")
     seed: int = Field(0, ge=0, lt=2**63, description="Draws the scenes; another seed, another data set.")
     shape: float = Field(
-        0.35,
+        0.05,
         ge=0,
         le=1,
         description="How far outlines are drawn towards the disc: each scene by its own share of it.",
     )
     texture: float = Field(
-        0.6,
+        0.1,
         ge=0,
         le=1,
         description="How faint textures are (each scene by its own share of it), "
         "and how little their frequency tells them apart.",
     )
     colour: float = Field(
-        0.9,
+        0.4,
         ge=0,
         le=1,
         description="Hue: 0 = one per class, between = a weak cue, 1 = random, a mere distractor. "
         "Also how close the object's brightness comes to the background's.",
     )
     clutter: float = Field(
-        0.5, ge=0, le=1, description="How many cut-off shapes lie behind the object (up to 4), and how large."
+        0.25, ge=0, le=1, description="How many cut-off shapes lie behind the object (up to 4), and how large."
     )
     pose: float = Field(
-        0.6, ge=0, le=1, description="How widely rotation (to ±180°), size and position of the object vary."
+        0.25, ge=0, le=1, description="How widely rotation (to ±180°), size and position of the object vary."
     )
     noise: float = Field(0.3, ge=0, le=1, description="How much pixel noise and blur there is.")
 

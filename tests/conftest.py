@@ -1,0 +1,106 @@
+"""One whole run of the pipeline over a hyperspace of two small stages, shared by all tests that need a run folder.
+
+The hyperspace is a third-party plug-in: a module and an entry point on the import path. With the preset `micro` the
+distillation of its 15 cells alone takes 40 seconds of one core at the lowest settings.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TINY = Path(__file__).parent / "pipeline" / "tiny"
+STAGES = ("study", "predict", "blocks", "space", "supernet", "subnets", "baselines", "export", "report")
+MEASURED = ("study", "predict")  # latencies differ from run to run
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """The finished run: never write into `folder`, take a `copy`."""
+
+    folder: Path
+    recipe: Path
+    env: dict[str, str]
+    done: subprocess.CompletedProcess[str]
+
+    def copy(self, to: Path, *, without: tuple[str, ...] = ()) -> Path:
+        """A copy of the run folder without some stages."""
+        shutil.copytree(self.folder, to)
+        for stage in without:
+            shutil.rmtree(to / stage)
+        return to
+
+    def start(self, *words: object, script: str = "", **options: object) -> subprocess.Popen[str]:
+        """Start the command line in a process of its own, after the statements of `script`."""
+        code = f"{script}\nfrom spaceevo.cli import main\nmain()"
+        command = [sys.executable, "-c", code, *map(str, words)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": self.env}
+        return subprocess.Popen(command, **{**pipes, **options})
+
+    def command(self, *words: object, **options: object) -> subprocess.CompletedProcess[str]:
+        """Run the command line in a process of its own."""
+        with self.start(*words, **options) as process:
+            stdout, stderr = process.communicate(timeout=200)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@pytest.fixture(scope="session")
+def tiny_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the import path that holds the hyperspace `tiny` and its entry point."""
+    folder = tmp_path_factory.mktemp("plugin")
+    shutil.copy(TINY / "tiny_hyperspace.py", folder)
+    about = folder / "tiny_hyperspace-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-hyperspace\nVersion: 0\n")
+    (about / "entry_points.txt").write_text("[spaceevo.spaces.presets]\ntiny = tiny_hyperspace\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_env(tiny_plugin: Path) -> dict[str, str]:
+    """The environment of a process that sees the plug-in; hashes of strings differ from process to process."""
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONHASHSEED", "PYTHONPATH")}
+    return {**env, "PYTHONPATH": str(tiny_plugin), "COLUMNS": "160"}
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """The run, done by the installed command."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    recipe = TINY / "tiny.yaml"
+    command = [Path(sys.executable).with_name("spaceevo"), "run", recipe, "--out", folder]
+    done = subprocess.run(command, capture_output=True, text=True, env=tiny_env, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return TinyRun(folder, recipe, tiny_env, done)
+
+
+@pytest.fixture
+def cli(
+    tiny_plugin: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """The command line in this process: call it with the words of a command."""
+    import torch
+
+    from spaceevo import plugins
+    from spaceevo.cli import main
+
+    monkeypatch.syspath_prepend(str(tiny_plugin))
+    plugins._locations.cache_clear()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["spaceevo", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return subprocess.CompletedProcess(words, int(ended.value.code or 0), *capsys.readouterr())
+
+    yield run
+    torch.set_num_threads(threads)
+    plugins._locations.cache_clear()

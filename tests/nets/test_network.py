@@ -1,0 +1,330 @@
+"""Elastic networks against the static ones they stand for, and batch norm folding."""
+
+import random
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from spaceevo.nets.network import BATCH_NORM_EPS, Network, extract, program_of, single_network
+from spaceevo.spaces.hyperspace import load_hyperspace
+from spaceevo.spaces.operators import Operator
+from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
+from spaceevo.spaces.subnet import BlockType, Head
+
+MICRO = load_hyperspace("micro")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=generator(seed))
+
+
+def small_space(block_type=None, expand_ratios=(1.0, 2.0)):
+    stem = ElasticStage("stem", BlockChoice(BlockType("conv", "relu"), (3,)), (8,), (1,), 2)
+    choice = BlockChoice(block_type or BlockType("mbv3", "hard_swish"), (3, 5), expand_ratios)
+    stage = ElasticStage("stage1", choice, (8, 16), (1, 2), 1)
+    return SearchSpace("small-0-0", (stem, stage), Head(16, 24, "relu"), (16, 20), 5)
+
+
+def shaken(network, seed=0):
+    """Batch norm as after some training: every parameter moved, some gammas negative."""
+    draw = generator(seed)
+    with torch.no_grad():
+        for key, tensor in network.state_dict().items():
+            name = key.rsplit(".", 1)[-1]
+            if name == "gamma":
+                tensor.copy_(torch.randn(tensor.shape, generator=draw))
+            elif name in ("bias", "running_mean"):
+                tensor.copy_(0.3 * torch.randn(tensor.shape, generator=draw))
+            elif name == "running_var":
+                tensor.copy_(0.3 + torch.rand(tensor.shape, generator=draw))
+    return network
+
+
+def state_copy(network):
+    return {key: tensor.clone() for key, tensor in network.state_dict().items()}
+
+
+def assert_same_state(network, state):
+    now = network.state_dict()
+    assert now.keys() == state.keys()
+    for key, tensor in state.items():
+        assert torch.equal(now[key], tensor), key
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_elastic_equals_extracted_bit_for_bit(seed):
+    rng = random.Random(seed)
+    choice = MICRO.sample(rng)
+    blocks = (seed % 5, (seed // 5 + seed) % 5, choice.blocks[2])  # all block types come up
+    space = MICRO.space(type(choice)(blocks, choice.windows), 10)
+    supernet = shaken(Network(space.maximal_operators(), 63, generator(seed)), seed)
+    program = program_of(space.sample(rng))
+    x = randn(3, 3, program[0].in_size, program[0].in_size, seed=seed)
+    with torch.no_grad():
+        for phase in ("fp32", "fake-quantized"):
+            if phase == "fake-quantized":
+                supernet.train()
+                supernet.start_quantization([(x, program)])
+            for training in (True, False):
+                static = extract(supernet.train(training), program)
+                assert (static.training, static.quantized) == (training, supernet.quantized)
+                expected = supernet(x, program)
+                assert torch.isfinite(expected).all()
+                assert torch.equal(static(x, program), expected), (phase, training)
+    assert {o.name for o in program if o.has_weights} == set(static.weighted)
+    for operator in program:
+        if operator.has_weights:
+            assert static.weights_of(operator).weight.shape == operator.weight_shape
+
+
+def test_extraction_copies():
+    space = small_space()
+    supernet = Network(space.maximal_operators(), 127, generator())
+    program = program_of(space.smallest())
+    before = state_copy(supernet)
+    static = extract(supernet, program)
+    with torch.no_grad():
+        for tensor in static.state_dict().values():
+            tensor.add_(1)
+    assert_same_state(supernet, before)
+
+
+def test_slices_are_the_leading_channels_and_the_centre():
+    space = small_space()
+    supernet = Network(space.maximal_operators(), 127, generator())
+    program = program_of(space.smallest())
+    depthwise = next(o for o in program if o.depthwise)
+    stored = supernet.weights_of(depthwise).weight
+    assert stored.shape == (16, 1, 5, 5)
+    assert torch.equal(supernet.weights_of(depthwise).sliced_weight(depthwise), stored[:8, :, 1:4, 1:4])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_forward_changes_no_state(training, quantized):
+    space = small_space()
+    supernet = shaken(Network(space.maximal_operators(), 127, generator()))
+    x = randn(4, 3, 20, 20)
+    if quantized:
+        supernet.start_quantization([(x, program_of(space.largest()))])
+    supernet.train(training)
+    before = state_copy(supernet)
+    expected = supernet(x, program_of(space.largest()))
+    supernet(randn(4, 3, 16, 16), program_of(space.smallest()))
+    assert_same_state(supernet, before)
+    assert torch.equal(supernet(x, program_of(space.largest())), expected)
+
+
+def test_training_normalizes_by_the_batch_alone():
+    space = small_space()
+    supernet = Network(space.maximal_operators(), 127, generator())
+    x, program = randn(4, 3, 16, 16), program_of(space.smallest())
+    first = supernet(x, program)
+    shaken_statistics = dict(supernet.state_dict())
+    for key, tensor in shaken_statistics.items():
+        if key.endswith(("running_mean", "running_var")):
+            tensor.fill_(7.0)
+    assert torch.equal(supernet(x, program), first)
+
+
+def test_only_what_a_program_uses_learns():
+    space = small_space()
+    supernet = Network(space.maximal_operators(), 127, generator())
+    program = program_of(space.smallest())
+    supernet(randn(4, 3, 16, 16), program).square().sum().backward()
+    used = {o.name for o in program if o.has_weights}
+    for name, weighted in supernet.weighted.items():
+        assert (weighted.weight.grad is not None) == (name in used)
+    project = next(o for o in program if o.name == "stage1/0/project")
+    gradient = supernet.weights_of(project).weight.grad
+    assert gradient[:8, :8].abs().sum() > 0
+    assert gradient[8:].abs().sum() == gradient[:, 8:].abs().sum() == 0
+
+
+def test_taps():
+    space = small_space()
+    network = Network(space.maximal_operators(), 127, generator())
+    program = program_of(space.largest())
+    x = randn(2, 3, 20, 20)
+    output, (stem, add) = network(x, program, ["stem/0/conv", "stage1/1/add"])
+    assert torch.equal(output, network(x, program))
+    assert (stem.shape, add.shape) == ((2, 8, 10, 10), (2, 16, 10, 10))
+    cut = program[: [o.name for o in program].index("stem/0/conv") + 1]
+    assert torch.equal(stem, network(x, cut))
+
+
+def test_activations_in_fp32():
+    x = randn(2, 3, 9, 9)
+    for activation, function in {
+        "relu": F.relu,
+        "relu6": F.relu6,
+        "swish": F.silu,
+        "hard_swish": F.hardswish,
+    }.items():
+        subnet = small_space(BlockType("conv", activation)).smallest()
+        program = program_of(subnet)
+        program = tuple(o for o in program if o.name.startswith(("input", "stage1/0")))
+        program = (program[0], *(o if o.inputs != ("stem/0/conv",) else with_input(o) for o in program[1:]))
+        network = single_network(program, 127, generator()).eval()
+        with torch.no_grad():
+            for weighted in network.weighted.values():
+                weighted.weight.mul_(9)  # far into every bend
+            conv = next(o for o in program if o.has_weights)
+            own = network.weights_of(conv)
+            expected = function(F.conv2d(x, own.weight, padding=1) / (1 + BATCH_NORM_EPS) ** 0.5)
+            torch.testing.assert_close(network(x, program), expected)
+
+
+def with_input(operator):
+    return Operator(operator.name, "conv", ("input",), 3, operator.out_channels, 9, 9, operator.quantizer,
+                    operator.kernel_size)  # fmt: skip
+
+
+def test_start_quantization_sets_ranges():
+    space = small_space(BlockType("mbv2", "relu6"))
+    network = Network(space.maximal_operators(), 63, generator())
+    program = program_of(space.largest())
+    learned = [o for o in program if o.is_learned]
+    low, high = randn(4, 3, 20, 20).clamp(-1, 2), 3 * randn(4, 3, 20, 20, seed=1).clamp(-1, 1)
+    taps = [o.name for o in learned]
+    with torch.no_grad():
+        values = [network(x, program, taps)[1] for x in (low, high)]
+    state = state_copy(network)
+    network.start_quantization([(low, program), (high, program)])
+    assert network.quantized
+    # The input: from the mean of -1 and -3 to the mean of 2 and 3
+    assert network.quant_params("input") == (pytest.approx(4.5 / 255), round(2.0 / 4.5 * 255))
+    for operator, *runs in zip(learned, *values, strict=True):
+        scale, zero_point = network.quant_params(operator.name)
+        lowest = sum(min(run.min().item(), 0) for run in runs) / 2
+        highest = sum(run.max().item() for run in runs) / 2
+        assert 0.5 * (highest - lowest) <= 255 * scale <= 1.001 * (highest - lowest), operator.name
+        assert scale * zero_point <= -lowest + scale
+        if operator.quantizer != "free":
+            assert zero_point == 0
+        if operator.quantizer == "relu6":
+            assert 255 * scale <= 6.00001
+    for name, weighted in network.weighted.items():
+        highest = weighted.weight.flatten(1).abs().amax(1)
+        torch.testing.assert_close(weighted.weight_scale * 63, highest)
+        for key in ("weight", "bias"):
+            assert torch.equal(getattr(weighted, key), state[f"weighted.{name}.{key}"])
+
+
+def test_quantized_training_stays_close_to_fp32():
+    space = small_space()
+    network = Network(space.maximal_operators(), 127, generator())
+    program = program_of(space.largest())
+    x = randn(16, 3, 20, 20)
+    with torch.no_grad():
+        expected = network(x, program)
+        network.start_quantization([(x, program)])
+        actual = network(x, program)
+    assert not torch.equal(actual, expected)
+    assert (actual - expected).abs().mean() < 0.1 * expected.std()
+
+
+CONV = Operator("conv", "conv", ("input",), 4, 6, 5, 5, "free", kernel_size=3)
+INPUT = Operator("input", "quantize", ("input",), 4, 4, 5, 5, "free")
+
+
+@pytest.fixture
+def conv_network():
+    """A quantized convolution with gammas 1.5, -0.7, 0, 1e-30, -1e-12, 1 and a mean and a bias."""
+    network = single_network((INPUT, CONV), 63, generator())
+    own = network.weights_of(CONV)
+    network.start_quantization([(randn(8, 4, 5, 5), (INPUT, CONV))])
+    with torch.no_grad():
+        own.gamma.copy_(torch.tensor([1.5, -0.7, 0.0, 1e-30, -1e-12, 1.0]))
+        own.bias.copy_(torch.tensor([0.1, -0.2, 0.75, -0.5, 0.25, 0.0]))
+        own.running_mean.copy_(torch.linspace(-0.5, 0.5, 6))
+        own.running_var.copy_(torch.linspace(0.5, 2.0, 6))
+    return network.eval()
+
+
+def test_fold_against_batch_norm(conv_network):
+    own, input_scale = conv_network.weights_of(CONV), conv_network.quant_params("input")[0]
+    codes, scales, bias = own.fold(CONV, input_scale, 63)
+    assert torch.equal(codes, codes.round())
+    assert torch.equal(bias, bias.round())
+    assert (scales > 0).all()
+    assert codes.abs().max() == 63
+    assert bias.abs().max() < 2**31
+    # Codes are those of training; a negative gamma flips them, a dead channel has none
+    plain = (own.weight / own.weight_scale.view(-1, 1, 1, 1)).clamp(-63, 63).round()
+    assert torch.equal(codes[0], plain[0])
+    assert torch.equal(codes[1], -plain[1])
+    assert torch.equal(codes[5], plain[5])
+    assert codes[2:5].abs().max() == 0
+    # A convolution and batch norm on the weights that training sees
+    with torch.no_grad():
+        x = randn(3, 4, 5, 5, seed=5)
+        weight = plain * own.weight_scale.view(-1, 1, 1, 1)
+        y = F.conv2d(x, weight, None, 1, 1)
+        expected = F.batch_norm(y, own.running_mean, own.running_var, own.gamma, own.bias, False, 0.0, BATCH_NORM_EPS)
+        folded = F.conv2d(x, codes * scales.view(-1, 1, 1, 1), bias * (input_scale * scales), 1, 1)
+        step = (input_scale * scales).view(-1, 1, 1)
+        assert ((folded - expected).abs() <= 0.51 * step + 1e-5).all()
+        # Dead channels put out their bias
+        for channel in (2, 3, 4):
+            torch.testing.assert_close(folded[:, channel], expected[:, channel], rtol=1e-5, atol=1e-6)
+
+
+def test_quantized_evaluation_is_the_folded_convolution(conv_network):
+    own, (input_scale, zero_point) = conv_network.weights_of(CONV), conv_network.quant_params("input")
+    codes, scales, bias = own.fold(CONV, input_scale, 63)
+    x = randn(3, 4, 5, 5, seed=6)
+    x_codes = ((x / input_scale).round() + zero_point).clamp(0, 255)
+    accumulators = F.conv2d((x_codes - zero_point).double(), codes.double(), bias.double(), 1, 1)
+    y_scale, y_zero_point = conv_network.quant_params("conv")
+    y = accumulators * (input_scale * scales.double()).view(-1, 1, 1)
+    expected = ((y / y_scale).round() + y_zero_point).clamp(0, 255)
+    with torch.no_grad():
+        actual = conv_network(x, (INPUT, CONV)) / y_scale + y_zero_point
+    assert ((actual - expected).abs() > 0.01).float().mean() < 0.01, "but for rounding ties"
+    assert (actual - expected).abs().max() < 1.01
+
+
+def test_weight_scale_that_crossed_zero_is_used_as_in_training(conv_network):
+    own = conv_network.weights_of(CONV)
+    expected = own.fold(CONV, 0.01, 63)
+    with torch.no_grad():
+        own.weight_scale[::2].neg_()
+    for one, other in zip(own.fold(CONV, 0.01, 63), expected, strict=True):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        own.weight_scale[0] = 0
+    codes, scales, bias = own.fold(CONV, 0.01, 63)
+    assert codes.abs().max() <= 63
+    assert (scales > 0).all()
+    assert all(torch.isfinite(tensor).all() for tensor in (codes, scales, bias))
+
+
+def test_fold_float(conv_network):
+    own = conv_network.weights_of(CONV)
+    x = randn(3, 4, 5, 5)
+    weight, bias = own.fold_float(CONV)
+    with torch.no_grad():
+        y = F.conv2d(x, own.weight, None, 1, 1)
+        expected = F.batch_norm(y, own.running_mean, own.running_var, own.gamma, own.bias, False, 0.0, BATCH_NORM_EPS)
+        torch.testing.assert_close(F.conv2d(x, weight, bias, 1, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_same_generator_same_weights():
+    space = small_space()
+    first, second, other = (Network(space.maximal_operators(), 127, generator(seed)) for seed in (3, 3, 4))
+    assert_same_state(second, state_copy(first))
+    assert not torch.equal(first.weighted["stem/0/conv"].weight, other.weighted["stem/0/conv"].weight)

@@ -1,0 +1,121 @@
+"""Killed at any moment and started again, a run ends with what an undisturbed one ends with, and repeats nothing."""
+
+import random
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spaceevo import pipeline
+from spaceevo.artifacts import Manifest
+
+STAGES = tuple(stage.NAME for stage in pipeline.STAGES)
+MEASURED = ("study", "predict")
+#: Checkpoints are written every ten seconds, and measurements stored by groups of 64: too seldom for a tiny stage.
+OFTEN = """
+import dataclasses
+from spaceevo.measure import session
+from spaceevo.train import loop
+loop.SECONDS_BETWEEN_CHECKPOINTS = 0.05
+session.Plan.__init__.__defaults__ = tuple(2 if value == 64 else value for value in session.Plan.__init__.__defaults__)
+"""
+#: What a stage leaves on its way; it is killed some time after this appears.
+TRACES = {
+    "study": "inputs.json",
+    "predict": "inputs.json",
+    "blocks": "cells/*.json",
+    "space": "inputs.json",
+    "supernet": "supernet-checkpoint.safetensors",
+    "subnets": "evaluated.jsonl",
+    "baselines": "baseline?-checkpoint.safetensors",
+    "export": "models/*.onnx",
+    "report": "inputs.json",
+}
+MAX_TRIES = 4
+
+
+def _manifest(folder: Path, stage: str) -> Manifest:
+    return Manifest.model_validate_json((folder / stage / "stage.json").read_bytes())
+
+
+def _state(paths: list[Path]) -> dict[Path, tuple[int, bytes]]:
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def _kill_during(tiny: Any, stage: str, folder: Path, delay: float) -> bool:
+    """Whether the process was killed while the stage was running."""
+    with tiny.start(stage, tiny.recipe, "--out", folder, script=OFTEN) as process:
+        while not list((folder / stage).glob(TRACES[stage])):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.0005)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+    return process.returncode == -signal.SIGKILL and not (folder / stage / "stage.json").exists()
+
+
+def _num_measurements(folder: Path) -> int:
+    path = folder / "measurements.sqlite"
+    if not path.exists():
+        return 0
+    connection = sqlite3.connect(path)
+    try:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'measurements'").fetchall()
+        return int(connection.execute("SELECT count(*) FROM measurements").fetchone()[0]) if tables else 0
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_and_started_again(tiny: Any, stage: str, tmp_path: Path) -> None:
+    rng = random.Random(f"kill {stage}")
+    position = STAGES.index(stage)
+    folder = tmp_path / "run"
+    delay = rng.uniform(0, 0.5) * _manifest(tiny.folder, stage).seconds
+    for number in range(MAX_TRIES):
+        folder = tiny.copy(tmp_path / f"run{number}", without=STAGES[position:])
+        if stage in MEASURED:
+            (folder / "measurements.sqlite").unlink()
+        else:
+            for path in (folder / "report.html", folder / "summary.json"):
+                path.unlink()
+        finished = _state([folder / name / "stage.json" for name in STAGES[:position]])
+        if _kill_during(tiny, stage, folder, delay):
+            break
+        delay /= 4  # the machine was faster this time
+    else:
+        pytest.fail(f"{stage} was always faster than its killer")
+    cells = _state(list(folder.glob("blocks/cells/*.json")))
+    stored = _num_measurements(folder)
+
+    again = tiny.command(stage, tiny.recipe, "--out", folder)
+
+    assert again.returncode == 0, again.stderr
+    assert _state(list(finished)) == finished
+    assert _state(list(cells)) == cells
+    assert not list(folder.rglob("*checkpoint*"))
+    assert not list(folder.rglob("*-unverified*"))
+    assert not list((folder / "work").iterdir())
+    assert _num_measurements(folder) >= stored
+    undisturbed = _manifest(tiny.folder, stage)
+    assert _manifest(folder, stage).input_hash == undisturbed.input_hash
+    if stage in MEASURED or stage == "report":  # latencies and durations differ
+        assert _manifest(folder, stage).files.keys() == undisturbed.files.keys()
+    else:
+        assert _manifest(folder, stage).files == undisturbed.files
+
+
+def test_interrupted_by_hand_says_how_to_go_on(tiny: Any, tmp_path: Path) -> None:
+    folder = tiny.copy(tmp_path / "run", without=STAGES[STAGES.index("supernet") :])
+    with tiny.start("supernet", tiny.recipe, "--out", folder) as process:
+        while not (folder / "supernet" / "inputs.json").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert "Run the same command again to go on" in stderr
+    assert "Traceback" not in stderr

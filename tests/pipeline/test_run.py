@@ -1,0 +1,193 @@
+"""A whole run in a folder: what comes out, and that nothing is done twice."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import yaml
+
+from spaceevo import pipeline
+from spaceevo.artifacts import Manifest
+from spaceevo.records import Summary
+from spaceevo.runtimes.onnxruntime import float_operators
+
+STAGES = tuple(stage.NAME for stage in pipeline.STAGES)
+MODEL_KEYS = {
+    "budget_ms", "encoding", "macs", "params", "predicted_ms", "int8_ms", "fp32_ms", "speedup", "top1_fp32",
+    "top1_fake_quant", "top1_int8", "agreement", "max_logit_diff", "int8_file", "fp32_file",
+}  # fmt: skip
+
+
+def _manifest(folder: Path, stage: str) -> Manifest:
+    return Manifest.model_validate_json((folder / stage / "stage.json").read_bytes())
+
+
+def _manifests(folder: Path) -> dict[str, tuple[int, bytes]]:
+    paths = {stage: folder / stage / "stage.json" for stage in STAGES}
+    return {stage: (path.stat().st_mtime_ns, path.read_bytes()) for stage, path in paths.items()}
+
+
+@pytest.fixture
+def summary(tiny: Any) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((tiny.folder / "summary.json").read_text())
+    return content
+
+
+def _all_models(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return summary["models"] + summary["baselines"]
+
+
+def test_the_run_says_where_it_is_and_what_came_out(tiny: Any) -> None:
+    for number, stage in enumerate(pipeline.STAGES, start=1):
+        assert f"[{number}/9] {stage.TITLE}" in tiny.done.stdout
+    assert f"Run folder: {tiny.folder}" in tiny.done.stdout
+    assert f"Report: {tiny.folder / 'report.html'}" in tiny.done.stdout
+    assert "done before" not in tiny.done.stdout
+    assert tiny.done.stderr == ""
+
+
+def test_the_folder_holds_every_stage_and_no_rubbish(tiny: Any) -> None:
+    assert {path.name for path in tiny.folder.iterdir() if path.is_dir()} <= {*STAGES, "work", "cache"}
+    assert {path.name for path in tiny.folder.iterdir() if path.is_file()} == {
+        ".lock", "recipe.yaml", "provenance.json", "measurements.sqlite", "report.html", "summary.json",
+    }  # fmt: skip
+    assert not [path for path in tiny.folder.rglob("*") if path.name.endswith((".tmp", "checkpoint.safetensors"))]
+    assert not list((tiny.folder / "work").iterdir())
+
+
+def test_manifests_list_every_file(tiny: Any) -> None:
+    for stage in STAGES:
+        listed = {(tiny.folder / stage / name).resolve() for name in _manifest(tiny.folder, stage).files}
+        assert all(path.is_file() for path in listed)
+        inside = {path for path in (tiny.folder / stage).rglob("*") if path.is_file() and path.parent.name != "cells"}
+        assert {path.name for path in inside - listed} <= {"stage.json", "inputs.json", "evaluated.jsonl",
+                                                           "teacher-int8.safetensors"}  # fmt: skip
+
+
+def test_provenance_and_resolved_recipe(tiny: Any, summary: dict[str, Any]) -> None:
+    provenance = json.loads((tiny.folder / "provenance.json").read_text())
+    assert provenance["seed"] == 0
+    assert provenance["target"] == summary["target"]
+    assert set(provenance["versions"]) == {"python", "spaceevo", "torch", "onnx", "onnxruntime", "numpy"}
+    resolved = yaml.safe_load((tiny.folder / "recipe.yaml").read_text())
+    asked = yaml.safe_load(tiny.recipe.read_text())
+    assert resolved["space"] == {**asked["space"], "tolerance": 0.01}
+    assert resolved["subnets"]["latency_window"] == 0.15
+
+
+def test_summary_has_the_promised_keys(tiny: Any, summary: dict[str, Any]) -> None:
+    assert set(summary) >= {"target", "stages", "peak_rss_mib", "predictor", "space", "models", "baselines"}
+    assert [stage["name"] for stage in summary["stages"]] == list(STAGES[:-1])
+    assert all(set(stage) == {"name", "seconds"} and stage["seconds"] > 0 for stage in summary["stages"])
+    assert 100 < summary["peak_rss_mib"] < 4000
+    assert set(summary["predictor"]) == {"num_fit", "num_unseen", "within_10_percent", "mape", "spearman"}
+    assert (summary["predictor"]["num_fit"], summary["predictor"]["num_unseen"]) == (24, 5)
+    assert set(summary["space"]) == {"encoding", "qt_score", "num_within_tolerance"}
+    assert summary["space"]["encoding"].startswith("tiny-")
+    assert summary["space"]["num_within_tolerance"] >= 1
+    assert len(summary["models"]) == len(summary["baselines"]) == 2
+    assert all(set(model) >= MODEL_KEYS for model in _all_models(summary))
+    assert Summary.model_validate(summary).model_dump(mode="json") == summary
+
+
+def test_numbers_of_the_models_agree_with_each_other(summary: dict[str, Any]) -> None:
+    for kind in ("models", "baselines"):
+        budgets = [model["budget_ms"] for model in summary[kind]]
+        assert budgets == sorted(budgets)
+    for model in _all_models(summary):
+        assert model["speedup"] == pytest.approx(model["fp32_ms"] / model["int8_ms"])
+        assert model["agreement"] >= 0.995
+        assert model["float_operators"] == []
+        assert 0 <= model["max_logit_diff"] < 0.01
+        assert abs(model["top1_int8"] - model["top1_fake_quant"]) < 0.05
+        assert min(model["macs"], model["params"], model["int8_ms"], model["fp32_ms"], model["predicted_ms"]) > 0
+    for model in summary["models"]:
+        assert model["predicted_ms"] <= model["budget_ms"]
+
+
+def test_every_model_file_loads_and_computes_in_integers(tiny: Any, summary: dict[str, Any]) -> None:
+    for model in _all_models(summary):
+        paths = {precision: tiny.folder / model[f"{precision}_file"] for precision in ("int8", "fp32")}
+        assert float_operators(paths["int8"]) == ()
+        assert float_operators(paths["fp32"]) != (), "the check above can fail"
+        resolution = int(model["encoding"].rsplit("_r", 1)[1])
+        for path in paths.values():
+            session = onnxruntime.InferenceSession(path)
+            (logits,) = session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, resolution, resolution), "f4")})
+            assert logits.shape == (1, 10)
+            assert np.isfinite(logits).all()
+            metadata = session.get_modelmeta().custom_metadata_map
+            assert metadata["spaceevo.encoding"] == model["encoding"]
+            assert json.loads(metadata["preprocessing"])["resize"] == resolution
+            assert json.loads(metadata["class_names"]) == [str(digit) for digit in range(10)]
+
+
+def test_the_report_is_one_file(tiny: Any, summary: dict[str, Any]) -> None:
+    text = (tiny.folder / "report.html").read_text()
+    assert summary["space"]["encoding"] in text
+    assert 'src="http' not in text
+
+
+def test_a_second_run_repeats_nothing_and_json_is_all_of_stdout(tiny: Any, tmp_path: Path) -> None:
+    folder = tiny.copy(tmp_path / "run")
+    before = _manifests(folder)
+    done = tiny.command("run", tiny.recipe, "--out", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((tiny.folder / "summary.json").read_text())
+    assert done.stderr.count("done before") == len(STAGES)
+    assert _manifests(folder) == before
+
+
+def test_json_of_a_stage_is_its_manifest(tiny: Any, tmp_path: Path, cli: Any) -> None:
+    folder = tiny.copy(tmp_path / "run")
+    done = cli("subnets", tiny.recipe, "--out", folder, "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == json.loads((folder / "subnets" / "stage.json").read_text())
+    done = cli("subnets", tiny.recipe, "--out", folder)
+    assert str(folder / "subnets" / "subnets.json") in done.stdout
+
+
+def test_a_changed_key_reruns_its_stage_and_those_after_it_and_back(tiny: Any, tmp_path: Path, cli: Any) -> None:
+    folder = tiny.copy(tmp_path / "run")
+    before = _manifests(folder)
+    content = yaml.safe_load(tiny.recipe.read_text())
+    content["export"] = {"min_agreement": 0.9}
+    changed = tmp_path / "tiny.yaml"
+    changed.write_text(yaml.safe_dump(content))
+    assert cli("run", changed, "--out", folder).returncode == 0
+    after = _manifests(folder)
+    assert [stage for stage in STAGES if after[stage] != before[stage]] == ["export"]  # same files, so same report
+
+    content["subnets"]["num_images"] = 48
+    changed.write_text(yaml.safe_dump(content))
+    assert cli("run", changed, "--out", folder).returncode == 0
+    last = _manifests(folder)
+    assert [stage for stage in STAGES if last[stage] != before[stage]] == ["subnets", "export", "report"]
+    new_summary = (folder / "summary.json").read_text()
+
+    done = cli("run", tiny.recipe, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    back = _manifests(folder)
+    assert [stage for stage in STAGES if back[stage] != before[stage]] in ([], ["report"])
+    old = json.loads((tiny.folder / "summary.json").read_text())
+    again = json.loads((folder / "summary.json").read_text())
+    assert {**again, "peak_rss_mib": 0} == {**old, "peak_rss_mib": 0}
+    assert new_summary != (folder / "summary.json").read_text()
+
+
+def test_the_same_measurements_give_the_same_files(tiny: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for stage in ("study", "predict"):
+        shutil.copytree(tiny.folder / stage, folder / stage)
+    shutil.copy(tiny.folder / "measurements.sqlite", folder)
+    done = tiny.command("run", tiny.recipe, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done before") == 2
+    for stage in STAGES[:-1]:  # the report tells how long the stages took
+        assert _manifest(folder, stage).files == _manifest(tiny.folder, stage).files, stage
+        assert _manifest(folder, stage).input_hash == _manifest(tiny.folder, stage).input_hash, stage

@@ -1,0 +1,79 @@
+"""The plan of the house: imports go down, the command line answers without torch, every module says what it is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "spaceevo"
+MODULES = sorted(SOURCE.rglob("*.py"))
+HEAVY = ("torch", "onnx", "onnxruntime", "sklearn", "plotly", "pyarrow")
+
+
+def _imported(code: str, *words: str) -> set[str]:
+    """Which heavy packages a fresh process has imported after `code`."""
+    script = f"import sys\n{code}\nprint(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def _main(*words: str) -> set[str]:
+    return _imported("from spaceevo.cli import main\ntry: main()\nexcept SystemExit as end: assert not end.code", *words)
+
+
+def test_imports_go_down() -> None:
+    command = [Path(sys.executable).with_name("lint-imports"), "--config", ROOT / "pyproject.toml", "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_the_check_above_can_fail() -> None:
+    assert "torch" in _imported("import spaceevo.pipeline")
+
+
+@pytest.mark.parametrize("module", ["spaceevo", "spaceevo.cli", "spaceevo.config", "spaceevo.errors", "spaceevo.plugins"])
+def test_importing_is_light(module: str) -> None:
+    assert _imported(f"import {module}") == set()
+
+
+@pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("init", "--help"), ("supernet", "--help")])
+def test_help_is_light(words: tuple[str, ...]) -> None:
+    assert _main(*words) == set()
+
+
+def test_init_is_light(tmp_path: Path) -> None:
+    assert _main("init", str(tmp_path / "r.yaml")) == set()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["records", "spaces.search_space", "runtimes.onnxruntime", "measure.campaign", "predict.fit",
+     "search.subnet_search", "report.html"],
+)  # fmt: skip
+def test_rooms_for_small_devices_do_without_torch(module: str) -> None:
+    assert "torch" not in _imported(f"import spaceevo.{module}")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(SOURCE)) for path in MODULES])
+def test_modules_say_what_they_are(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring
+    assert docstring.splitlines()[0].endswith((".", ":", ";")), "the first line is a sentence"
+
+
+def test_nobody_imports_the_package_root_or_for_type_checking_only() -> None:
+    for path in MODULES:
+        text = path.read_text()
+        assert "TYPE_CHECKING" not in text, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                assert "spaceevo" not in [alias.name for alias in node.names], path
+
+
+def test_no_drawer_for_odds_and_ends() -> None:
+    names = {part for path in MODULES for part in path.relative_to(SOURCE).with_suffix("").parts}
+    assert not names & {"utils", "util", "common", "misc", "helper", "helpers", "manager"}

@@ -1,0 +1,112 @@
+"""From stored images to batches."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spaceevo.records import ImageData
+from spaceevo.train.batches import Images, augment, batch_indices, equal_parts, split, to_input, torch_generator
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def data(num_train=40, num_val=6):
+    """Images whose pixels and label tell their position."""
+    train = np.broadcast_to(np.arange(num_train, dtype=np.uint8)[:, None, None, None], (num_train, 3, 4, 4)).copy()
+    val = np.full((num_val, 3, 4, 4), 200, np.uint8)
+    return ImageData("made up", ("a", "b"), train, np.arange(num_train), val, np.zeros(num_val, np.int64))
+
+
+def test_split():
+    train, search, val = split(data(), 0.25, seed=3)
+    assert (len(train), len(search), len(val)) == (30, 10, 6)
+    assert sorted(train.labels.tolist() + search.labels.tolist()) == list(range(40))
+    for part in (train, search):
+        assert torch.equal(part.pixels[:, 0, 0, 0].long(), part.labels), "labels stay with their images"
+    assert (val.pixels == 200).all()
+    again = split(data(), 0.25, seed=3)
+    assert torch.equal(again[1].labels, search.labels)
+    assert not torch.equal(split(data(), 0.25, seed=4)[1].labels, search.labels)
+    assert len(split(data(), 0.001, seed=0)[1]) == 1
+
+
+def test_take():
+    images = Images(torch.arange(5).view(5, 1, 1, 1), torch.arange(5))
+    assert images.take(np.array([3, 1])).labels.tolist() == [3, 1]
+    assert images.take(slice(0, 2)).pixels.flatten().tolist() == [0, 1]
+
+
+def test_to_input():
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    x = to_input(pixels, 4)  # (0 - 0.5) / 0.25 and (1 - 0.5) / 0.25
+    assert torch.equal(x, torch.tensor([-2.0, 2.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4))
+    assert to_input(pixels, 7).shape == (2, 3, 7, 7)
+    torch.testing.assert_close(to_input(pixels, 7)[1], torch.full((3, 7, 7), 2.0))
+
+
+def test_resizing_is_antialiased():
+    checkerboard = (torch.arange(16).view(1, -1) + torch.arange(16).view(-1, 1)) % 2 * 255.0
+    x = to_input(checkerboard.expand(1, 3, 16, 16), 4)
+    assert x.abs().max() < 0.3, "stripes of one pixel become grey"
+
+
+def test_augment_mirrors_and_shifts():
+    row = torch.arange(8, dtype=torch.uint8)
+    image = row.expand(1, 3, 8, 8).contiguous() + 10 * torch.arange(8, dtype=torch.uint8).view(8, 1)
+    batch = image.expand(400, 3, 8, 8)
+    out = augment(batch, flip=True, shift=2, generator=torch_generator(0, "test"))
+    assert (out.shape, out.dtype) == (batch.shape, batch.dtype)
+    seen = set()
+    for one in out:
+        # The pixel in the middle tells row and column; the neighbour tells whether the image was mirrored
+        middle, right = int(one[0, 4, 4]), int(one[0, 4, 5])
+        dy, column = middle // 10 - 4, middle % 10
+        mirrored = right < middle
+        dx = (7 - column if mirrored else column) - 4
+        seen.add((mirrored, dy, dx))
+        expected = image[0].flip(2) if mirrored else image[0]
+        rows, columns = (torch.arange(8) + dy).clamp(0, 7), (torch.arange(8) + dx).clamp(0, 7)
+        assert torch.equal(one, expected[:, rows][:, :, columns])
+    assert seen == {(m, dy, dx) for m in (False, True) for dy in range(-2, 3) for dx in range(-2, 3)}
+
+
+def test_augment_switched_off():
+    batch = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8)
+    assert torch.equal(augment(batch, flip=False, shift=0, generator=torch_generator(0)), batch)
+
+
+@given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 5))
+def test_every_epoch_is_a_permutation(num_images, batch_size, epoch):
+    steps = num_images // min(batch_size, num_images)
+    batches = [batch_indices(num_images, batch_size, epoch * steps + i, 0, "p") for i in range(steps)]
+    assert {len(batch) for batch in batches} == {min(batch_size, num_images)}
+    drawn = np.concatenate(batches).tolist()
+    assert len(set(drawn)) == len(drawn)
+    assert set(drawn) <= set(range(num_images))
+    assert len(drawn) > num_images - batch_size
+
+
+def test_epochs_and_purposes_differ():
+    first = batch_indices(50, 50, 0, 0, "p").tolist()
+    assert batch_indices(50, 50, 0, 0, "p").tolist() == first
+    for other in (batch_indices(50, 50, 1, 0, "p"), batch_indices(50, 50, 0, 1, "p"), batch_indices(50, 50, 0, 0, "q")):
+        assert other.tolist() != first
+
+
+@given(st.integers(1, 400), st.integers(2, 128))
+def test_equal_parts(num_images, batch_size):
+    pixels = torch.arange(num_images)
+    parts = equal_parts(pixels, batch_size)
+    assert torch.equal(torch.cat(parts), pixels)
+    sizes = [len(part) for part in parts]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) > 1 or num_images == 1 or batch_size <= 3, "batch norm needs more than one image"

@@ -21,7 +21,9 @@ def _imported(code: str, *words: str) -> set[str]:
 
 
 def _main(*words: str) -> set[str]:
-    return _imported("from spaceevo.cli import main\ntry: main()\nexcept SystemExit as end: assert not end.code", *words)
+    return _imported(
+        "from spaceevo.cli import main\ntry: main()\nexcept SystemExit as end: assert not end.code", *words
+    )
 
 
 def test_imports_go_down() -> None:
@@ -35,7 +37,9 @@ def test_the_check_above_can_fail() -> None:
     assert "torch" in _imported("import spaceevo.pipeline")
 
 
-@pytest.mark.parametrize("module", ["spaceevo", "spaceevo.cli", "spaceevo.config", "spaceevo.errors", "spaceevo.plugins"])
+@pytest.mark.parametrize(
+    "module", ["spaceevo", "spaceevo.cli", "spaceevo.config", "spaceevo.errors", "spaceevo.plugins"]
+)
 def test_importing_is_light(module: str) -> None:
     assert _imported(f"import {module}") == set()
 

@@ -9,7 +9,9 @@ from spaceevo.config import Recipe, Settings, load_recipe, parse
 from spaceevo.errors import RecipeError
 
 
-def _models(model: type[BaseModel] = Recipe, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], type[Settings]]]:
+def _models(
+    model: type[BaseModel] = Recipe, path: tuple[str, ...] = ()
+) -> list[tuple[tuple[str, ...], type[Settings]]]:
     found = [(path, model)]
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -90,7 +92,9 @@ def test_wrong_values_are_told_with_their_key(content: object, key: str, found: 
     assert f"It is {found}" in text
 
 
-@pytest.mark.parametrize("budgets", [[], [0], [3, -1], [float("nan")], [float("inf")], ["fast"], "soon", 3, None, {"a": 1}])
+@pytest.mark.parametrize(
+    "budgets", [[], [0], [3, -1], [float("nan")], [float("inf")], ["fast"], "soon", 3, None, {"a": 1}]
+)
 def test_bad_budgets(budgets: object) -> None:
     text = _error({"budgets_ms": budgets})
     assert "wrong value at 'budgets_ms" in text

@@ -208,10 +208,10 @@ class StageFolder:
             input_hash: As given to `note_spent`.
             seconds: Time taken.
             peak_rss_mib: Largest resident memory of the process.
-            files: The stage's lasting files, inside the run folder.
+            files: The stage's lasting files, inside its folder.
         """
         entries = {
-            os.path.relpath(path, self.path): FileEntry(size_bytes=path.stat().st_size, sha256=_file_hash(path))
+            str(path.relative_to(self.path)): FileEntry(size_bytes=path.stat().st_size, sha256=_file_hash(path))
             for path in sorted(files)
         }
         manifest = Manifest(

@@ -29,7 +29,6 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_PARTLY_DONE = 3
 EXIT_BUG = 70
-EXIT_INTERRUPTED = 130
 
 
 class SpaceEvoError(Exception):

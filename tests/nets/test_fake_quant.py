@@ -212,3 +212,11 @@ def test_weights(w_qmax, shape, seed):
     factor = 1 / math.sqrt(math.prod(shape[1:]) * w_qmax)
     torch.testing.assert_close(weight.grad.double(), own_w.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(scale.grad.double(), own_s.grad * factor, rtol=1e-4, atol=1e-4)
+
+
+def test_not_a_number_shows_where_training_looks():
+    quantizer = quantizer_with(float("nan"), -1.0)
+    assert torch.isnan(quantizer(torch.randn(2, 8))).all()
+    quantizer = quantizer_with(0.1, float("nan"))
+    quantizer(torch.linspace(-50, 50, 8)[None]).sum().backward()
+    assert torch.isnan(quantizer.scale.grad)

@@ -111,10 +111,10 @@ def test_choices_are_shares_of_the_near_equal_spaces(data: ReportData) -> None:
     assert numbers.block_shares[4] == (0.75, 0, 0)
     assert numbers.block_shares[3] == (0, 0, 0.75)
     assert numbers.window_shares[0] == (0.25, 0, 0.75)
-    assert numbers.window_shares[4] == (0, 0, None)  # stage3 has four windows
-    assert numbers.widths[2] == ("32–40", "48–64", "96–128")
+    assert numbers.window_shares[4] == (None, 0, 0)  # stage1 has four windows
+    assert numbers.widths[2] == ("32–40", "40–56", "64–96")
     assert figures.plot_block_choices(search, data.hyperspace).data[0].z[4] == pytest.approx([0.75, 0, 0])
-    assert figures.plot_window_choices(search, data.hyperspace).data[0].text[0][2] == "64–96: 75 %"
+    assert figures.plot_window_choices(search, data.hyperspace).data[0].text[0][2] == "48–64: 75 %"
 
 
 def test_curves_mark_where_quantization_begins() -> None:

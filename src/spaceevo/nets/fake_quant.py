@@ -143,4 +143,6 @@ class ActivationQuantizer(nn.Module):
         self.beta.fill_(low)
 
     def _zero_point(self, scale: Tensor) -> int:
-        return min(MAX_CODE, max(0, round(-self.beta.item() / scale.item())))
+        zero_point = -self.beta.item() / scale.item()
+        # What is not a number shows in the output, where training looks for it.
+        return min(MAX_CODE, max(0, round(zero_point))) if math.isfinite(zero_point) else 0

@@ -61,6 +61,8 @@ def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME
             needed = {name: outputs[name] for name in stage.NEEDS}
             input_hash = content_hash({"stage": stage.NAME, "inputs": stage.inputs(context), "needs": needed})
             outputs[stage.NAME] = _run_stage(context, stage, input_hash, f"[{number}/{len(wanted)}]", console)
+        if until == report.NAME:
+            report.publish(context)
     return context
 
 

@@ -25,7 +25,7 @@ def inputs(context: Context) -> dict[str, object]:
 
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
-    """Collect the records and write both files into the run folder."""
+    """Collect the records and write both files."""
     summary = _summary(context)
     curves = {"teacher": blocks.load_curve(context), "supernet": supernet.load_curve(context)}
     for number, budget_ms in enumerate(predict.load_budgets(context)):
@@ -41,15 +41,23 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         curves={name: curve for name, curve in curves.items() if curve},
         subnets=subnets.load(context),
     )
-    paths = [context.run.path / REPORT, context.run.path / SUMMARY]
+    paths = [folder / REPORT, folder / SUMMARY]
     write(data, paths[0])
     write_atomically(paths[1], summary.model_dump_json(indent=1))
     return paths
 
 
+def publish(context: Context) -> None:
+    """Copy both files to the run folder itself, where people look and where the report's links start."""
+    for name in (REPORT, SUMMARY):
+        content, public = context.path(NAME, name).read_bytes(), context.run.path / name
+        if not public.exists() or public.read_bytes() != content:
+            write_atomically(public, content)
+
+
 def load(context: Context) -> Summary:
     """The numbers of the run."""
-    return read_record(Summary, context.run.path / SUMMARY)
+    return read_record(Summary, context.path(NAME, SUMMARY))
 
 
 def _summary(context: Context) -> Summary:

@@ -91,7 +91,8 @@ def train(
     """
     steps_per_epoch = len(images) // min(settings.batch_size, len(images))
     num_fp32 = max(1, round(settings.epochs_fp32 * steps_per_epoch))
-    num_steps = num_fp32 + round(settings.epochs_int8 * steps_per_epoch)
+    num_int8 = max(1, round(settings.epochs_int8 * steps_per_epoch)) if settings.epochs_int8 else 0
+    num_steps = num_fp32 + num_int8
     files = TrainedFiles(folder / f"{purpose}-fp32.safetensors", folder / f"{purpose}-int8.safetensors")
     checkpoint = folder / f"{purpose}-checkpoint.safetensors"
     network.train()

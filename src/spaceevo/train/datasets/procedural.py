@@ -51,7 +51,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_classes: int = Field(
-        10, ge=2, le=len(SHAPES) * len(TEXTURES), description="Classes, each one shape with one texture."
+        12, ge=2, le=len(SHAPES) * len(TEXTURES), description="Classes, each one shape with one texture."
     )
     num_train: int = Field(6000, ge=2, le=1_000_000, description="Training images.")
     num_val: int = Field(2000, ge=2, le=1_000_000, description="Validation images.")

@@ -1,0 +1,251 @@
+"""Block-wise distillation on a very small hyperspace with a made-up teacher."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from spaceevo.config import BlocksSettings
+from spaceevo.records import DistilledCell
+from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
+from spaceevo.spaces.search_space import BlockChoice
+from spaceevo.spaces.subnet import Block, BlockType, Head, Stage
+from spaceevo.train import distillation
+from spaceevo.train.batches import Images
+from spaceevo.train.distillation import (
+    FAILED_LOSS,
+    distill_cell,
+    encode_blocks,
+    in_widths_of,
+    rows_to_json,
+    stage_features,
+)
+
+CHOICES = (
+    BlockChoice(BlockType("mbv2", "relu6"), (3,), (1.0, 2.0)),
+    BlockChoice(BlockType("mbv1-dual", "relu"), (3, 5)),
+)
+HYPERSPACE = Hyperspace(
+    "tiny",
+    (
+        HyperStage("stem", (BlockChoice(BlockType("conv", "relu"), (3,)),), (8,), 1, (1,), 2),
+        HyperStage("stage1", CHOICES, (8, 16), 1, (1,), 1),
+        HyperStage("stage2", CHOICES, (16, 24, 32), 2, (1, 2), 2),
+    ),
+    Head(16, 24, "relu"),
+    (12, 16),
+)
+SETTINGS = BlocksSettings(
+    num_images=32, score_images=16, steps_fp32=5, steps_int8=3, batch_size=8, lr=0.01, substages=2
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class MadeUpTeacher:
+    """Linear maps of a smoothed image; channel 0 after every stage is constant."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.maps = [torch.randn(5 + index, 3, 1, 1, generator=generator) for index in range(3)]
+        self.batches = []
+
+    def features(self, x_BCHW):
+        self.batches.append(len(x_BCHW))
+        smooth = F.avg_pool2d(x_BCHW, 3, 1, 1)
+        features = [F.avg_pool2d(F.conv2d(smooth, w), s) for w, s in zip(self.maps, (2, 2, 4), strict=True)]
+        for feature in features:
+            feature[:, 0] = 2.5
+        return features
+
+
+def images(count):
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator) * 255
+    return Images(F.interpolate(coarse, size=16, mode="bilinear").to(torch.uint8), torch.zeros(count))
+
+
+@pytest.fixture(scope="module")
+def features():
+    torch.set_num_threads(1)
+    return [stage_features(HYPERSPACE, index, MadeUpTeacher(), images(48)) for index in range(2)]
+
+
+def test_stage_features(features):
+    second = features[1]
+    assert {r: tuple(t.shape) for r, t in second.sources.items()} == {12: (48, 6, 6, 6), 16: (48, 6, 8, 8)}
+    assert {r: tuple(t.shape) for r, t in second.targets.items()} == {12: (48, 7, 3, 3), 16: (48, 7, 4, 4)}
+    assert second.sources[16].dtype == second.targets[16].dtype == torch.float16
+    assert (second.in_sizes, second.out_sizes) == ({12: 6, 16: 8}, {12: 3, 16: 4})
+    target = second.targets[16].float()
+    torch.testing.assert_close(second.mean_C, target.mean((0, 2, 3)))
+    torch.testing.assert_close(second.power_C[1:], target.var((0, 2, 3))[1:])
+    assert second.power_C[0] == 0, "the constant channel"
+    assert torch.equal(features[0].targets[16], second.sources[16])
+
+
+def test_no_batch_of_one_image():
+    teacher = MadeUpTeacher()
+    found = stage_features(HYPERSPACE, 0, teacher, images(distillation.FEATURE_BATCH + 1))
+    assert len(found.sources[12]) == distillation.FEATURE_BATCH + 1
+    assert min(teacher.batches) > 1
+
+
+def test_feature_maps_of_other_sizes_are_resized():
+    class Fine(MadeUpTeacher):
+        def features(self, x_BCHW):
+            return [F.interpolate(f, scale_factor=2) for f in super().features(x_BCHW)]
+
+    fine = stage_features(HYPERSPACE, 1, Fine(), images(4))
+    plain = stage_features(HYPERSPACE, 1, MadeUpTeacher(), images(4))
+    torch.testing.assert_close(fine.targets[16], plain.targets[16])
+
+
+def test_in_widths():
+    assert in_widths_of(HYPERSPACE, 0) == (8,)
+    assert in_widths_of(HYPERSPACE, 1) == (8, 16)
+
+
+def test_encode_blocks():
+    stage = Stage("a", BlockType("mbv2", "relu"), 1, (Block(16, 3, 2.0), Block(24, 5, 0.0)))
+    assert encode_blocks(stage) == "3#16#2.0_5#24#None"
+
+
+@pytest.mark.parametrize(("index", "block"), [(0, 0), (1, 1)])
+def test_rows_are_complete(features, index, block):
+    settings = SETTINGS.model_copy(update={"substages": 4})
+    result = distill_cell(HYPERSPACE, index, block, features[index], settings, w_qmax=63, seed=0)
+    hyper_stage = HYPERSPACE.searched[index]
+    groups = [(row.window, row.resolution) for row in result.rows]
+    for window in range(hyper_stage.num_windows):
+        for resolution in HYPERSPACE.resolutions:
+            assert groups.count((window, resolution)) == 4
+    assert len(groups) == 4 * hyper_stage.num_windows * 2
+    for row in result.rows:
+        assert hyper_stage.elastic(block, row.window).contains(row.stage)
+        assert row.blocks == encode_blocks(row.stage)
+        assert row.in_width in in_widths_of(HYPERSPACE, index)
+        assert row.in_size == row.resolution // 2
+        assert math.isfinite(row.nsr_loss)
+        assert row.nsr_loss > 0
+    cell = result.cell
+    assert (cell.stage, cell.block, cell.block_type) == (hyper_stage.name, block, str(CHOICES[block].block_type))
+    assert len(cell.curve) == 2
+    content = json.loads(rows_to_json(result.rows))
+    assert [(row["blocks"], row["nsr_loss"]) for row in content] == [(r.blocks, r.nsr_loss) for r in result.rows]
+
+
+def test_deterministic(features):
+    first, again = (distill_cell(HYPERSPACE, 1, 0, features[1], SETTINGS, w_qmax=63, seed=0) for _ in range(2))
+    assert first.cell == again.cell
+    assert rows_to_json(first.rows) == rows_to_json(again.rows)
+    other = distill_cell(HYPERSPACE, 1, 0, features[1], SETTINGS, w_qmax=63, seed=1)
+    assert other.cell.curve != first.cell.curve
+
+
+def test_it_learns(features):
+    settings = SETTINGS.model_copy(update={"steps_fp32": 60, "steps_int8": 10, "lr": 0.02})
+    cell = distill_cell(HYPERSPACE, 0, 1, features[0], settings, w_qmax=63, seed=0).cell
+    # From 1, where every channel is its mean
+    assert cell.curve[0] == pytest.approx(1, abs=0.3)
+    assert cell.nsr_fp32 < 0.6
+    assert cell.nsr_int8 < 0.7
+    assert cell.failure == ""
+    assert cell.attempts == 1
+
+
+def test_targets_that_are_not_numbers_fail(features):
+    broken = replace(features[1], targets={r: t * float("nan") for r, t in features[1].targets.items()})
+    cell = distill_cell(HYPERSPACE, 1, 0, broken, SETTINGS, w_qmax=63, seed=0).cell
+    assert "not a finite number" in cell.failure
+    assert cell.attempts == distillation.MAX_ATTEMPTS == 2
+
+
+def test_what_learns_nothing_fails(features):
+    settings = SETTINGS.model_copy(update={"lr": 1e-9, "steps_fp32": 1, "steps_int8": 1})
+    hard = replace(features[1], power_C=features[1].power_C / 2)  # held-out images vary less than all
+    cell = distill_cell(HYPERSPACE, 1, 0, hard, settings, w_qmax=63, seed=0).cell
+    assert cell.nsr_int8 > FAILED_LOSS
+    assert str(FAILED_LOSS) in cell.failure
+    assert cell.attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("largest", "smallest", "told"),
+    [
+        (0.3, 0.5, ""),
+        (0.5, 0.5, ""),
+        (0.95, 0.99, ""),
+        (0.96, 0.99, "above 0.95"),
+        (0.5, 0.4, "smallest one's 0.400"),
+        (float("nan"), 0.4, "not a finite number"),
+        (float("inf"), 0.4, "not a finite number"),
+        (0.5, float("nan"), "not finite"),
+    ],
+)
+def test_failures(features, monkeypatch, largest, smallest, told):
+    """Held-out losses as given: of the largest in FP32, then of the largest and the smallest in INT8, then of rows."""
+    numbers = []
+
+    def made_up_loss(y, target, power):
+        loss = nsr_loss(y, target, power)
+        if loss.requires_grad:
+            return loss
+        numbers.append([0.2, largest, smallest][len(numbers)] if len(numbers) < 3 else smallest)
+        return torch.tensor(numbers[-1])
+
+    nsr_loss = distillation.nsr_loss
+    monkeypatch.setattr(distillation, "nsr_loss", made_up_loss)
+    monkeypatch.setattr(distillation, "MAX_ATTEMPTS", 1)
+    cell = distill_cell(HYPERSPACE, 0, 0, features[0], SETTINGS, w_qmax=63, seed=0).cell
+    assert (cell.nsr_fp32, cell.nsr_int8) == pytest.approx((0.2, largest), nan_ok=True)
+    assert told in cell.failure
+    assert bool(cell.failure) == bool(told)
+
+
+@pytest.mark.parametrize(("failing", "attempts"), [(0, 1), (1, 2), (2, 2)])
+def test_a_failed_cell_is_trained_again_slower_and_otherwise_seeded(features, monkeypatch, failing, attempts):
+    calls = []
+
+    def made_up_training(hyperspace, index, block, own, settings, lr, w_qmax, seed, purpose):
+        calls.append((lr, purpose))
+        failure = "it failed" if len(calls) <= failing else ""
+        cell = DistilledCell(stage="stage1", block=block, block_type="x", nsr_fp32=0.5, nsr_int8=0.5, curve=(),
+                             attempts=1, failure=failure)  # fmt: skip
+        return cell, ()
+
+    monkeypatch.setattr(distillation, "_train_and_score", made_up_training)
+    cell = distill_cell(HYPERSPACE, 0, 1, features[0], SETTINGS, w_qmax=63, seed=0).cell
+    assert cell.attempts == len(calls) == attempts
+    assert bool(cell.failure) == (failing == 2)
+    assert [lr for lr, _ in calls] == [0.01, 0.005][:attempts]
+    assert len({purpose for _, purpose in calls}) == attempts
+
+
+def test_every_range_is_started_from_data(features, monkeypatch):
+    """Also of operators that few sub-stages have: shortcuts inside a stage."""
+    seen = []
+    start = distillation.Network.start_quantization
+
+    def observed(network, batches):
+        start(network, batches)
+        seen.append((network, {o.name for _, program in batches for o in program}))
+
+    monkeypatch.setattr(distillation.Network, "start_quantization", observed)
+    monkeypatch.setattr(distillation, "MAX_ATTEMPTS", 1)
+    stages = (*HYPERSPACE.stages[:2], replace(HYPERSPACE.stages[2], depths=(1, 2, 3, 4)))
+    hyperspace = replace(HYPERSPACE, stages=stages)
+    for seed in range(3):
+        distill_cell(hyperspace, 1, 0, features[1], SETTINGS, w_qmax=63, seed=seed)
+    for network, names in seen:
+        assert names == set(network.quantizers)
+        assert "stage2/3/shortcut" in names

@@ -201,21 +201,6 @@ def test_a_superseded_stage_returns_when_its_inputs_change_back(stage: StageFold
     assert (stage.path / "deep" / "file.bin").read_text() == "new"
 
 
-def test_files_outside_of_the_stage_do_not_make_a_returning_stage_damaged(stage: StageFolder) -> None:
-    """The report's files lie beside its folder, where a later report has overwritten them."""
-    path = stage.run / "report.html"
-    for input_hash in (OLD, NEW):
-        assert stage.finished(input_hash) is None
-        stage.note_spent(input_hash, 0)
-        write_atomically(path, input_hash)
-        stage.finish(input_hash, 1, 1, [path])
-        assert stage.finished(input_hash) is not None
-    assert stage.finished(OLD) is None
-    path.write_text(OLD)
-    stage.finish(OLD, 1, 1, [path])
-    assert stage.finished(OLD) is not None
-
-
 def test_files_without_an_owner_are_set_aside(stage: StageFolder) -> None:
     stage.path.mkdir(parents=True)
     (stage.path / "mine.txt").write_text("precious")

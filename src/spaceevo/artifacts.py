@@ -172,8 +172,7 @@ class StageFolder:
     def finished(self, input_hash: str) -> Manifest | None:
         """The manifest if the stage is finished for these inputs, else None.
 
-        Files of other inputs are set aside under `superseded/`, and earlier ones of these inputs fetched back. A
-        stage with files beside its folder (the report) is done again instead: the next one overwrites them.
+        Files of other inputs are set aside under `superseded/`, and earlier ones of these inputs fetched back.
 
         Raises:
             ArtifactError: A file is damaged, or the manifest is not ours.
@@ -253,7 +252,7 @@ class StageFolder:
 
     def _check_files(self, manifest: Manifest) -> None:
         for name, entry in manifest.files.items():
-            path = Path(os.path.normpath(self.path / name))
+            path = self.path / name
             found = "it is missing"
             if path.exists():
                 size = path.stat().st_size
@@ -278,10 +277,7 @@ class StageFolder:
             target.parent.mkdir(exist_ok=True)
             if target.exists():
                 shutil.rmtree(target)
-            if (self.path / MANIFEST).exists() and any(name.startswith("..") for name in self._manifest().files):
-                shutil.rmtree(self.path)
-            else:
-                self.path.rename(target)
+            self.path.rename(target)
 
 
 def _file_hash(path: Path) -> str:

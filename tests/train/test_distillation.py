@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from spaceevo.config import BlocksSettings
+from spaceevo.errors import TrainingError
 from spaceevo.records import DistilledCell
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
 from spaceevo.spaces.search_space import BlockChoice
@@ -249,3 +250,10 @@ def test_every_range_is_started_from_data(features, monkeypatch):
     for network, names in seen:
         assert names == set(network.quantizers)
         assert "stage2/3/shortcut" in names
+
+
+@pytest.mark.parametrize("score_images", [47, 48, 60])
+def test_too_few_images(features, score_images):
+    settings = SETTINGS.model_copy(update={"score_images": score_images})
+    with pytest.raises(TrainingError, match=f"48 images are too few.*{score_images}.*score_images"):
+        distill_cell(HYPERSPACE, 0, 0, features[0], settings, w_qmax=63, seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME
     context = Context(recipe, RunFolder(folder))
     wanted = _with_needs(until)
     with context.run.locked():
+        shutil.rmtree(context.work_dir, ignore_errors=True)  # what a killed process left there
         write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         _ = (
             context.target,

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaceevo.config import BlocksSettings
+from spaceevo.errors import TrainingError
 from spaceevo.nets.network import Network, Program
 from spaceevo.records import DistilledCell
 from spaceevo.seeding import python_random
@@ -156,7 +157,17 @@ def distill_cell(
         settings: Steps, rates, numbers of samples.
         w_qmax: Largest weight code of the target.
         seed: Of the run.
+
+    Raises:
+        TrainingError: Holding out leaves no images to train on.
     """
+    num_images = len(features.sources[hyperspace.resolutions[0]])
+    if num_images < settings.score_images + 2:
+        raise TrainingError(
+            f"{num_images} images are too few to distil from",
+            found=f"blocks.score_images holds out {settings.score_images} of them",
+            remedy="Lower blocks.score_images, or take more training images",
+        )
     stage = hyperspace.searched[index]
     for attempt in range(MAX_ATTEMPTS):
         purpose = f"cell {stage.name} {block} attempt {attempt}"

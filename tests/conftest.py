@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+# Threads that wait without spinning: on a loaded machine spinning makes every step many times slower. Read by torch
+# when it is imported, here and in the processes that tests start. Results are equal for an equal number of threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+NUM_THREADS = 2
 TINY = Path(__file__).parent / "pipeline" / "tiny"
 
 
@@ -63,8 +67,7 @@ def tiny_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_env(tiny_plugin: Path) -> dict[str, str]:
     """The environment of a process that sees the plug-in; hashes of strings differ from process to process."""
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONHASHSEED", "PYTHONPATH")}
-    # Threads that wait without spinning: a loaded machine would make every step many times slower.
-    return {**env, "PYTHONPATH": str(tiny_plugin), "COLUMNS": "160", "OMP_WAIT_POLICY": "PASSIVE"}
+    return {**env, "PYTHONPATH": str(tiny_plugin), "COLUMNS": "160", "OMP_NUM_THREADS": str(NUM_THREADS)}
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +94,7 @@ def cli(
     monkeypatch.syspath_prepend(str(tiny_plugin))
     plugins._locations.cache_clear()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(NUM_THREADS)
 
     def run(*words: object) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["spaceevo", *map(str, words)])

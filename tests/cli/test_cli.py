@@ -147,14 +147,23 @@ def test_a_budget_below_the_fastest_subnet_names_the_closest(cli: Any, tiny: Any
 @pytest.mark.parametrize(
     "file",
     ["study/study.json", "predict/predictor.json", "blocks/table.parquet", "space/search.json",
-     "supernet/supernet-int8.safetensors", "subnets/subnets.json", "report.html"],
+     "supernet/supernet-int8.safetensors", "subnets/subnets.json", "report/report.html"],
 )  # fmt: skip
 def test_a_truncated_file_of_a_finished_stage(cli: Any, tiny: Any, tmp_path: Path, file: str) -> None:
     folder = tiny.copy(tmp_path / "run")
     os.truncate(folder / file, 10)
     text = _refused(cli("run", tiny.recipe, "--out", folder), str(folder / file), "10 bytes")
     remedy = text.split("delete the folder ")[1].split(" to have")[0]
-    assert Path(remedy) == folder / ("report" if file == "report.html" else file.split("/")[0])
+    assert Path(remedy) == folder / file.split("/")[0]
+
+
+def test_damaged_copies_of_the_report_are_written_again(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    folder = tiny.copy(tmp_path / "run")
+    os.truncate(folder / "report.html", 10)
+    (folder / "summary.json").unlink()
+    assert cli("run", tiny.recipe, "--out", folder).returncode == 0
+    for name in ("report.html", "summary.json"):
+        assert (folder / name).read_bytes() == (tiny.folder / name).read_bytes()
 
 
 def test_the_remedy_of_a_damaged_stage_helps(cli: Any, tiny: Any, tmp_path: Path) -> None:
@@ -165,7 +174,7 @@ def test_the_remedy_of_a_damaged_stage_helps(cli: Any, tiny: Any, tmp_path: Path
     shutil.rmtree(folder / "subnets")
     done = cli("subnets", tiny.recipe, "--out", folder)
     assert done.returncode == 0
-    assert done.stdout.count("done before") == 4
+    assert done.stdout.count("done before") == 4, done.stdout
     assert SubnetSearchResult.model_validate_json(path.read_bytes()).found
 
 

@@ -70,7 +70,7 @@ def _num_measurements(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_and_started_again(tiny: Any, stage: str, tmp_path: Path) -> None:
+def test_killed_and_started_again(tiny: Any, cli: Any, stage: str, tmp_path: Path) -> None:
     rng = random.Random(f"kill {stage}")
     position = STAGES.index(stage)
     folder = tmp_path / "run"
@@ -91,14 +91,14 @@ def test_killed_and_started_again(tiny: Any, stage: str, tmp_path: Path) -> None
     cells = _state(list(folder.glob("blocks/cells/*.json")))
     stored = _num_measurements(folder)
 
-    again = tiny.command(stage, tiny.recipe, "--out", folder)
+    again = cli(stage, tiny.recipe, "--out", folder)
 
     assert again.returncode == 0, again.stderr
     assert _state(list(finished)) == finished
     assert _state(list(cells)) == cells
     assert not list(folder.rglob("*checkpoint*"))
     assert not list(folder.rglob("*-unverified*"))
-    assert not list((folder / "work").iterdir())
+    assert not list((folder / "work").glob("*"))
     assert _num_measurements(folder) >= stored
     undisturbed = _manifest(tiny.folder, stage)
     assert _manifest(folder, stage).input_hash == undisturbed.input_hash

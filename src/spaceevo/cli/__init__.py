@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from spaceevo import plugins
-from spaceevo.errors import EXIT_BUG, SpaceEvoError
+from spaceevo.errors import EXIT_BUG, EXIT_INTERRUPTED, SpaceEvoError
 
 app = typer.Typer(
     name="spaceevo",
@@ -34,6 +34,10 @@ def main() -> None:
     except SpaceEvoError as error:
         console.print(f"[bold red]Error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+            console.print("Interrupted. Run the same command again to go on.")
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception:

@@ -77,7 +77,8 @@ def _lines(settings: Any, indent: str) -> list[str]:
 def _scalar(value: Any) -> str:
     import json
 
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    # Escapes of JSON beyond 16 bit are none of YAML.
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
 def _run_name(stem: str) -> str:

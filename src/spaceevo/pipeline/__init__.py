@@ -14,7 +14,8 @@ from spaceevo.artifacts import RunFolder, content_hash, write_atomically
 from spaceevo.config import Recipe
 from spaceevo.pipeline import baselines, blocks, export, predict, report, space, study, subnets, supernet
 from spaceevo.pipeline.context import Context, StageModule
-from spaceevo.pipeline.provenance import peak_rss_mib, versions
+from spaceevo.pipeline.memory import peak_rss_mib, return_free_memory
+from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import shown
 
 STAGES: tuple[StageModule, ...] = (
@@ -88,6 +89,7 @@ def _run_stage(context: Context, stage: StageModule, input_hash: str, label: str
             show(done, total)
 
         files = stage.run(context, folder.path, progress)
+    return_free_memory()
     seconds = before + time.monotonic() - start
     manifest = folder.finish(input_hash, seconds, peak_rss_mib(), files)
     console.print(f"      done in {manifest.seconds:.0f} s", highlight=False)

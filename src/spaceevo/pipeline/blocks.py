@@ -15,6 +15,7 @@ import torch
 from spaceevo.artifacts import write_atomically
 from spaceevo.errors import ArtifactError, TrainingError
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import DistilledCell, TrainingPoint
 from spaceevo.spaces.subnet import stage_layers
@@ -74,6 +75,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
             hyperspace, index, block, features, settings, w_qmax=context.target.w_qmax, seed=recipe.seed
         )
         write_atomically(_cell_path(folder, index, block), json.dumps(_cell_content(result)))
+        return_free_memory()
 
     for index, stage in enumerate(hyperspace.searched):
         missing = [b for b in range(len(stage.choices)) if not _cell_path(folder, index, b).exists()]

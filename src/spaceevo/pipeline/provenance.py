@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("spaceevo", "torch", "onnx", "onnxruntime", "numpy")
@@ -19,9 +17,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def peak_rss_mib() -> float:
-    """Largest resident memory that this process has had, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

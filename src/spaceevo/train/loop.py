@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,8 @@ def train(
 ) -> tuple[TrainedFiles, list[TrainingPoint]]:
     """Train a network through both phases, continuing from the folder's checkpoint where there is one.
 
+    A training that is finished in the folder is read, not done again.
+
     Args:
         network: Freshly made; trained in place.
         sample_programs: Draws the programs of a step.
@@ -98,10 +101,12 @@ def train(
     network.train()
     curve: list[TrainingPoint] = []
     optimizer = None
-    if checkpoint.exists():
+    last = files.int8 if num_int8 else files.fp32
+    saved = last if last.exists() else checkpoint
+    if saved.exists():
         optimizer = _optimizer(network, settings)
-        notes = load_weights(network, checkpoint)
-        load_optimizer_state(network, optimizer, load_tensors(checkpoint)[0])
+        notes = load_weights(network, saved)
+        load_optimizer_state(network, optimizer, load_tensors(saved)[0])
         network.quantized = notes["quantized"]
         curve = [TrainingPoint.model_validate(point) for point in notes["curve"]]
     last_saved = time.monotonic()
@@ -136,17 +141,20 @@ def train(
             )
         )
         if step + 1 == num_fp32:
-            save_tensors(files.fp32, network.state_dict(), {})
+            save_tensors(files.fp32, network.state_dict(), _notes(network, curve))
         progress(step + 1, num_steps)
         if time.monotonic() - last_saved > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < num_steps:
             state = network.state_dict() | optimizer_state(network, optimizer)
-            notes = {"quantized": network.quantized, "curve": [point.model_dump() for point in curve]}
-            save_tensors(checkpoint, state, notes)
+            save_tensors(checkpoint, state, _notes(network, curve))
             last_saved = time.monotonic()
-    if num_steps > num_fp32:
-        save_tensors(files.int8, network.state_dict(), {})
+    if num_int8 and not files.int8.exists():
+        save_tensors(files.int8, network.state_dict(), _notes(network, curve))
     checkpoint.unlink(missing_ok=True)
     return files, curve
+
+
+def _notes(network: Network, curve: list[TrainingPoint]) -> dict[str, Any]:
+    return {"quantized": network.quantized, "curve": [point.model_dump() for point in curve]}
 
 
 def _step(

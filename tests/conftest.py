@@ -92,6 +92,7 @@ def cli(
     from spaceevo.cli import main
 
     monkeypatch.syspath_prepend(str(tiny_plugin))
+    monkeypatch.setenv("COLUMNS", "160")
     plugins._locations.cache_clear()
     threads = torch.get_num_threads()
     torch.set_num_threads(NUM_THREADS)

@@ -166,6 +166,14 @@ def test_manifest_round_trip(stage: StageFolder) -> None:
     assert json.loads((stage.path / "stage.json").read_text())["format"] == artifacts.FORMAT
 
 
+def test_what_a_killed_process_was_writing_is_removed(stage: StageFolder) -> None:
+    stage.note_spent(OLD, 0)
+    partial = stage.path / "deep" / ".file.bin.123.tmp"
+    write_atomically(partial, "hal")
+    _finish(stage, OLD)
+    assert not partial.exists()
+
+
 def test_output_hash_follows_names_and_contents(tmp_path: Path) -> None:
     hashes = [_finish(StageFolder(tmp_path / str(i), "a"), OLD, text).output_hash for i, text in enumerate("xxy")]
     assert hashes[0] == hashes[1] != hashes[2]

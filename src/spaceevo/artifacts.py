@@ -209,6 +209,8 @@ class StageFolder:
             peak_rss_mib: Largest resident memory of the process.
             files: The stage's lasting files, inside its folder.
         """
+        for partial in self.path.rglob(".*.tmp"):  # by a process that was killed while it wrote
+            partial.unlink(missing_ok=True)
         entries = {
             str(path.relative_to(self.path)): FileEntry(size_bytes=path.stat().st_size, sha256=_file_hash(path))
             for path in sorted(files)

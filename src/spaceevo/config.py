@@ -170,8 +170,18 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"The recipe {path} is not YAML", found=" ".join(str(error).split())) from error
     if not isinstance(content, dict):
         raise RecipeError(f"The recipe {path} has no keys", found=f"Its content is {type(content).__name__}")
-    content.setdefault("name", path.stem)
+    content.setdefault("name", run_name(path.stem))
     return parse(Recipe, content, str(path))
+
+
+def run_name(stem: str) -> str:
+    """The name of a run that a file's name stands for.
+
+    >>> run_name("my run")
+    'my-run'
+    """
+    allowed = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in stem)
+    return allowed.lstrip("._-") or "run"
 
 
 def parse(model: type[S], content: Any, where: str) -> S:

@@ -42,7 +42,14 @@ def load(package: str, name: str) -> ModuleType:
             found=f"Available: {', '.join(sorted(locations))}",
             remedy=f"Did you mean {close!r}?" if close else f"Add a file {name}.py to {folder} to make one",
         )
-    return importlib.import_module(locations[name])
+    try:
+        return importlib.import_module(locations[name])
+    except ImportError as error:
+        raise PluginError(
+            f"The plug-in {name!r} cannot be imported",
+            found=str(error),
+            remedy=f"Install what {locations[name]} needs, or correct it",
+        ) from error
 
 
 @cache

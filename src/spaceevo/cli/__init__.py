@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from spaceevo import plugins
-from spaceevo.errors import EXIT_BUG, EXIT_INTERRUPTED, SpaceEvoError
+from spaceevo.errors import EXIT_BUG, SpaceEvoError
 
 app = typer.Typer(
     name="spaceevo",
@@ -26,6 +26,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; expected errors are told in one paragraph, without a traceback."""
+    # Torch's threads wait for each other by spinning. On a busy machine a long spin makes every step many times
+    # slower; a short one costs nothing measurable on a quiet one. Read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for verb in plugins.names("spaceevo.cli"):
         plugins.load("spaceevo.cli", verb).register(app)
     console = Console(stderr=True)
@@ -35,7 +38,7 @@ def main() -> None:
         console.print(f"[bold red]Error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except SystemExit as end:
-        if end.code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+        if end.code == 130:  # what typer makes of Ctrl-C
             console.print("Interrupted. Run the same command again to go on.")
         raise
     except BrokenPipeError:

@@ -28,12 +28,12 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Write a recipe with every setting, its default and what it means."""
         from spaceevo.artifacts import write_atomically
-        from spaceevo.config import Recipe, parse
+        from spaceevo.config import Recipe, parse, run_name
         from spaceevo.errors import RecipeError
 
         if recipe.exists() and not force:
             raise RecipeError(f"{recipe} exists already", remedy="Choose another name, or overwrite it with --force")
-        content: dict[str, Any] = {"name": _run_name(recipe.stem)}
+        content: dict[str, Any] = {"name": run_name(recipe.stem)}
         if data is not None:
             content["data"] = {"name": "folder", "options": {"path": str(data.expanduser().resolve())}}
         content.setdefault("data", {})["image_size"] = image_size
@@ -79,11 +79,6 @@ def _scalar(value: Any) -> str:
 
     # Escapes of JSON beyond 16 bit are none of YAML.
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-
-
-def _run_name(stem: str) -> str:
-    allowed = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in stem)
-    return allowed.lstrip("._-") or "run"
 
 
 def _numbers(words: list[str]) -> list[float]:

@@ -17,6 +17,8 @@ from spaceevo.spaces.operators import FIXED_QUANTIZERS, NUM_CODES, RELU6_MAX_SCA
 
 MAX_CODE = NUM_CODES - 1
 MIN_SCALE = 1e-6
+#: How far, as a factor, a learned scale may go from where calibration started it: a runaway scale silences a tensor.
+MAX_SCALE_CHANGE = 8.0
 
 
 class _FakeQuantizeActivation(torch.autograd.Function):
@@ -104,6 +106,7 @@ class ActivationQuantizer(nn.Module):
 
     scale: Tensor
     beta: Tensor
+    start_scale: Tensor
 
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
@@ -115,6 +118,7 @@ class ActivationQuantizer(nn.Module):
         else:
             self.scale = nn.Parameter(torch.tensor(1.0))
             self.beta = nn.Parameter(torch.tensor(0.0), requires_grad=quantizer == "free")
+            self.register_buffer("start_scale", torch.tensor(0.0))  # 0: not calibrated yet
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize `x` of any shape."""
@@ -125,10 +129,15 @@ class ActivationQuantizer(nn.Module):
 
     def bounded_scale(self) -> Tensor:
         """The scale within its bounds; the bound passes gradients, so that a scale can come back."""
-        highest = RELU6_MAX_SCALE if self.quantizer == "relu6" else math.inf
-        if MIN_SCALE <= self.scale.item() <= highest:
+        if self.quantizer in FIXED_QUANTIZERS:
             return self.scale
-        return self.scale.detach().clamp(MIN_SCALE, highest) + (self.scale - self.scale.detach())
+        start = self.start_scale.item()
+        lowest, highest = max(MIN_SCALE, start / MAX_SCALE_CHANGE), start * MAX_SCALE_CHANGE or math.inf
+        if self.quantizer == "relu6":
+            highest = min(highest, RELU6_MAX_SCALE)
+        if lowest <= self.scale.item() <= highest:
+            return self.scale
+        return self.scale.detach().clamp(min(lowest, highest), highest) + (self.scale - self.scale.detach())
 
     def quant_params(self) -> tuple[float, int]:
         """(scale, zero_point): the scale a float32 value, the zero point in [0, 255]."""
@@ -140,6 +149,7 @@ class ActivationQuantizer(nn.Module):
         """Start from the range [low, high] of the tensor; it is widened to contain 0."""
         low, high = min(low, 0.0), max(high, 0.0)
         self.scale.fill_(max((high - low) / MAX_CODE, 10 * MIN_SCALE))
+        self.start_scale.copy_(self.scale)
         self.beta.fill_(low)
 
     def _zero_point(self, scale: Tensor) -> int:

@@ -139,9 +139,21 @@ class Session:
         self._shape = tuple(self._session.get_inputs()[0].shape)
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, S, S]; one image at a time."""
+        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, S, S]; one image at a time.
+
+        Raises:
+            ExportError: ONNX Runtime refuses to run the model.
+        """
         images = np.ascontiguousarray(images, dtype=np.float32)
-        return np.concatenate([self._session.run(None, {IMAGE: images[i : i + 1]})[0] for i in range(len(images))])
+        batches = (images[i : i + 1] for i in range(len(images)))
+        try:
+            return np.concatenate([self._session.run(None, {IMAGE: batch})[0] for batch in batches])
+        except Exception as error:  # its exceptions share no base class
+            raise ExportError(
+                "ONNX Runtime cannot run an exported model",
+                found=" ".join(str(error).split())[:300],
+                remedy="Train again with a lower lr_int8; if it stays, report it to the authors of spaceevo",
+            ) from error
 
     def time(self, repeats: int) -> list[float]:
         """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""

@@ -27,7 +27,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; expected errors are told in one paragraph, without a traceback."""
     # Torch's threads wait for each other by spinning. On a busy machine a long spin makes every step many times
-    # slower; a short one costs nothing measurable on a quiet one. Read when torch is imported.
+    # slower, and a short spin is enough. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for verb in plugins.names("spaceevo.cli"):
         plugins.load("spaceevo.cli", verb).register(app)
@@ -39,7 +39,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
-            console.print("Interrupted. Run the same command again to go on.")
+            console.print("Interrupted. Run the same command again to go on where it stood.")
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -68,11 +68,7 @@ def run_until(recipe_path: Path, out: Path | None, stage: str, as_json: bool) ->
     from spaceevo import pipeline
     from spaceevo.pipeline import report
 
-    try:
-        context = pipeline.run(recipe, folder, console, stage)
-    except KeyboardInterrupt:
-        console.print("Interrupted. Run the same command again to go on where it stood.")
-        raise
+    context = pipeline.run(recipe, folder, console, stage)
     if stage != report.NAME:
         manifest = (folder / stage / "stage.json").read_text()
         if as_json:

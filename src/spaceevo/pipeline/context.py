@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,6 @@ from spaceevo.measure.store import Store
 from spaceevo.measure.target import describe
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import ImageData, Record, TargetDescription
-from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
 
 R = TypeVar("R", bound=Record)
@@ -109,10 +107,6 @@ class Context:
     def path(self, stage: str, name: str) -> Path:
         """A file of a stage."""
         return self.run.stage(stage).path / name
-
-    def rng(self, *purpose: object) -> random.Random:
-        """A generator for one purpose."""
-        return python_random(self.recipe.seed, *purpose)
 
 
 def read_record(model: type[R], path: Path) -> R:

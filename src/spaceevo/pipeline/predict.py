@@ -23,7 +23,7 @@ NEEDS: tuple[str, ...] = ()
 
 NUM_RANDOM = 400
 #: Where "auto" puts the budgets among random subnets of random spaces.
-AUTO_QUANTILES = (0.15, 0.5)
+AUTO_QUANTILES = (0.35, 0.75)
 
 
 class Budgets(Record):

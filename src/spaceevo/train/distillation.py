@@ -8,10 +8,8 @@ a target and is joined later.
 
 from __future__ import annotations
 
-import json
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -338,9 +336,3 @@ def _stage_sizes(hyperspace: Hyperspace, index: int, resolution: int) -> tuple[i
 
 def _resized(x_BCHW: Tensor, size: int) -> Tensor:
     return x_BCHW if x_BCHW.shape[-1] == size else F.adaptive_avg_pool2d(x_BCHW, size)
-
-
-def rows_to_json(rows: Sequence[ScoredSubstage]) -> str:
-    """Rows as JSON, without what can be worked out again."""
-    keys = ("window", "resolution", "in_width", "blocks", "nsr_loss")
-    return json.dumps([{key: getattr(row, key) for key in keys} for row in rows])

@@ -1,7 +1,8 @@
 """The training loop of every network: an FP32 phase, then an LSQ+ phase, resumable at any step.
 
 A step trains one or more programs of one network on one batch. The first program learns from the labels, the
-others from its prediction (sandwich rule with in-place distillation); a single network is the case of one program.
+others from its prediction and the labels (sandwich rule with in-place distillation); a single network is the case of
+one program.
 Every random draw is a function of (seed, purpose, step), so a checkpoint needs weights and momentum only, and an
 interrupted training ends with the same weights, bit for bit.
 """
@@ -178,8 +179,9 @@ def _step(
             loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
             soft = logits.detach()
         else:
-            loss = in_place_distillation_loss(logits, soft)
-        (loss / len(programs)).backward()
+            # Labels too: until the largest subnet has learnt something, its prediction teaches little.
+            loss = (F.cross_entropy(logits, labels) + in_place_distillation_loss(logits, soft)) / 2
+        loss.backward()
         losses.append(loss.item())
     torch.nn.utils.clip_grad_value_(network.parameters(), CLIP_VALUE)
     optimizer.step()

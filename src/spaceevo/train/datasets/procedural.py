@@ -82,7 +82,7 @@ class Settings(BaseModel):
     pose: float = Field(
         0.25, ge=0, le=1, description="How widely rotation (to ±180°), size and position of the object vary."
     )
-    noise: float = Field(0.3, ge=0, le=1, description="How much pixel noise and blur there is.")
+    noise: float = Field(0.2, ge=0, le=1, description="How much pixel noise and blur there is.")
 
     @model_validator(mode="after")
     def _every_class_in_both_splits(self) -> Self:

@@ -1,6 +1,5 @@
 """Block-wise distillation on a very small hyperspace with a made-up teacher."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -21,7 +20,6 @@ from spaceevo.train.distillation import (
     distill_cell,
     encode_blocks,
     in_widths_of,
-    rows_to_json,
     stage_features,
 )
 
@@ -141,14 +139,12 @@ def test_rows_are_complete(features, index, block):
     cell = result.cell
     assert (cell.stage, cell.block, cell.block_type) == (hyper_stage.name, block, str(CHOICES[block].block_type))
     assert len(cell.curve) == 2
-    content = json.loads(rows_to_json(result.rows))
-    assert [(row["blocks"], row["nsr_loss"]) for row in content] == [(r.blocks, r.nsr_loss) for r in result.rows]
 
 
 def test_deterministic(features):
     first, again = (distill_cell(HYPERSPACE, 1, 0, features[1], SETTINGS, w_qmax=63, seed=0) for _ in range(2))
     assert first.cell == again.cell
-    assert rows_to_json(first.rows) == rows_to_json(again.rows)
+    assert first.rows == again.rows
     other = distill_cell(HYPERSPACE, 1, 0, features[1], SETTINGS, w_qmax=63, seed=1)
     assert other.cell.curve != first.cell.curve
 

@@ -58,7 +58,7 @@ class StageFeatures:
     out_sizes: dict[int, int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class ScoredSubstage:
     """One row of the block table, without latency."""
 

@@ -242,13 +242,14 @@ class Network(nn.Module):
         )
 
     def _convolve_folded(self, operator: Operator, weighted: WeightedOperator, x_BCHW: Tensor) -> Tensor:
+        """On integer codes: float32 adds them exactly below 2**24, so that only the final scaling rounds."""
         input_scale = self.quant_params(operator.inputs[0])[0]
         codes, scales, bias = weighted.fold(operator, input_scale, self.w_qmax)
-        weight = codes * scales.view(-1, *[1] * (codes.dim() - 1))
-        bias = bias * (input_scale * scales)
+        x_codes = (x_BCHW / input_scale).round_()  # less the zero point
         if operator.kind == "linear":
-            return F.linear(x_BCHW.flatten(1), weight, bias)
-        return F.conv2d(x_BCHW, weight, bias, operator.stride, operator.padding, 1, operator.groups)
+            return F.linear(x_codes.flatten(1), codes, bias) * (input_scale * scales)
+        y_BCHW = F.conv2d(x_codes, codes, bias, operator.stride, operator.padding, 1, operator.groups)
+        return y_BCHW * (input_scale * scales).view(1, -1, 1, 1)
 
 
 def program_of(subnet: Subnet) -> Program:

@@ -80,7 +80,7 @@ def test_a_foreign_database_is_left_alone(tmp_path: Path) -> None:
 def test_another_version_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(tmp_path / "m.db").close()
     monkeypatch.setattr(storage, "_VERSION", 2)
-    with pytest.raises(ArtifactError, match="version 1, expected 2"):
+    with pytest.raises(ArtifactError, match="Version 1, expected 2"):
         Store(tmp_path / "m.db")
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_measurement_is_told(tmp_path: Path) -> None:
     connection.close()
     with Store(path) as store:
         assert store.get("8") == measurement(9.0)
-        with pytest.raises(ArtifactError, match="measurement 7"):
+        with pytest.raises(ArtifactError, match="Measurement 7"):
             store.get("7")
 
 

@@ -33,7 +33,7 @@ def main() -> None:
         plugins.load("spaceevo.cli", verb).register(app)
     console = Console(stderr=True)
     try:
-        app()
+        app(prog_name="spaceevo")
     except SpaceEvoError as error:
         console.print(f"[bold red]Error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)

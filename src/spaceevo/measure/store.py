@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -125,13 +126,26 @@ class Store:
             )
         if (fault := execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise self._damaged(fault)
-        execute("PRAGMA journal_mode = WAL")
+        self._use_write_ahead_log()
         execute("PRAGMA synchronous = FULL")
         execute("BEGIN IMMEDIATE")
         execute(_TABLE)
         execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         execute(f"PRAGMA user_version = {_VERSION}")
         execute("COMMIT")
+
+    def _use_write_ahead_log(self) -> None:
+        """Switch the journal; SQLite itself does not wait for others here."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                busy = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+                if not busy or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -242,14 +242,15 @@ class Network(nn.Module):
         )
 
     def _convolve_folded(self, operator: Operator, weighted: WeightedOperator, x_BCHW: Tensor) -> Tensor:
-        """On integer codes: float32 adds them exactly below 2**24, so that only the final scaling rounds."""
+        """On integer codes, which float32 adds exactly below 2**24, and rounded to the output's as devices do."""
         input_scale = self.quant_params(operator.inputs[0])[0]
         codes, scales, bias = weighted.fold(operator, input_scale, self.w_qmax)
         x_codes = (x_BCHW / input_scale).round_()  # less the zero point
         if operator.kind == "linear":
             return F.linear(x_codes.flatten(1), codes, bias) * (input_scale * scales)
         y_BCHW = F.conv2d(x_codes, codes, bias, operator.stride, operator.padding, 1, operator.groups)
-        return y_BCHW * (input_scale * scales).view(1, -1, 1, 1)
+        output_scale = self.quant_params(operator.name)[0]
+        return (y_BCHW * (input_scale * scales / output_scale).view(1, -1, 1, 1)).round_() * output_scale
 
 
 def program_of(subnet: Subnet) -> Program:

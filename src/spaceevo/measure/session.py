@@ -160,7 +160,7 @@ def measure_models(
     repeats = [_warm_up(model, plan) for model in models]
     reference_repeats = _warm_up(reference, plan)
     visits: list[_Visit] = []
-    wanted = len(models) * plan.visits
+    wanted, done = len(models) * plan.visits, 0
     quiet: list[list[list[float]]] = [[] for _ in models]
     for _ in range(plan.max_rounds):
         lacking = [number for number in range(len(models)) if len(quiet[number]) < plan.visits]
@@ -168,7 +168,9 @@ def measure_models(
             break
         visits += _round(models, repeats, lacking, reference, reference_repeats, references, plan, rng)
         quiet = _quiet_samples(visits, references, len(models), plan)
-        progress(min(wanted, sum(min(len(own), plan.visits) for own in quiet)), wanted)
+        # A faster reference can turn earlier visits unquiet, but progress never goes back.
+        done = max(done, sum(min(len(own), plan.visits) for own in quiet))
+        progress(done, wanted)
     if models and min(map(len, quiet)) < min(_MIN_VISITS, plan.visits):
         raise _unstable(references, quiet, plan)
     progress(wanted, wanted)

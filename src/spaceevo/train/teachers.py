@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,8 +78,8 @@ class TrainedTeacher:
         """Train; returns the losses and the FP32 top-1 on held-out images."""
         programs = list(self._programs.values())
 
-        def sample(rng: object) -> Sequence[Program]:
-            return [rng.choice(programs)]  # type: ignore[attr-defined]
+        def sample(rng: random.Random) -> Sequence[Program]:
+            return [rng.choice(programs)]
 
         files, curve = train(
             self.network,

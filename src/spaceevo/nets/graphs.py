@@ -32,7 +32,7 @@ def integer_graph(network: Network, program: Program) -> IntegerGraph:
     for operator in program:
         if operator.has_weights:
             input_scale = quant_params[operator.inputs[0]].scale
-            tensors = network.weights_of(operator).fold(operator, input_scale, network.w_qmax)
+            tensors = network.fold(operator, input_scale)
             if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
                 raise ExportError(
                     f"Operator {operator.name} has weights that are not finite numbers",
@@ -48,6 +48,6 @@ def float_graph(network: Network, program: Program) -> FloatGraph:
     weights = {}
     for operator in program:
         if operator.has_weights:
-            weight, bias = network.weights_of(operator).fold_float(operator)
+            weight, bias = network.fold_float(operator)
             weights[operator.name] = FloatWeights(weight.detach().numpy().copy(), bias.detach().numpy().copy())
     return FloatGraph(program, weights)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight, weight_codes
-from spaceevo.spaces.operators import Operator, operators
+from spaceevo.spaces.operators import Operator, Placement, elementwise_maximum, operators
 from spaceevo.spaces.subnet import Subnet, network_layers
 
 BATCH_NORM_EPS = 1e-5
@@ -22,23 +22,29 @@ Program = tuple[Operator, ...]
 
 
 class WeightedOperator(nn.Module):
-    """Weight, batch norm (or bias) and learned weight scales of a convolution or a linear layer."""
+    """Weight with its learned scales, and norm, of a convolution or a linear layer.
+
+    Weights kept under a name of their own make two of these: one has the weight, the other the norm.
+    """
 
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, operator: Operator, generator: torch.Generator) -> None:
         super().__init__()
-        shape = operator.weight_shape
-        fan = operator.out_channels // operator.groups * operator.kernel_size**2
-        std = 0.01 if operator.kind == "linear" else (2 / fan) ** 0.5
-        self.weight = nn.Parameter(torch.randn(shape, generator=generator) * std)
-        self.bias = nn.Parameter(torch.zeros(shape[0]))
-        self.weight_scale = nn.Parameter(torch.ones(shape[0]))
-        if operator.kind == "conv":
-            self.gamma = nn.Parameter(torch.ones(shape[0]))
-            self.register_buffer("running_mean", torch.zeros(shape[0]))
-            self.register_buffer("running_var", torch.ones(shape[0]))
+        channels = operator.out_channels
+        if operator.weights is None:
+            fan = channels // operator.groups * operator.kernel_size**2
+            std = 0.01 if operator.kind == "linear" else (2 / fan) ** 0.5
+            self.weight = nn.Parameter(torch.randn(operator.weight_shape, generator=generator) * std)
+        if operator.kind == "linear" or operator.norm != "none":
+            self.bias = nn.Parameter(torch.zeros(channels))
+        if operator.weights is None:
+            self.weight_scale = nn.Parameter(torch.ones(channels))
+        if operator.has_batch_norm:
+            self.gamma = nn.Parameter(torch.ones(channels))
+            self.register_buffer("running_mean", torch.zeros(channels))
+            self.register_buffer("running_var", torch.ones(channels))
 
     def sliced_weight(self, operator: Operator) -> Tensor:
         """The leading channels and the centre of the kernel: the operator's `weight_shape`."""
@@ -54,45 +60,21 @@ class WeightedOperator(nn.Module):
         """The weight scale [out]; the parameter itself may cross zero in training."""
         return self.weight_scale[: operator.out_channels].abs() + 1e-9
 
-    @torch.no_grad()
-    def fold(self, operator: Operator, input_scale: float, w_qmax: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Fold batch norm exactly into integer weights (see the quantization contract).
+    def sliced_bias(self, operator: Operator) -> Tensor | None:
+        """The bias [out] that is added to the sum where there is no batch norm, None for none."""
+        if operator.has_batch_norm or not hasattr(self, "bias"):
+            return None
+        return self.bias[: operator.out_channels]
 
-        Returns:
-            (codes, scales [out], bias [out]): codes and bias are integers in float tensors; the bias is on the
-            grid input_scale * scales. The codes are those of training; a negative gamma flips their signs.
-        """
-        weight, scale = self.sliced_weight(operator), self.positive_scale(operator)
-        (bias,) = self._sliced(operator, "bias")
-        codes = weight_codes(weight, scale, w_qmax)
-        if operator.kind == "conv":
-            gain, bias = self._fold_factors(operator)
-            codes = codes * gain.sign().view(-1, 1, 1, 1)
-            scale = scale * gain.abs()
-        # A dead channel has gain 0: it needs some positive scale on which its bias fits 32 bits.
-        lowest = (bias.abs() / (input_scale * 2**30)).clamp_min(torch.finfo(torch.float32).tiny * 2**24)
-        ratio = torch.where(scale < lowest, scale / lowest, torch.ones_like(scale))
-        codes = (codes * ratio.view(-1, *[1] * (codes.dim() - 1))).round_()
-        scale = torch.maximum(scale, lowest)
-        return codes, scale, (bias / (input_scale * scale)).round_()
-
-    @torch.no_grad()
-    def fold_float(self, operator: Operator) -> tuple[Tensor, Tensor]:
-        """Fold batch norm into a float weight and bias."""
-        weight, (bias,) = self.sliced_weight(operator), self._sliced(operator, "bias")
-        if operator.kind == "conv":
-            gain, bias = self._fold_factors(operator)
-            weight = weight * gain.view(-1, 1, 1, 1)
-        return weight, bias
-
-    def _fold_factors(self, operator: Operator) -> tuple[Tensor, Tensor]:
+    def gain_and_bias(self, operator: Operator) -> tuple[Tensor | None, Tensor]:
+        """What the norm does to the sum, per output channel: times gain (None: 1), plus bias."""
+        if not operator.has_batch_norm:
+            bias = self.sliced_bias(operator)
+            return None, torch.zeros(operator.out_channels) if bias is None else bias
         names = ("gamma", "bias", "running_mean", "running_var")
-        gamma, bias, mean, var = self._sliced(operator, *names)
+        gamma, bias, mean, var = (getattr(self, name)[: operator.out_channels] for name in names)
         gain = gamma / torch.sqrt(var + BATCH_NORM_EPS)
         return gain, bias - mean * gain
-
-    def _sliced(self, operator: Operator, *names: str) -> tuple[Tensor, ...]:
-        return tuple(getattr(self, name)[: operator.out_channels] for name in names)
 
 
 class Network(nn.Module):
@@ -119,8 +101,9 @@ class Network(nn.Module):
             {o.name: WeightedOperator(o, generator) for o in largest.values() if o.has_weights}
         )
         self.quantizers = nn.ModuleDict(
-            {o.name: ActivationQuantizer(o.quantizer) for o in largest.values() if o.quantizer != "none"}
+            {o.name: ActivationQuantizer(o.quantizer) for o in largest.values() if o.is_quantized}
         )
+        self._same_quantizer = {o.name: o.inputs[0] for o in largest.values() if o.quantizer == "input"}
         self._observer: Callable[[Operator, Tensor], None] | None = None
 
     def forward(
@@ -168,35 +151,72 @@ class Network(nn.Module):
             self._quantizer(name).set_range(low, high)
         for weighted in self.weighted.values():
             assert isinstance(weighted, WeightedOperator)
-            highest = weighted.weight.flatten(1).abs().amax(1)
-            weighted.weight_scale.copy_((highest / self.w_qmax).clamp_min(1e-8))
+            if hasattr(weighted, "weight"):
+                highest = weighted.weight.flatten(1).abs().amax(1)
+                weighted.weight_scale.copy_((highest / self.w_qmax).clamp_min(1e-8))
         self.quantized = True
 
     def quant_params(self, name: str) -> tuple[float, int]:
-        """(scale, zero_point) of the tensor that an operator puts out."""
+        """(scale, zero_point) of the tensor that a quantized operator puts out."""
         return self._quantizer(name).quant_params()
 
     def _quantizer(self, name: str) -> ActivationQuantizer:
-        quantizer = self.quantizers[name]
+        quantizer = self.quantizers[self._same_quantizer.get(name, name)]
         assert isinstance(quantizer, ActivationQuantizer)
         return quantizer
 
     def weights_of(self, operator: Operator) -> WeightedOperator:
         """Weights of one operator."""
+        weighted = self.weighted[operator.weights_name]
+        assert isinstance(weighted, WeightedOperator)
+        return weighted
+
+    def norm_of(self, operator: Operator) -> WeightedOperator:
+        """Norm of one operator."""
         weighted = self.weighted[operator.name]
         assert isinstance(weighted, WeightedOperator)
         return weighted
 
+    @torch.no_grad()
+    def fold(self, operator: Operator, input_scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Fold the norm exactly into integer weights (see the quantization contract).
+
+        Returns:
+            (codes, scales [out], bias [out]): codes and bias are integers in float tensors; the bias is on the
+            grid input_scale * scales. The codes are those of training; a negative gamma flips their signs.
+        """
+        weighted = self.weights_of(operator)
+        weight, scale = weighted.sliced_weight(operator), weighted.positive_scale(operator)
+        codes = weight_codes(weight, scale, self.w_qmax)
+        gain, bias = self.norm_of(operator).gain_and_bias(operator)
+        if gain is not None:
+            codes = codes * gain.sign().view(-1, 1, 1, 1)
+            scale = scale * gain.abs()
+        # A dead channel has gain 0: it needs some positive scale on which its bias fits 32 bits.
+        lowest = (bias.abs() / (input_scale * 2**30)).clamp_min(torch.finfo(torch.float32).tiny * 2**24)
+        ratio = torch.where(scale < lowest, scale / lowest, torch.ones_like(scale))
+        codes = (codes * ratio.view(-1, *[1] * (codes.dim() - 1))).round_()
+        scale = torch.maximum(scale, lowest)
+        return codes, scale, (bias / (input_scale * scale)).round_()
+
+    @torch.no_grad()
+    def fold_float(self, operator: Operator) -> tuple[Tensor, Tensor]:
+        """Fold the norm into a float weight and bias."""
+        weight = self.weights_of(operator).sliced_weight(operator)
+        gain, bias = self.norm_of(operator).gain_and_bias(operator)
+        return weight if gain is None else weight * gain.view(-1, 1, 1, 1), bias
+
     def _run(self, operator: Operator, inputs: list[Tensor]) -> Tensor:
+        quantized = self.quantized and not operator.stays_float
         match operator.kind:
             case "quantize":
                 y = inputs[0]
             case "conv" | "linear":
                 y = self._convolve(operator, inputs[0])
             case "gate":
-                y = inputs[0] * (1 / 6) + 0.5 if self.quantized else F.hardsigmoid(inputs[0])
+                y = inputs[0] * (1 / 6) + 0.5 if quantized else F.hardsigmoid(inputs[0])
             case "relabel":
-                return inputs[0] * (1 / 6) + 0.5 if self.quantized else F.hardsigmoid(inputs[0])
+                return inputs[0] * (1 / 6) + 0.5 if quantized else F.hardsigmoid(inputs[0])
             case "sigmoid":
                 y = torch.sigmoid(inputs[0])
             case "multiply":
@@ -205,9 +225,11 @@ class Network(nn.Module):
                 y = inputs[0] + inputs[1]
             case "pool":
                 y = inputs[0].mean((2, 3), keepdim=True)
-        if operator.quantizer == "none":
+            case "max_pool":
+                y = F.max_pool2d(inputs[0], operator.kernel_size, operator.stride, operator.padding)
+        if operator.quantizer in ("input", "none"):
             return y
-        if self.quantized:
+        if quantized:
             result: Tensor = self.quantizers[operator.name](y)
             return result
         if operator.quantizer == "relu":
@@ -219,32 +241,35 @@ class Network(nn.Module):
         return y
 
     def _convolve(self, operator: Operator, x_BCHW: Tensor) -> Tensor:
-        weighted = self.weights_of(operator)
-        if self.quantized and not self.training:
-            return self._convolve_folded(operator, weighted, x_BCHW)
+        if self.quantized and not self.training and not operator.stays_float:
+            return self._convolve_folded(operator, x_BCHW)
+        weighted, norm = self.weights_of(operator), self.norm_of(operator)
         weight = weighted.sliced_weight(operator)
         channels = operator.out_channels
         if self.quantized:
             weight = fake_quantize_weight(weight, weighted.positive_scale(operator), self.w_qmax)
         if operator.kind == "linear":
-            return F.linear(x_BCHW.flatten(1), weight, weighted.bias)
-        y = F.conv2d(x_BCHW, weight, None, operator.stride, operator.padding, 1, operator.groups)
+            return F.linear(x_BCHW.flatten(1), weight, norm.bias)
+        bias = norm.sliced_bias(operator)
+        y = F.conv2d(x_BCHW, weight, bias, operator.stride, operator.padding, 1, operator.groups)
+        if not operator.has_batch_norm:
+            return y
         track = not self.training or self.batch_norm_momentum is not None
         return F.batch_norm(
             y,
-            weighted.running_mean[:channels] if track else None,
-            weighted.running_var[:channels] if track else None,
-            weighted.gamma[:channels],
-            weighted.bias[:channels],
+            norm.running_mean[:channels] if track else None,
+            norm.running_var[:channels] if track else None,
+            norm.gamma[:channels],
+            norm.bias[:channels],
             self.training,
             self.batch_norm_momentum or 0.0,
             BATCH_NORM_EPS,
         )
 
-    def _convolve_folded(self, operator: Operator, weighted: WeightedOperator, x_BCHW: Tensor) -> Tensor:
+    def _convolve_folded(self, operator: Operator, x_BCHW: Tensor) -> Tensor:
         """On integer codes, which float32 adds exactly below 2**24, and rounded to the output's as devices do."""
         input_scale = self.quant_params(operator.inputs[0])[0]
-        codes, scales, bias = weighted.fold(operator, input_scale, self.w_qmax)
+        codes, scales, bias = self.fold(operator, input_scale)
         x_codes = (x_BCHW / input_scale).round_()  # less the zero point
         if operator.kind == "linear":
             return F.linear(x_codes.flatten(1), codes, bias) * (input_scale * scales)
@@ -253,14 +278,14 @@ class Network(nn.Module):
         return (y_BCHW * (input_scale * scales / output_scale).view(1, -1, 1, 1)).round_() * output_scale
 
 
-def program_of(subnet: Subnet) -> Program:
+def program_of(subnet: Subnet, placement: Placement = "device") -> Program:
     """The program of a whole network."""
-    return operators(network_layers(subnet))
+    return operators(network_layers(subnet), placement)
 
 
 def single_network(program: Program, w_qmax: int, generator: torch.Generator) -> Network:
     """A network with the parameters of one program only."""
-    return Network({operator.name: operator for operator in program}, w_qmax, generator)
+    return Network(elementwise_maximum([program]), w_qmax, generator)
 
 
 @torch.no_grad()
@@ -274,7 +299,9 @@ def extract(supernet: Network, program: Program) -> Network:
         if operator.has_weights:
             source, target = supernet.weights_of(operator), network.weights_of(operator)
             target.weight.copy_(source.sliced_weight(operator))
-            for name in ("bias", "weight_scale", "gamma", "running_mean", "running_var"):
+            target.weight_scale.copy_(source.weight_scale[: operator.out_channels])
+            source, target = supernet.norm_of(operator), network.norm_of(operator)
+            for name in ("bias", "gamma", "running_mean", "running_var"):
                 if hasattr(source, name):
                     getattr(target, name).copy_(getattr(source, name)[: operator.out_channels])
         if operator.name in network.quantizers:

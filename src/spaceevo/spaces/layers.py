@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["conv", "pool", "multiply", "add", "linear"]
-Activation = Literal["relu", "relu6", "hard_swish", "swish", "hard_sigmoid"]
+Kind = Literal["conv", "pool", "max_pool", "multiply", "add", "linear"]
+Activation = Literal["relu", "relu6", "hard_swish", "swish", "hard_sigmoid", "sigmoid"]
+Norm = Literal["batch_norm", "bias", "none"]
 
 INPUT = "input"
 
@@ -33,16 +34,19 @@ class Layer:
 
     Attributes:
         name: Unique within the network, for example "stage1/0/expand"; also names the tensor it puts out.
-        kind: "conv" (convolution, batch norm, activation), "pool" (global average pool), "multiply"
+        kind: "conv" (convolution, norm, activation), "pool" (global average pool), "max_pool", "multiply"
             (a feature map by one gate per channel), "add" (then activation), "linear" (the logits; with a bias).
         inputs: Names of the layers read; `INPUT` is the network's input.
         in_channels: Channels of the first input.
         out_channels: Channels put out.
         in_size: Height = width of the first input.
         out_size: Height = width put out.
-        kernel_size: Of a convolution; padding is kernel_size // 2.
-        stride: Of a convolution.
+        kernel_size: Of a convolution or a max pool; padding is kernel_size // 2.
+        stride: Of a convolution or a max pool.
         depthwise: One filter per channel instead of a dense convolution.
+        norm: What follows a convolution's sum: batch norm, only a bias, or nothing.
+        weights: Where a convolution's weights are kept, if not under its name: the last convolution of a stack of
+            elastic depth has other weights at every depth, but one norm.
         activation: Applied last; None for none.
     """
 
@@ -56,6 +60,8 @@ class Layer:
     kernel_size: int = 1
     stride: int = 1
     depthwise: bool = False
+    norm: Norm = "batch_norm"
+    weights: str | None = None
     activation: Activation | None = None
 
     @property
@@ -71,7 +77,8 @@ class Layer:
         """Trained parameters: weights, and scale and shift of the batch norm or the bias."""
         if self.kind == "conv":
             channels = 1 if self.depthwise else self.in_channels
-            return self.kernel_size**2 * channels * self.out_channels + 2 * self.out_channels
+            per_channel = {"batch_norm": 2, "bias": 1, "none": 0}[self.norm]
+            return (self.kernel_size**2 * channels + per_channel) * self.out_channels
         return (self.in_channels + 1) * self.out_channels if self.kind == "linear" else 0
 
     @property
@@ -112,9 +119,10 @@ class Tracer:
         kernel_size: int = 1,
         stride: int = 1,
         activation: Activation | None = None,
+        norm: Norm = "batch_norm",
     ) -> Feature:
-        """A dense convolution to `width` channels with batch norm, then the activation."""
-        return self._conv(name, x, width, kernel_size, stride, False, activation)
+        """A dense convolution to `width` channels with batch norm (or what `norm` says), then the activation."""
+        return self._conv(name, x, width, kernel_size, stride, False, norm, None, activation)
 
     def depthwise(
         self,
@@ -124,36 +132,41 @@ class Tracer:
         kernel_size: int,
         stride: int = 1,
         activation: Activation | None = None,
+        norm: Norm = "batch_norm",
+        weights: str | None = None,
     ) -> Feature:
-        """A depthwise convolution with batch norm, then the activation."""
-        return self._conv(name, x, x.channels, kernel_size, stride, True, activation)
+        """A depthwise convolution with batch norm (or what `norm` says), then the activation."""
+        return self._conv(name, x, x.channels, kernel_size, stride, True, norm, weights, activation)
 
-    def squeeze_excite(self, name: str, x: Feature, reduced: int) -> Feature:
-        """Squeeze-and-excite: pool, 1x1 to `reduced` (relu), 1x1 back (hard sigmoid), multiply."""
+    def squeeze_excite(
+        self, name: str, x: Feature, reduced: int, *, activation: Activation = "relu", gate: Activation = "hard_sigmoid"
+    ) -> Feature:
+        """Squeeze-and-excite: pool, 1x1 to `reduced` (activation), 1x1 back (gate), multiply; biases, no batch norm."""
         with self.scope(name):
-            gate = self.pool("pool", x)
-            gate = self.conv("reduce", gate, reduced, activation="relu")
-            gate = self.conv("expand", gate, x.channels, activation="hard_sigmoid")
+            s = self.pool("pool", x)
+            s = self.conv("reduce", s, reduced, activation=activation, norm="bias")
+            s = self.conv("expand", s, x.channels, activation=gate, norm="bias")
             return self._put(
-                Layer(self._scope + "scale", "multiply", (x.name, gate.name), x.channels, x.channels, x.size, x.size)
+                Layer(self._scope + "scale", "multiply", (x.name, s.name), x.channels, x.channels, x.size, x.size)
             )
 
     def shortcut(self, x: Feature, source: Feature, *, stride: int, activation: Activation | None = None) -> Feature:
         """Add `source`: as it is where shapes agree, else through a 1x1 convolution with batch norm."""
         if stride != 1 or source.channels != x.channels:
             source = self.conv("shortcut", source, x.channels, stride=stride)
+        return self._add(x, source, activation)
+
+    def residual(self, x: Feature, source: Feature, *, activation: Activation | None = None) -> Feature:
+        """Add `source` where the shapes agree, then the activation; else `x` as it is."""
+        return self._add(x, source, activation) if (x.channels, x.size) == (source.channels, source.size) else x
+
+    def max_pool(self, name: str, x: Feature, *, kernel_size: int = 3, stride: int = 2) -> Feature:
+        """The largest value of every window."""
+        out_size = (x.size - 1) // stride + 1
         return self._put(
-            Layer(
-                self._scope + "add",
-                "add",
-                (x.name, source.name),
-                x.channels,
-                x.channels,
-                x.size,
-                x.size,
-                activation=activation,
-            )
-        )
+            Layer(self._scope + name, "max_pool", (x.name,), x.channels, x.channels, x.size, out_size,
+                  kernel_size, stride)
+        )  # fmt: skip
 
     def pool(self, name: str, x: Feature) -> Feature:
         """Global average pool."""
@@ -171,6 +184,8 @@ class Tracer:
         kernel_size: int,
         stride: int,
         depthwise: bool,
+        norm: Norm,
+        weights: str | None,
         activation: Activation | None,
     ) -> Feature:
         out_size = (x.size - 1) // stride + 1  # odd kernel sizes, padding kernel_size // 2
@@ -186,8 +201,17 @@ class Tracer:
                 kernel_size,
                 stride,
                 depthwise,
+                norm,
+                None if weights is None else self._scope + weights,
                 activation,
             )
+        )
+
+    def _add(self, x: Feature, source: Feature, activation: Activation | None) -> Feature:
+        channels, size = x.channels, x.size
+        inputs = (x.name, source.name)
+        return self._put(
+            Layer(self._scope + "add", "add", inputs, channels, channels, size, size, activation=activation)
         )
 
     def _put(self, layer: Layer) -> Feature:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
-from spaceevo.spaces.operators import Operator, elementwise_maximum, operators
+from spaceevo.spaces.layers import INPUT
+from spaceevo.spaces.operators import Operator, Placement, elementwise_maximum, operators
 from spaceevo.spaces.subnet import (
     Block,
     BlockType,
@@ -90,15 +91,19 @@ class ElasticStage:
             )
         )
 
-    def maximal_operators(self, in_widths: tuple[int, ...], in_size: int) -> dict[str, Operator]:
+    def maximal_operators(
+        self, in_widths: tuple[int, ...], in_size: int, placement: Placement = "device"
+    ) -> dict[str, Operator]:
         """Per operator name the largest one over all stages, for inputs of any of `in_widths` channels."""
         blocks = self.blocks()
-        return elementwise_maximum(
-            operators(block_layers(self.stage((block,) * (index + 1)), index, width, in_size))[1:]
+        largest = elementwise_maximum(
+            operators(block_layers(self.stage((block,) * (index + 1)), index, width, in_size), placement)
             for index in range(self.depths[-1])
             for width in (in_widths if index == 0 else self.widths)
             for block in blocks
         )
+        largest.pop(INPUT, None)
+        return largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +190,17 @@ class SearchSpace:
             stages.append(replace(a, blocks=tuple(blocks)))
         return self.subnet(rng.choice((first, second)).resolution, tuple(stages))
 
-    def maximal_operators(self) -> dict[str, Operator]:
+    def maximal_operators(self, placement: Placement = "device") -> dict[str, Operator]:
         """Per operator name the largest one over all subnets: the parameters of the supernet."""
-        program = operators(network_layers(self.largest()))
+        program = operators(network_layers(self.largest()), placement)
         sizes = {operator.name: operator.in_size for operator in program}
-        largest = {program[0].name: program[0]}
+        largest = {o.name: o for o in program if o.name == INPUT}
         in_widths: tuple[int, ...] = (3,)
         for stage in self.stages:
             first = next(name for name in sizes if name.startswith(f"{stage.name}/0/"))
-            largest |= stage.maximal_operators(in_widths, sizes[first])
+            largest |= stage.maximal_operators(in_widths, sizes[first], placement)
             in_widths = stage.widths
-        return largest | {o.name: o for o in program if o.name.startswith("head/")}
+        return largest | elementwise_maximum([[o for o in program if o.name.startswith("head/")]])
 
 
 def _mutate_stage(elastic: ElasticStage, stage: Stage, rng: random.Random, probability: float) -> Stage:

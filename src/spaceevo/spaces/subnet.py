@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from spaceevo import plugins
-from spaceevo.spaces.layers import INPUT, Activation, Feature, Layer, Tracer
+from spaceevo.spaces.layers import INPUT, Activation, Feature, Layer, Norm, Tracer
 
 BLOCKS = "spaceevo.spaces.blocks"
 
@@ -18,7 +20,7 @@ class BlockSpec:
     Attributes:
         in_width: Input channels.
         out_width: Output channels.
-        kernel_size: Odd.
+        kernel_size: As the block type reads it; odd in most.
         expand_ratio: Hidden over input width (inverted residuals) or over output width (bottlenecks).
         stride: 1 or 2.
         activation: Of the block.
@@ -67,14 +69,16 @@ class Head:
     """What follows the stages.
 
     Attributes:
-        final_expand: Width of the last 1x1 convolution on the feature map.
-        feature_mix: Width of the 1x1 convolution on the pooled feature.
+        final_expand: Width of the last 1x1 convolution on the feature map; 0 for none.
+        feature_mix: Width of the 1x1 convolution on the pooled feature; 0 for none.
         activation: Of both.
+        feature_mix_norm: What follows the sum of the latter.
     """
 
     final_expand: int
     feature_mix: int
     activation: Activation
+    feature_mix_norm: Norm = "batch_norm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +91,68 @@ class Subnet:
     num_classes: int
 
     @property
+    def cost(self) -> Cost:
+        """What the network costs, for one image."""
+        width, size = 3, self.resolution
+        costs = []
+        for stage in self.stages:
+            for index, block in enumerate(stage.blocks):
+                costs.append(block_cost(stage.block_type, stage.stride if index == 0 else 1, width, size, block))
+                width, size = block.width, costs[-1].out_size
+        costs.append(head_cost(self.head, self.num_classes, width, size))
+        return total_cost(costs)
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates for one image."""
-        return sum(layer.macs for layer in network_layers(self))
+        return self.cost.macs
 
     @property
     def num_params(self) -> int:
         """Trained parameters, without quantizers."""
-        return sum(layer.num_params for layer in network_layers(self))
+        return self.cost.num_params
+
+
+class Cost(NamedTuple):
+    """What layers cost, for one image.
+
+    Attributes:
+        macs: Multiply-accumulates.
+        num_params: Trained parameters, without quantizers.
+        num_weighted: Convolutions and linear layers.
+        out_size: Height = width put out.
+    """
+
+    macs: int
+    num_params: int
+    num_weighted: int
+    out_size: int
+
+
+def total_cost(costs: Sequence[Cost]) -> Cost:
+    """The sum, with the last one's output."""
+    macs, num_params, num_weighted, out_sizes = zip(*costs, strict=True)
+    return Cost(sum(macs), sum(num_params), sum(num_weighted), out_sizes[-1])
+
+
+@lru_cache(maxsize=None)
+def block_cost(block_type: BlockType, stride: int, in_width: int, in_size: int, block: Block) -> Cost:
+    """What one block costs; computed once for each argument, since few differ among many subnets."""
+    return _cost(block_layers(Stage("", block_type, stride, (block,)), 0, in_width, in_size))
+
+
+@lru_cache(maxsize=None)
+def head_cost(head: Head, num_classes: int, in_width: int, in_size: int) -> Cost:
+    """What follows the stages costs."""
+    net = Tracer()
+    _trace_head(head, num_classes, Feature(INPUT, in_width, in_size), net)
+    return _cost(net.layers)
+
+
+def _cost(layers: Sequence[Layer]) -> Cost:
+    weighted = sum(layer.kind in ("conv", "linear") for layer in layers)
+    macs, num_params = sum(layer.macs for layer in layers), sum(layer.num_params for layer in layers)
+    return Cost(macs, num_params, weighted, layers[-1].out_size)
 
 
 @lru_cache(maxsize=4096)
@@ -104,11 +162,7 @@ def network_layers(subnet: Subnet) -> tuple[Layer, ...]:
     x = Feature(INPUT, 3, subnet.resolution)
     for stage in subnet.stages:
         x = _trace_stage(stage, x, net)
-    with net.scope("head"):
-        x = net.conv("final_expand", x, subnet.head.final_expand, activation=subnet.head.activation)
-        x = net.pool("pool", x)
-        x = net.conv("feature_mix", x, subnet.head.feature_mix, activation=subnet.head.activation)
-        net.linear("logits", x, subnet.num_classes)
+    _trace_head(subnet.head, subnet.num_classes, x, net)
     return tuple(net.layers)
 
 
@@ -136,6 +190,16 @@ def stage_outputs(subnet: Subnet) -> dict[str, str]:
         if stage in names:
             outputs[stage] = layer.name
     return outputs
+
+
+def _trace_head(head: Head, num_classes: int, x: Feature, net: Tracer) -> None:
+    with net.scope("head"):
+        if head.final_expand:
+            x = net.conv("final_expand", x, head.final_expand, activation=head.activation)
+        x = net.pool("pool", x)
+        if head.feature_mix:
+            x = net.conv("feature_mix", x, head.feature_mix, activation=head.activation, norm=head.feature_mix_norm)
+        net.linear("logits", x, num_classes)
 
 
 def _trace_stage(stage: Stage, x: Feature, net: Tracer) -> Feature:

@@ -6,8 +6,15 @@ from spaceevo.spaces.subnet import BlockSpec
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
     """k x k (stride) to hidden, 1x1 linear, plus the shortcut."""
+    return fused_mbconv(spec, x, net)
+
+
+def fused_mbconv(spec: BlockSpec, x: Feature, net: Tracer, *, squeeze_excite: bool = False) -> Feature:
+    """The fused MBConv, if asked with SE on a quarter of the block's input width."""
     source = x
     hidden = make_divisible(spec.in_width * spec.expand_ratio)
     x = net.conv("conv", x, hidden, kernel_size=spec.kernel_size, stride=spec.stride, activation=spec.activation)
+    if squeeze_excite:
+        x = net.squeeze_excite("se", x, make_divisible(spec.in_width / 4))
     x = net.conv("project", x, spec.out_width)
     return net.shortcut(x, source, stride=spec.stride)

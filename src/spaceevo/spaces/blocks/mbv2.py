@@ -1,22 +1,51 @@
 """MBv2: inverted residual with a linear bottleneck (MobileNetV2, CVPR 2018, Section 3)."""
 
-from spaceevo.spaces.layers import Feature, Tracer, make_divisible
+from spaceevo.spaces.layers import Activation, Feature, Tracer, make_divisible
 from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
     """1x1 to hidden, depthwise k (stride), 1x1 linear, plus the shortcut."""
-    return inverted_residual(spec, x, net, squeeze_excite=False)
+    return inverted_residual(spec, x, net)
 
 
-def inverted_residual(spec: BlockSpec, x: Feature, net: Tracer, *, squeeze_excite: bool) -> Feature:
-    """The inverted residual; the expansion is left out where hidden equals the input width."""
-    source = x
+def inverted_residual(
+    spec: BlockSpec,
+    x: Feature,
+    net: Tracer,
+    *,
+    squeeze_excite: bool = False,
+    stacked: bool = False,
+    identity_only: bool = False,
+) -> Feature:
+    """The inverted residual; the expansion is left out where hidden equals the input width.
+
+    Args:
+        spec: Of the block.
+        x: Its input.
+        net: Takes the layers.
+        squeeze_excite: With SE on a quarter of the hidden width.
+        stacked: A stack of depthwise 3x3 instead of one larger kernel.
+        identity_only: No shortcut where the shapes of input and output differ, instead of a projection.
+    """
+    source, k, activation = x, spec.kernel_size, spec.activation
     hidden = make_divisible(spec.in_width * spec.expand_ratio)
     if hidden != spec.in_width:
-        x = net.conv("expand", x, hidden, activation=spec.activation)
-    x = net.depthwise("depthwise", x, kernel_size=spec.kernel_size, stride=spec.stride, activation=spec.activation)
+        x = net.conv("expand", x, hidden, activation=activation)
+    if stacked:
+        x = _depthwise_stack(x, net, k // 2, spec.stride, activation)
+    else:
+        x = net.depthwise("depthwise", x, kernel_size=k, stride=spec.stride, activation=activation)
     if squeeze_excite:
         x = net.squeeze_excite("se", x, make_divisible(hidden / 4))
     x = net.conv("project", x, spec.out_width)
-    return net.shortcut(x, source, stride=spec.stride)
+    return net.residual(x, source) if identity_only else net.shortcut(x, source, stride=spec.stride)
+
+
+def _depthwise_stack(x: Feature, net: Tracer, depth: int, stride: int, activation: Activation) -> Feature:
+    for index in range(depth - 1):
+        x = net.depthwise(f"depthwise{index}", x, kernel_size=3, stride=stride, norm="none")
+        stride = 1
+    # One norm for all depths, on whichever convolution is the last.
+    weights = f"depthwise{depth - 1}"
+    return net.depthwise("depthwise", x, kernel_size=3, stride=stride, activation=activation, weights=weights)

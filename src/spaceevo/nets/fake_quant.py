@@ -46,21 +46,21 @@ class _FakeQuantizeActivation(torch.autograd.Function):
 
 class _FakeQuantizeWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor, w_qmax: int) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, w_qmin: int, w_qmax: int) -> Tensor:
         s = scale.view(-1, *[1] * (weight.dim() - 1))
         ratio = weight / s
-        codes = ratio.clamp(-w_qmax, w_qmax).round_()
+        codes = ratio.clamp(w_qmin, w_qmax).round_()
         ctx.save_for_backward(ratio, codes)
-        ctx.w_qmax = w_qmax
+        ctx.limits = (w_qmin, w_qmax)
         return codes * s
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         ratio, codes = ctx.saved_tensors
-        gw = torch.ops.aten.hardtanh_backward(g, ratio, -ctx.w_qmax, ctx.w_qmax)
+        gw = torch.ops.aten.hardtanh_backward(g, ratio, *ctx.limits)
         grad_scale = (g * codes - gw * ratio).flatten(1).sum(1)
-        return gw, grad_scale / math.sqrt(codes[0].numel() * ctx.w_qmax), None
+        return gw, grad_scale / math.sqrt(codes[0].numel() * ctx.limits[1]), None, None
 
 
 _quantize_activation: Callable[..., Tensor] = _FakeQuantizeActivation.apply
@@ -77,18 +77,19 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum()
 
 
-def fake_quantize_weight(weight: Tensor, scale: Tensor, w_qmax: int) -> Tensor:
+def fake_quantize_weight(weight: Tensor, scale: Tensor, w_qmax: int, w_qmin: int | None = None) -> Tensor:
     """Fake-quantize a weight per output channel, symmetric.
 
     Args:
         weight: [out, ...].
         scale: [out], positive, learned.
         w_qmax: Largest code.
+        w_qmin: Smallest code; -w_qmax without it.
 
     Returns:
         The weight on its grid, with the gradients of LSQ for both.
     """
-    result: Tensor = _quantize_weight(weight, scale, w_qmax)
+    result: Tensor = _quantize_weight(weight, scale, -w_qmax if w_qmin is None else w_qmin, w_qmax)
     return result
 
 
@@ -117,12 +118,16 @@ class ActivationQuantizer(nn.Module):
             self.register_buffer("beta", torch.tensor(-zero_point * scale), persistent=False)
         else:
             self.scale = nn.Parameter(torch.tensor(1.0))
-            self.beta = nn.Parameter(torch.tensor(0.0), requires_grad=quantizer == "free")
+            self.beta = nn.Parameter(torch.tensor(0.0), requires_grad=quantizer in ("free", "offset"))
             self.register_buffer("start_scale", torch.tensor(0.0))  # 0: not calibrated yet
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize `x` of any shape."""
         scale = self.bounded_scale()
+        if self.quantizer == "offset" and not self.training:
+            # The reference's order of operations: another one flips codes, which deep networks amplify.
+            offset = -self._zero_point(scale) * scale
+            return ((x - offset) / scale).clamp_(0, MAX_CODE).round_().mul_(scale).add_(offset)
         gradient_scale = 1 / math.sqrt(x.numel() / x.shape[0] * MAX_CODE)
         result: Tensor = _quantize_activation(x, scale, self.beta, self._zero_point(scale), gradient_scale)
         return result
@@ -151,6 +156,13 @@ class ActivationQuantizer(nn.Module):
         self.scale.fill_(max((high - low) / MAX_CODE, 10 * MIN_SCALE))
         self.start_scale.copy_(self.scale)
         self.beta.fill_(low)
+
+    @torch.no_grad()
+    def set_learned(self, scale: float, beta: float) -> None:
+        """Take a scale (positive) and an offset that were learned elsewhere."""
+        self.scale.fill_(max(scale, MIN_SCALE))
+        self.start_scale.copy_(self.scale)
+        self.beta.fill_(beta)
 
     def _zero_point(self, scale: Tensor) -> int:
         zero_point = -self.beta.item() / scale.item()

@@ -58,7 +58,7 @@ class WeightedOperator(nn.Module):
 
     def positive_scale(self, operator: Operator) -> Tensor:
         """The weight scale [out]; the parameter itself may cross zero in training."""
-        return self.weight_scale[: operator.out_channels].abs() + 1e-9
+        return self.weight_scale[: operator.out_channels].abs().clamp_min(1e-9)
 
     def sliced_bias(self, operator: Operator) -> Tensor | None:
         """The bias [out] that is added to the sum where there is no batch norm, None for none."""
@@ -247,7 +247,8 @@ class Network(nn.Module):
         weight = weighted.sliced_weight(operator)
         channels = operator.out_channels
         if self.quantized:
-            weight = fake_quantize_weight(weight, weighted.positive_scale(operator), self.w_qmax)
+            w_qmin = -self.w_qmax - 1 if operator.stays_float else -self.w_qmax  # the published range is not symmetric
+            weight = fake_quantize_weight(weight, weighted.positive_scale(operator), self.w_qmax, w_qmin)
         if operator.kind == "linear":
             return F.linear(x_BCHW.flatten(1), weight, norm.bias)
         bias = norm.sliced_bias(operator)

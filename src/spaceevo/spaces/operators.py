@@ -16,7 +16,7 @@ from spaceevo.spaces.layers import INPUT, Layer, Norm
 OperatorKind = Literal[
     "quantize", "conv", "gate", "sigmoid", "relabel", "multiply", "add", "pool", "max_pool", "linear"
 ]
-Quantizer = Literal["free", "relu", "relu6", "gate", "hard_sigmoid_input", "input", "none"]
+Quantizer = Literal["free", "relu", "relu6", "gate", "hard_sigmoid_input", "offset", "input", "none"]
 Placement = Literal["device", "published"]
 
 NUM_CODES = 256
@@ -44,7 +44,8 @@ class Operator:
         in_size: Height = width of the first input.
         out_size: Height = width put out.
         quantizer: "free" (learned scale and zero point), "relu" (learned scale, zero point 0: the clamp is the
-            activation), "relu6" (also scale <= 6 / 255), a key of `FIXED_QUANTIZERS`, "input" (that of the first
+            activation), "relu6" (also scale <= 6 / 255), a key of `FIXED_QUANTIZERS`, "offset" (as "free", in the
+            reference implementation's order of operations), "input" (that of the first
             input), or "none" (float).
         kernel_size: Of a convolution or a max pool; padding is kernel_size // 2.
         stride: Of a convolution or a max pool.
@@ -73,7 +74,7 @@ class Operator:
     @property
     def is_learned(self) -> bool:
         """Whether the scale (and zero point) of the output are trained parameters."""
-        return self.quantizer in ("free", "relu", "relu6") and not self.stays_float
+        return self.quantizer in ("free", "offset", "relu", "relu6") and not self.stays_float
 
     @property
     def has_weights(self) -> bool:
@@ -170,7 +171,7 @@ def _published(program: list[Operator]) -> Iterator[Operator]:
             (source,) = operator.inputs
             channels, size = operator.in_channels, operator.in_size
             quantize = Operator(f"{operator.weights_name}:input", "quantize", (source,), channels, channels, size, size,
-                                "free")  # fmt: skip
+                                "offset")  # fmt: skip
             yield quantize
             operator = replace(operator, inputs=(quantize.name,))
         yield replace(operator, stays_float=True)

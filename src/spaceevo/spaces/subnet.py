@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from spaceevo import plugins
@@ -135,13 +135,13 @@ def total_cost(costs: Sequence[Cost]) -> Cost:
     return Cost(sum(macs), sum(num_params), sum(num_weighted), out_sizes[-1])
 
 
-@lru_cache(maxsize=None)
+@cache
 def block_cost(block_type: BlockType, stride: int, in_width: int, in_size: int, block: Block) -> Cost:
     """What one block costs; computed once for each argument, since few differ among many subnets."""
     return _cost(block_layers(Stage("", block_type, stride, (block,)), 0, in_width, in_size))
 
 
-@lru_cache(maxsize=None)
+@cache
 def head_cost(head: Head, num_classes: int, in_width: int, in_size: int) -> Cost:
     """What follows the stages costs."""
     net = Tracer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +68,7 @@ def register(app: typer.Typer) -> None:
         typer.echo(json.dumps(result, indent=1) if as_json else _told(result))
 
 
-def _told(result: dict[str, object]) -> str:
+def _told(result: Mapping[str, object]) -> str:
     unused = result["unused_keys"]
     assert isinstance(unused, list)
     lines = [

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -82,7 +83,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            state: object = load_file(path)
+            state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
@@ -162,7 +163,7 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
                     num_clamped += not -0.5 <= -beta / scale <= NUM_CODES - 0.5
                     shifts[f"{name}:input"] = zero_point + beta / scale
             if hasattr(weighted, "gamma"):
-                targets = {"weight": weighted.gamma, "bias": weighted.bias}
+                targets: dict[str, Tensor] = {"weight": weighted.gamma, "bias": weighted.bias}
                 targets |= {"running_mean": weighted.running_mean, "running_var": weighted.running_var}
                 for leaf, target in targets.items():
                     load(f"{norm}.{leaf}", target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -80,15 +81,19 @@ class ElasticStage:
 
     def contains(self, stage: Stage) -> bool:
         """Whether the stage is one of those that this elastic stage stands for."""
-        return (
-            (stage.name, stage.block_type, stage.stride) == (self.name, self.choice.block_type, self.stride)
-            and len(stage.blocks) in self.depths
-            and all(
-                block.width in self.widths
-                and block.kernel_size in self.choice.kernel_sizes
-                and block.expand_ratio in self.choice.expand_ratios
-                for block in stage.blocks
-            )
+        return (stage.name, stage.block_type, stage.stride) == (
+            self.name,
+            self.choice.block_type,
+            self.stride,
+        ) and self.contains_blocks(stage.blocks)
+
+    def contains_blocks(self, blocks: Sequence[Block]) -> bool:
+        """Whether a stage of this elastic stage may have these blocks."""
+        return len(blocks) in self.depths and all(
+            block.width in self.widths
+            and block.kernel_size in self.choice.kernel_sizes
+            and block.expand_ratio in self.choice.expand_ratios
+            for block in blocks
         )
 
     def maximal_operators(

@@ -1,0 +1,147 @@
+"""The released block look-up tables, and our counts of their rows (SpaceEvo, ICCV 2023, Section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spaceevo.errors import DataError
+from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
+from spaceevo.spaces.search_space import ElasticStage
+from spaceevo.spaces.subnet import Block, block_cost, stage_layers, total_cost
+
+COLUMNS = ("stage", "block", "window", "blocks", "cin", "hw", "mflops", "mparams")
+#: Per convolution or linear layer the published counts include a weight scale, an activation scale and an offset.
+QUANTIZER_PARAMS = 3
+DECIMALS = 4
+RESOLUTIONS = (160, 192, 224)  # of the tables, Section 4.2
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that is not simply equal.
+
+    Attributes:
+        row: From 0.
+        text: What the table says and what we count, or what is not in the hyperspace.
+        explained: Whether the published sum in single precision reproduces the printed number.
+    """
+
+    row: int
+    text: str
+    explained: bool = False
+
+
+def read_table(path: Path) -> dict[str, list[object]]:
+    """The columns of a released table.
+
+    Raises:
+        DataError: Not a parquet file, or a column is missing.
+    """
+    try:
+        table = pq.read_table(path, columns=list(COLUMNS))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read as a block look-up table",
+            found=str(error).splitlines()[0],
+            remedy=f"Give a parquet file with the columns {', '.join(COLUMNS)}",
+        ) from error
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"{path} lacks the columns {', '.join(missing)}",
+            found=", ".join(table.column_names) or "no column that a look-up table has",
+        )
+    return {name: table.column(name).to_pylist() for name in COLUMNS}
+
+
+def check_rows(hyperspace: Hyperspace, table: dict[str, list[object]]) -> Iterator[Row]:
+    """Compare every row with our own counts, to the printed precision; yields those that differ.
+
+    Args:
+        hyperspace: That of the table.
+        table: Of `read_table`.
+    """
+    stages = {stage.name: (index, stage) for index, stage in enumerate(hyperspace.stages)}
+    sizes = _input_sizes(hyperspace)
+    elastic = {
+        (stage.name, block, window): stage.elastic(block, window)
+        for stage in hyperspace.searched
+        for block in range(len(stage.choices))
+        for window in range(stage.num_windows)
+    }
+    parsed: dict[str, Block] = {}
+    for row, values in enumerate(zip(*(table[name] for name in COLUMNS), strict=True)):
+        number, block, window, text, width, size, mflops, mparams = values
+        name = f"stage{number}"
+        own = elastic.get((name, block, window))
+        if own is None:
+            yield Row(row, f"stage {number}, block {block}, window {window} is not in {hyperspace.name}")
+            continue
+        try:
+            blocks = [parsed.get(one) or parsed.setdefault(one, _parse(one)) for one in str(text).split("_")]
+        except ValueError:
+            yield Row(row, f"{text!r} is not kernel#width#expand, joined by _")
+            continue
+        index, _ = stages[name]
+        if not (own.contains_blocks(blocks) and width in hyperspace.stages[index - 1].widths and size in sizes[name]):
+            yield Row(row, f"{text} after {width} channels at size {size} is not in {name} of {hyperspace.name}")
+            continue
+        costs, stride = [], own.stride
+        for one in blocks:
+            costs.append(block_cost(own.choice.block_type, stride, width, size, one))  # type: ignore[arg-type]
+            stride, width, size = 1, one.width, costs[-1].out_size
+        cost = total_cost(costs)
+        macs = printed(cost.macs)
+        params = printed(cost.num_params + QUANTIZER_PARAMS * cost.num_weighted)
+        if (macs, params) != (mflops, mparams):
+            single = _single_precision_counts(own, blocks, values[4], values[5])  # type: ignore[arg-type]
+            if single == (mflops, mparams):
+                yield Row(row, f"{text}: {mflops} M MACs and {mparams} M parameters, exactly {macs} and {params}", True)
+                continue
+            yield Row(row, f"{text}: {mflops} M MACs and {mparams} M parameters, we count {macs} and {params}")
+
+
+def printed(count: int) -> float:
+    """A count in millions, as the tables print it."""
+    return round(count / 1e6, DECIMALS)
+
+
+def _single_precision_counts(
+    elastic: ElasticStage, blocks: Sequence[Block], width: int, size: int
+) -> tuple[float, float]:
+    """MACs and parameters summed as the published code did: module by module in float32, inexact above 2**24."""
+    layers = [layer for layer in stage_layers(elastic.stage(tuple(blocks)), width, size) if layer.kind == "conv"]
+    if elastic.choice.block_type.kind == "bottleneck-se":  # the reference registers this block's SE last
+        layers.sort(key=lambda layer: (layer.name.split("/")[1], "/se/" in layer.name))
+    macs = params = np.float32(0)
+    for layer in layers:
+        macs += np.float32(layer.macs)
+        norm = 2 * layer.out_channels if layer.norm == "batch_norm" else 0
+        module = np.float32(layer.num_params - norm)
+        for _ in range(QUANTIZER_PARAMS):
+            module += np.float32(1)
+        params = params + module + np.float32(norm)
+    return printed(int(macs)), printed(int(params))
+
+
+def _parse(text: str) -> Block:
+    kernel_size, width, expand_ratio = text.split("#")
+    return Block(int(width), int(kernel_size), 0.0 if expand_ratio == "None" else float(expand_ratio))
+
+
+def _input_sizes(hyperspace: Hyperspace) -> dict[str, set[int]]:
+    def strided(stages: tuple[HyperStage, ...], size: int) -> int:
+        for stage in stages:
+            size = (size - 1) // stage.stride + 1
+        return size
+
+    return {
+        stage.name: {strided(hyperspace.stages[:index], resolution) for resolution in RESOLUTIONS}
+        for index, stage in enumerate(hyperspace.stages)
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,8 @@ import pyarrow.parquet as pq
 
 from spaceevo.errors import DataError
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
-from spaceevo.spaces.search_space import ElasticStage
-from spaceevo.spaces.subnet import Block, block_cost, stage_layers, total_cost
+from spaceevo.spaces.layers import Layer
+from spaceevo.spaces.subnet import Block, Stage, block_cost, stage_layers, total_cost
 
 COLUMNS = ("stage", "block", "window", "blocks", "cin", "hw", "mflops", "mparams")
 #: Per convolution or linear layer the published counts include a weight scale, an activation scale and an offset.
@@ -37,7 +38,7 @@ class Row:
     explained: bool = False
 
 
-def read_table(path: Path) -> dict[str, list[object]]:
+def read_table(path: Path) -> dict[str, list[Any]]:
     """The columns of a released table.
 
     Raises:
@@ -60,7 +61,7 @@ def read_table(path: Path) -> dict[str, list[object]]:
     return {name: table.column(name).to_pylist() for name in COLUMNS}
 
 
-def check_rows(hyperspace: Hyperspace, table: dict[str, list[object]]) -> Iterator[Row]:
+def check_rows(hyperspace: Hyperspace, table: dict[str, list[Any]]) -> Iterator[Row]:
     """Compare every row with our own counts, to the printed precision; yields those that differ.
 
     Args:
@@ -94,13 +95,14 @@ def check_rows(hyperspace: Hyperspace, table: dict[str, list[object]]) -> Iterat
             continue
         costs, stride = [], own.stride
         for one in blocks:
-            costs.append(block_cost(own.choice.block_type, stride, width, size, one))  # type: ignore[arg-type]
+            costs.append(block_cost(own.choice.block_type, stride, width, size, one))
             stride, width, size = 1, one.width, costs[-1].out_size
         cost = total_cost(costs)
         macs = printed(cost.macs)
         params = printed(cost.num_params + QUANTIZER_PARAMS * cost.num_weighted)
         if (macs, params) != (mflops, mparams):
-            single = _single_precision_counts(own, blocks, values[4], values[5])  # type: ignore[arg-type]
+            stage = own.stage(tuple(blocks))
+            single = single_precision_counts(stage_layers(stage, int(values[4]), int(values[5])), [stage])
             if single == (mflops, mparams):
                 yield Row(row, f"{text}: {mflops} M MACs and {mparams} M parameters, exactly {macs} and {params}", True)
                 continue
@@ -112,21 +114,38 @@ def printed(count: int) -> float:
     return round(count / 1e6, DECIMALS)
 
 
-def _single_precision_counts(
-    elastic: ElasticStage, blocks: Sequence[Block], width: int, size: int
-) -> tuple[float, float]:
-    """MACs and parameters summed as the published code did: module by module in float32, inexact above 2**24."""
-    layers = [layer for layer in stage_layers(elastic.stage(tuple(blocks)), width, size) if layer.kind == "conv"]
-    if elastic.choice.block_type.kind == "bottleneck-se":  # the reference registers this block's SE last
-        layers.sort(key=lambda layer: (layer.name.split("/")[1], "/se/" in layer.name))
-    macs = params = np.float32(0)
+def exact_counts(layers: Sequence[Layer]) -> tuple[float, float]:
+    """MACs and parameters in millions, as printed: linear layers' MACs not counted, quantizers' parameters counted."""
+    weighted = [layer for layer in layers if layer.kind in ("conv", "linear")]
+    params = sum(layer.num_params + QUANTIZER_PARAMS for layer in weighted)
+    return printed(sum(layer.macs for layer in weighted if layer.kind == "conv")), printed(params)
+
+
+def single_precision_counts(layers: Sequence[Layer], stages: Sequence[Stage]) -> tuple[float, float]:
+    """The same, summed as the published code did: module by module in float32, which is inexact above 2**24.
+
+    Args:
+        layers: Of the stages, alone or within a network.
+        stages: Tell the block types.
+    """
+    # The reference registers the SE of this block type after the block's other modules.
+    se_last = {stage.name for stage in stages if stage.block_type.kind == "bottleneck-se"}
+    blocks: dict[str, list[Layer]] = {}
     for layer in layers:
-        macs += np.float32(layer.macs)
-        norm = 2 * layer.out_channels if layer.norm == "batch_norm" else 0
-        module = np.float32(layer.num_params - norm)
-        for _ in range(QUANTIZER_PARAMS):
-            module += np.float32(1)
-        params = params + module + np.float32(norm)
+        if layer.kind in ("conv", "linear"):
+            blocks.setdefault("/".join(layer.name.split("/", 2)[:2]), []).append(layer)
+    macs = params = np.float32(0)
+    for name, block in blocks.items():
+        if name.split("/")[0] in se_last:
+            block.sort(key=lambda layer: "/se/" in layer.name)
+        for layer in block:
+            if layer.kind == "conv":
+                macs += np.float32(layer.macs)
+            norm = 2 * layer.out_channels if layer.kind == "conv" and layer.norm == "batch_norm" else 0
+            module = np.float32(layer.num_params - norm)
+            for _ in range(QUANTIZER_PARAMS):
+                module += np.float32(1)
+            params = params + module + np.float32(norm)
     return printed(int(macs)), printed(int(params))
 
 

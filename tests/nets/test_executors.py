@@ -8,9 +8,12 @@ import torch
 
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.nets.executors import run_fake_quantized, run_integer
+from spaceevo.nets.graphs import integer_graph
+from spaceevo.nets.network import single_network
 from spaceevo.records import IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
+from spaceevo.spaces.layers import Feature, Tracer
 from spaceevo.spaces.operators import Operator, operators
 from spaceevo.spaces.subnet import network_layers
 
@@ -180,3 +183,26 @@ def test_accumulators_beyond_float32_are_exact(tmp_path):
     for run in (EXECUTORS["integer"], EXECUTORS["onnxruntime"]):
         output = run(graph, torch.from_numpy(image).float()[None], tmp_path)
         assert output[0, :, 1, 1].tolist() == [100.0 + i for i in range(8)]
+
+
+@pytest.mark.parametrize("stem_activation", ["relu", None])
+def test_max_pool_picks_codes_as_onnx_runtime_does(stem_activation, tmp_path):
+    net = Tracer()
+    x = net.conv("stem", Feature("input", 3, 17), 8, kernel_size=7, stride=2, activation=stem_activation)
+    x = net.max_pool("max_pool", x)
+    x = net.conv("conv", x, 16, kernel_size=3, activation="relu")
+    x = net.squeeze_excite("se", x, 8, activation="swish", gate="sigmoid")
+    net.linear("logits", net.pool("pool", x), 10)
+    program = operators(tuple(net.layers))
+    network = single_network(program, 63, torch.Generator().manual_seed(0))
+    images = torch.randn(4, 3, 17, 17, generator=torch.Generator().manual_seed(1))
+    network.start_quantization([(images, program)])
+    graph = integer_graph(network.eval(), program)
+    assert graph.quant_params["max_pool"] == graph.quant_params["stem"]
+    assert (graph.quant_params["stem"].zero_point > 0) == (stem_activation is None)
+    expected = run_integer(graph, images)
+    assert torch.equal(onnx_runtime(graph, images, tmp_path), expected)
+    steps = expected.std() / 100
+    with torch.no_grad():
+        assert (run_fake_quantized(graph, images) - expected).abs().mean() < steps
+        assert (network(images, program) - expected).abs().mean() < steps

@@ -257,7 +257,7 @@ def conv_network():
 
 def test_fold_against_batch_norm(conv_network):
     own, input_scale = conv_network.weights_of(CONV), conv_network.quant_params("input")[0]
-    codes, scales, bias = own.fold(CONV, input_scale, 63)
+    codes, scales, bias = conv_network.fold(CONV, input_scale)
     assert torch.equal(codes, codes.round())
     assert torch.equal(bias, bias.round())
     assert (scales > 0).all()
@@ -284,8 +284,8 @@ def test_fold_against_batch_norm(conv_network):
 
 
 def test_quantized_evaluation_is_the_folded_convolution(conv_network):
-    own, (input_scale, zero_point) = conv_network.weights_of(CONV), conv_network.quant_params("input")
-    codes, scales, bias = own.fold(CONV, input_scale, 63)
+    input_scale, zero_point = conv_network.quant_params("input")
+    codes, scales, bias = conv_network.fold(CONV, input_scale)
     x = randn(3, 4, 5, 5, seed=6)
     x_codes = ((x / input_scale).round() + zero_point).clamp(0, 255)
     accumulators = F.conv2d((x_codes - zero_point).double(), codes.double(), bias.double(), 1, 1)
@@ -300,14 +300,14 @@ def test_quantized_evaluation_is_the_folded_convolution(conv_network):
 
 def test_weight_scale_that_crossed_zero_is_used_as_in_training(conv_network):
     own = conv_network.weights_of(CONV)
-    expected = own.fold(CONV, 0.01, 63)
+    expected = conv_network.fold(CONV, 0.01)
     with torch.no_grad():
         own.weight_scale[::2].neg_()
-    for one, other in zip(own.fold(CONV, 0.01, 63), expected, strict=True):
+    for one, other in zip(conv_network.fold(CONV, 0.01), expected, strict=True):
         assert torch.equal(one, other)
     with torch.no_grad():
         own.weight_scale[0] = 0
-    codes, scales, bias = own.fold(CONV, 0.01, 63)
+    codes, scales, bias = conv_network.fold(CONV, 0.01)
     assert codes.abs().max() <= 63
     assert (scales > 0).all()
     assert all(torch.isfinite(tensor).all() for tensor in (codes, scales, bias))
@@ -316,7 +316,7 @@ def test_weight_scale_that_crossed_zero_is_used_as_in_training(conv_network):
 def test_fold_float(conv_network):
     own = conv_network.weights_of(CONV)
     x = randn(3, 4, 5, 5)
-    weight, bias = own.fold_float(CONV)
+    weight, bias = conv_network.fold_float(CONV)
     with torch.no_grad():
         y = F.conv2d(x, own.weight, None, 1, 1)
         expected = F.batch_norm(y, own.running_mean, own.running_var, own.gamma, own.bias, False, 0.0, BATCH_NORM_EPS)

@@ -75,8 +75,8 @@ def test_costs(small_network):
         "stem": (5 * 5 * 3 * 3 * 3 * 8, 3 * 3 * 3 * 8 + 16),  # 5400, 232
         "block/depthwise": (5 * 5 * 5 * 5 * 8, 5 * 5 * 8 + 16),  # 5000, 216
         "block/se/pool": (0, 0),
-        "block/se/reduce": (32, 32 + 8),
-        "block/se/expand": (32, 32 + 16),
+        "block/se/reduce": (32, 32 + 4),  # with a bias, not batch norm
+        "block/se/expand": (32, 32 + 8),
         "block/se/scale": (0, 0),
         "block/add": (0, 0),
         "pool": (0, 0),

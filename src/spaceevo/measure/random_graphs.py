@@ -41,7 +41,7 @@ def random_integer_graph(program: Sequence[Operator], seed: int, w_qmax: int = 1
         y = _output(operator, [values.get(name, np.zeros(0)) for name in operator.inputs], rng)
         if operator.quantizer == "none":
             continue
-        params = _quant_params(operator, y)
+        params = quant_params[operator.inputs[0]] if operator.quantizer == "input" else _quant_params(operator, y)
         low, high = (params.scale * (code - params.zero_point) for code in (0, 255))
         quant_params[operator.name] = params
         values[operator.name] = np.clip(y, low, high)
@@ -92,6 +92,8 @@ def _output(operator: Operator, inputs: Sequence[np.ndarray], rng: np.random.Gen
             return np.asarray(x + rng.permutation(inputs[1]))
         case "pool":  # neighbouring elements are alike: only half of each side counts as independent
             return np.asarray(x.mean() + (x - x.mean()) * min(1.0, 2 / operator.in_size))
+        case "max_pool":
+            return np.asarray(np.maximum(x, rng.permutation(x)))
 
 
 def _quant_params(operator: Operator, y: np.ndarray) -> QuantParams:

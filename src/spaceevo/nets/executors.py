@@ -112,6 +112,8 @@ def _integer(
             return _quantize(_dequantize(a, a_params).sigmoid(), y)
         case "relabel":
             return a
+        case "max_pool":
+            return _max_pool(operator, a)
         case _:
             raise AssertionError(operator.kind)
 
@@ -138,6 +140,8 @@ def _float(
             return x + inputs[1]
         case "pool":
             return x.mean(dim=(2, 3), keepdim=True)
+        case "max_pool":
+            return _max_pool(operator, x)
         case _:
             return x
 
@@ -154,6 +158,10 @@ def _accumulate(operator: Operator, codes: Tensor, params: QuantParams, own: Int
         return F.linear(x.flatten(1), weight, bias)
     with torch.backends.nnpack.flags(enabled=False):  # its Winograd convolutions are not exact
         return F.conv2d(x, weight, bias, operator.stride, operator.padding, groups=operator.groups)
+
+
+def _max_pool(operator: Operator, x: Tensor) -> Tensor:
+    return F.max_pool2d(x, operator.kernel_size, operator.stride, operator.padding)
 
 
 def _step(params: QuantParams, own: IntegerWeights) -> Tensor:

@@ -261,6 +261,14 @@ class _Writer:
         return name
 
 
+def _window(operator: Operator) -> dict[str, list[int]]:
+    return {
+        "kernel_shape": [operator.kernel_size] * 2,
+        "strides": [operator.stride] * 2,
+        "pads": [operator.padding] * 4,
+    }
+
+
 class _Int8Writer(_Writer):
     """Every tensor is named after its operator and holds codes."""
 
@@ -278,13 +286,7 @@ class _Int8Writer(_Writer):
                 self.codes[name] = self.codes[operator.inputs[0]]
             case "conv":
                 inputs = [self.dequantize(operator, 0), *self.weights(operator)]
-                attributes = {
-                    "kernel_shape": [operator.kernel_size] * 2,
-                    "strides": [operator.stride] * 2,
-                    "pads": [operator.padding] * 4,
-                    "group": operator.groups,
-                }
-                self.compute("Conv", inputs, operator, **attributes)
+                self.compute("Conv", inputs, operator, group=operator.groups, **_window(operator))
             case "gate":
                 x = self.graph.quant_params[operator.inputs[0]]
                 sixth = self.dequantize(operator, 0, QuantParams(x.scale / 6, x.zero_point))
@@ -294,6 +296,10 @@ class _Int8Writer(_Writer):
                 self.compute("Sigmoid", [self.dequantize(operator, 0)], operator)
             case "pool":
                 self.compute("GlobalAveragePool", [self.dequantize(operator, 0)], operator)
+            case "max_pool":  # only picks codes
+                self.codes[name] = self.node(
+                    "MaxPool", [self.codes[operator.inputs[0]]], name, name + MARK, **_window(operator)
+                )
             case "multiply" | "add":
                 inputs = [self.dequantize(operator, 0), self.dequantize(operator, 1)]
                 self.compute("Mul" if operator.kind == "multiply" else "Add", inputs, operator)
@@ -365,19 +371,16 @@ class _Fp32Writer(_Writer):
             case "quantize":
                 self.node("Identity", [IMAGE], name, name + MARK)
             case "conv":
-                attributes = {
-                    "kernel_shape": [operator.kernel_size] * 2,
-                    "strides": [operator.stride] * 2,
-                    "pads": [operator.padding] * 4,
-                    "group": operator.groups,
-                }
-                self.activate(operator, "Conv", inputs + self.weights(operator), **attributes)
+                inputs += self.weights(operator)
+                self.activate(operator, "Conv", inputs, group=operator.groups, **_window(operator))
             case "gate" | "relabel":
                 self.node("HardSigmoid", inputs, name, name + MARK, alpha=1 / 6, beta=0.5)
             case "sigmoid":
                 self.node("Sigmoid", inputs, name, name + MARK)
             case "pool":
                 self.node("GlobalAveragePool", inputs, name, name + MARK)
+            case "max_pool":
+                self.node("MaxPool", inputs, name, name + MARK, **_window(operator))
             case "multiply":
                 self.node("Mul", inputs, name, name + MARK)
             case "add":

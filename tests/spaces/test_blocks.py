@@ -14,7 +14,7 @@ from spaceevo.spaces.operators import elementwise_maximum, operators
 from spaceevo.spaces.subnet import BLOCKS, BlockSpec
 
 NAMES = plugins.names(BLOCKS)
-IDENTITY_ONLY = ("mbv2-identity",)
+IDENTITY_ONLY = ("mbv2-identity", "mbv3-identity", "mbconv", "uib", "fused-ib")
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
 SHAPES = tuple(product((8, 16), (8, 24), (1, 2)))  # in_width, out_width, stride
 SIZE = 7
@@ -61,7 +61,7 @@ def test_output(name, in_width, out_width, stride):
 def test_shortcut_is_the_identity_exactly_where_shapes_agree(name, in_width, out_width, stride):
     _, layers = declared(name, spec_of(in_width, out_width, stride))
     additions = [layer for layer in layers if layer.kind == "add"]
-    if name == "conv" or (name in IDENTITY_ONLY and (stride, in_width) != (1, out_width)):
+    if name in ("conv", "conv-pool") or (name in IDENTITY_ONLY and (stride, in_width) != (1, out_width)):
         assert not additions
         return
     (addition,) = additions

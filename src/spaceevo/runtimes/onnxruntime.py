@@ -118,7 +118,7 @@ def _output_kind(node: Any, reads: set[str]) -> str:
         return "codes"
     if node.op_type == "QGemm":  # floats where no output scale is given
         return "codes" if len(node.input) > 7 and node.input[7] else "float"
-    if node.op_type in ("Transpose", "Flatten", "Reshape", "Squeeze"):
+    if node.op_type in ("Transpose", "Flatten", "Reshape", "Squeeze", "MaxPool", "NhwcMaxPool"):
         return reads.pop() if len(reads) == 1 else "float"
     return "float"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from math import prod
 
@@ -50,8 +51,7 @@ class ElasticStage:
 
     def blocks(self) -> tuple[Block, ...]:
         """All choices of one block."""
-        choices = product(self.widths, self.choice.kernel_sizes, self.choice.expand_ratios)
-        return tuple(Block(*values) for values in choices)
+        return _blocks(self.widths, self.choice.kernel_sizes, self.choice.expand_ratios)
 
     @property
     def num_substages(self) -> int:
@@ -72,7 +72,7 @@ class ElasticStage:
 
     def sample(self, rng: random.Random) -> Stage:
         """Depth uniform, then every block uniform over its choices."""
-        return self.stage(tuple(self.sample_block(rng) for _ in range(rng.choice(self.depths))))
+        return self.stage(tuple(rng.choices(self.blocks(), k=rng.choice(self.depths))))
 
     def sample_block(self, rng: random.Random) -> Block:
         """One block, uniform over its choices."""
@@ -206,6 +206,11 @@ class SearchSpace:
             largest |= stage.maximal_operators(in_widths, sizes[first], placement)
             in_widths = stage.widths
         return largest | elementwise_maximum([[o for o in program if o.name.startswith("head/")]])
+
+
+@cache
+def _blocks(widths: tuple[int, ...], kernel_sizes: tuple[int, ...], ratios: tuple[float, ...]) -> tuple[Block, ...]:
+    return tuple(Block(*values) for values in product(widths, kernel_sizes, ratios))
 
 
 def _mutate_stage(elastic: ElasticStage, stage: Stage, rng: random.Random, probability: float) -> Stage:

@@ -34,8 +34,7 @@ class BlockSpec:
     activation: Activation
 
 
-@dataclass(frozen=True, slots=True)
-class BlockType:
+class BlockType(NamedTuple):
     """A kind of block (a file of `blocks/`) with its activation."""
 
     kind: str
@@ -45,8 +44,7 @@ class BlockType:
         return f"{self.kind}-{self.activation.replace('_', '-')}"
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """The elastic choices of one block. `expand_ratio` 0 means that the block type has none."""
 
     width: int

@@ -19,8 +19,8 @@ LIBRARY_PARAMS = {
     "ResNet-18": 11_689_512,
     "ResNet-50": 25_557_032,
 }
-#: Sources that count more than we find, told in the network's note.
-OTHERWISE = {"EfficientNet-Lite0": 0.06}
+#: A source that counts more than we find, told in the network's note; one that prints two digits.
+OTHERWISE = {"EfficientNet-Lite0": 0.06, "MobileNetV4-Conv-Small": 0.005 / 0.19}
 
 
 @pytest.mark.parametrize("name", LIBRARY_PARAMS)

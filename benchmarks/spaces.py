@@ -3,8 +3,7 @@
     python benchmarks/spaces.py [REFERENCE]
 
 REFERENCE is a folder with block_lut_mobilew.parquet and block_lut_onnxw.parquet; without it that part is left out.
-Every time stands beside that of a baseline in the same run: 100,000 networks traced layer by layer would take as many
-times as long as the printed ratio says.
+Sampling stands beside a baseline in the same run: the same networks traced layer by layer.
 """
 
 from __future__ import annotations
@@ -58,12 +57,10 @@ def main() -> None:
     declared = time.perf_counter() - start
     Network(largest, 127, torch.Generator())
     built = time.perf_counter() - start
-    print(
-        f"build the supernet of onnxw: {built:.2f} s (bar 3 s), of which {declared:.2f} s work out the largest operators"
-    )
+    print(f"build the supernet of onnxw: {built:.2f} s (bar 3 s), of which {declared:.2f} s for its operators")
 
-    commands = {"python -c pass": "pass", "import spaceevo": "import spaceevo",
-                "spaceevo --help": "import sys; sys.argv = ['spaceevo', '--help']; from spaceevo.cli import main; main()"}  # fmt: skip
+    help_code = "import sys; sys.argv = ['spaceevo', '--help']; from spaceevo.cli import main; main()"
+    commands = {"python -c pass": "pass", "import spaceevo": "import spaceevo", "spaceevo --help": help_code}
     for name, code in commands.items():
         times = []
         for _ in range(5):

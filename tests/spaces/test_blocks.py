@@ -14,7 +14,8 @@ from spaceevo.spaces.operators import elementwise_maximum, operators
 from spaceevo.spaces.subnet import BLOCKS, BlockSpec
 
 NAMES = plugins.names(BLOCKS)
-IDENTITY_ONLY = ("mbv2-identity", "mbv3-identity", "mbconv", "uib", "fused-ib")
+IDENTITY_ONLY = ("mbv2-identity", "mbv3-identity", "mbconv", "uib", "fused-ib", "fbnet-se")
+CROPPED = ("fbnet-cropped", "fbnet-se-cropped")
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
 SHAPES = tuple(product((8, 16), (8, 24), (1, 2)))  # in_width, out_width, stride
 SIZE = 7
@@ -46,7 +47,8 @@ def test_all_block_types_are_here():
 @pytest.mark.parametrize(("in_width", "out_width", "stride"), SHAPES)
 def test_output(name, in_width, out_width, stride):
     output, layers = declared(name, spec_of(in_width, out_width, stride))
-    assert output == Feature(layers[-1].name, out_width, (SIZE - 1) // stride + 1)
+    size = SIZE - 2 if name in CROPPED else SIZE
+    assert output == Feature(layers[-1].name, out_width, (size - 1) // stride + 1)
     assert len({layer.name for layer in layers}) == len(layers)
     known = {INPUT}
     for layer in layers:
@@ -61,7 +63,7 @@ def test_output(name, in_width, out_width, stride):
 def test_shortcut_is_the_identity_exactly_where_shapes_agree(name, in_width, out_width, stride):
     _, layers = declared(name, spec_of(in_width, out_width, stride))
     additions = [layer for layer in layers if layer.kind == "add"]
-    if name in ("conv", "conv-pool") or (name in IDENTITY_ONLY and (stride, in_width) != (1, out_width)):
+    if name in ("conv", "conv-pool", *CROPPED) or (name in IDENTITY_ONLY and (stride, in_width) != (1, out_width)):
         assert not additions
         return
     (addition,) = additions

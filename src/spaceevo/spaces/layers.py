@@ -41,12 +41,13 @@ class Layer:
         out_channels: Channels put out.
         in_size: Height = width of the first input.
         out_size: Height = width put out.
-        kernel_size: Of a convolution or a max pool; padding is kernel_size // 2.
+        kernel_size: Of a convolution or a max pool; padding is kernel_size // 2, unless `pad` says otherwise.
         stride: Of a convolution or a max pool.
         depthwise: One filter per channel instead of a dense convolution.
         norm: What follows a convolution's sum: batch norm, only a bias, or nothing.
         weights: Where a convolution's weights are kept, if not under its name: the last convolution of a stack of
             elastic depth has other weights at every depth, but one norm.
+        pad: Padding of a convolution that crops its input's border; None for kernel_size // 2.
         activation: Applied last; None for none.
     """
 
@@ -62,6 +63,7 @@ class Layer:
     depthwise: bool = False
     norm: Norm = "batch_norm"
     weights: str | None = None
+    pad: int | None = None
     activation: Activation | None = None
 
     @property
@@ -122,7 +124,7 @@ class Tracer:
         norm: Norm = "batch_norm",
     ) -> Feature:
         """A dense convolution to `width` channels with batch norm (or what `norm` says), then the activation."""
-        return self._conv(name, x, width, kernel_size, stride, False, norm, None, activation)
+        return self._conv(name, x, width, kernel_size, stride, False, norm, None, None, activation)
 
     def depthwise(
         self,
@@ -134,9 +136,10 @@ class Tracer:
         activation: Activation | None = None,
         norm: Norm = "batch_norm",
         weights: str | None = None,
+        pad: int | None = None,
     ) -> Feature:
         """A depthwise convolution with batch norm (or what `norm` says), then the activation."""
-        return self._conv(name, x, x.channels, kernel_size, stride, True, norm, weights, activation)
+        return self._conv(name, x, x.channels, kernel_size, stride, True, norm, weights, pad, activation)
 
     def squeeze_excite(
         self, name: str, x: Feature, reduced: int, *, activation: Activation = "relu", gate: Activation = "hard_sigmoid"
@@ -186,9 +189,11 @@ class Tracer:
         depthwise: bool,
         norm: Norm,
         weights: str | None,
+        pad: int | None,
         activation: Activation | None,
     ) -> Feature:
-        out_size = (x.size - 1) // stride + 1  # odd kernel sizes, padding kernel_size // 2
+        padding = kernel_size // 2 if pad is None else pad
+        out_size = (x.size + 2 * padding - kernel_size) // stride + 1
         return self._put(
             Layer(
                 self._scope + name,
@@ -203,6 +208,7 @@ class Tracer:
                 depthwise,
                 norm,
                 None if weights is None else self._scope + weights,
+                pad,
                 activation,
             )
         )

@@ -51,6 +51,7 @@ class Operator:
         stride: Of a convolution or a max pool.
         depthwise: Of a convolution.
         norm: Of a convolution, as in `Layer`.
+        pad: Of a convolution, as in `Layer`.
         weights: Where the weights are kept, if not under the operator's name, as in `Layer`.
         stays_float: Whether the output is never quantized: the published placement quantizes only what
             convolutions and linear layers read.
@@ -69,6 +70,7 @@ class Operator:
     depthwise: bool = False
     norm: Norm = "batch_norm"
     weights: str | None = None
+    pad: int | None = None
     stays_float: bool = False
 
     @property
@@ -99,7 +101,7 @@ class Operator:
     @property
     def padding(self) -> int:
         """Padding on each side of a convolution (zeros) or a max pool (nothing)."""
-        return self.kernel_size // 2
+        return self.kernel_size // 2 if self.pad is None else self.pad
 
     @property
     def groups(self) -> int:
@@ -204,7 +206,7 @@ def _lower(layer: Layer) -> list[Operator]:
 def _operator(layer: Layer, name: str, quantizer: Quantizer) -> Operator:
     return Operator(name, layer.kind, layer.inputs, layer.in_channels, layer.out_channels, layer.in_size,
                     layer.out_size, quantizer, layer.kernel_size, layer.stride, layer.depthwise, layer.norm,
-                    layer.weights)  # fmt: skip
+                    layer.weights, layer.pad)  # fmt: skip
 
 
 def _pointwise(layer: Layer, name: str, kind: OperatorKind, inputs: tuple[str, ...], quantizer: Quantizer) -> Operator:

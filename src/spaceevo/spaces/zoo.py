@@ -129,6 +129,21 @@ def _resnet(kind: str, depths: tuple[int, ...], widths: tuple[int, ...]) -> Subn
     return _network(224, rows, Head(0, 0, "relu"))
 
 
+def _fbnet_v3_a() -> Subnet:
+    rows: _Rows = [
+        ("conv", "hard_swish", 2, [(16, 3, 0.0)]),
+        ("mbv2-identity", "hard_swish", 1, [(16, 3, 1.0)] * 2),
+        ("mbv2-identity", "hard_swish", 2, [(24, 5, 4.0), *[(24, 5, 2.0)] * 3]),
+        ("fbnet-se", "hard_swish", 2, [(40, 5, 5.0), *[(40, 5, 3.0)] * 4]),
+        ("fbnet-cropped", "hard_swish", 2, [(72, 5, 5.0)]),
+        ("mbv2-identity", "hard_swish", 1, [(72, 3, 3.0)] * 4),
+        ("fbnet-se", "hard_swish", 1, [(120, 3, 5.0), *[(120, 5, 3.0)] * 5]),
+        ("fbnet-se-cropped", "hard_swish", 2, [(184, 3, 6.0)]),
+        ("fbnet-se", "hard_swish", 1, [*[(184, 5, 4.0)] * 5, (224, 5, 6.0)]),
+    ]
+    return _network(224, rows, Head(6 * 224, 1984, "hard_swish", feature_mix_norm="bias"))
+
+
 def _mobilenet_v4_small() -> Subnet:
     rows: _Rows = [
         ("conv", "relu", 2, [(32, 3, 0.0)]),
@@ -225,17 +240,19 @@ _NETWORKS = (
                "ICCV 2019, Table 3; parameters: torchvision", "The paper prints 2.5 M parameters."),
     ZooNetwork("MobileNetV3-Large", partial(_mobilenet_v3, _V3_LARGE, 960, 1280), 219, 5.483,
                "ICCV 2019, Table 3; parameters: torchvision", "The paper prints 5.4 M parameters."),
-    ZooNetwork("MobileNetV4-Conv-Small", _mobilenet_v4_small, 190, 3.774,
-               "ECCV 2024, Table 11; counts: timm", "The paper prints 0.2 G MACs and 3.8 M parameters; timm 0.19 G."),
-    ZooNetwork("MobileNetV4-Conv-Medium", _mobilenet_v4_medium, 1090, 9.716,
-               "ECCV 2024, Table 12; counts: timm, at 256 pixels",
-               "The paper prints 1.0 G MACs and 9.2 M parameters, less than timm's port of the released weights."),
+    ZooNetwork("MobileNetV4-Conv-Small", _mobilenet_v4_small, 200, 3.774,
+               "ECCV 2024, Table 5; parameters: timm", "The paper prints 0.2 G MACs, one digit, and 3.8 M parameters."),
+    ZooNetwork("MobileNetV4-Conv-Medium", _mobilenet_v4_medium, 1100, 9.716,
+               "ECCV 2024, Table 5; counts: timm, at 256 pixels",
+               "timm prints 1.1 G MACs; the paper 1.0 G and 9.2 M parameters, less than timm's port of its weights."),
     ZooNetwork("EfficientNet-B0", partial(_efficientnet, "mbconv", "swish"), 390, 5.289,
                "ICML 2019, Table 2; parameters: torchvision", "The paper prints 5.3 M parameters."),
     ZooNetwork("EfficientNet-Lite0", partial(_efficientnet, "mbv2-identity", "relu6"), 407, 4.652,
                "TensorFlow's EfficientNet-Lite page; parameters: timm",
                "5 % fewer MACs than that page prints (407 M), although the parameters agree to the last one (4.7 M"
                " printed); what else is counted there is not known."),
+    ZooNetwork("FBNetV3-A", _fbnet_v3_a, 357, 8.6, "CVPR 2021, Table 3; released model definition",
+               "Two strided convolutions pad a pixel less, as released: maps of 13 and 6 pixels instead of 14 and 7."),
     ZooNetwork("ResNet-18", partial(_resnet, "basic", (2, 2, 2, 2), (64, 128, 256, 512)), 1814, 11.690,
                "CVPR 2016, Table 1; counts: torchvision", "The paper prints 1.8 G MACs."),
     ZooNetwork("ResNet-50", partial(_resnet, "bottleneck", (3, 4, 6, 3), (256, 512, 1024, 2048)), 4089, 25.557,

@@ -17,6 +17,8 @@ def inverted_residual(
     squeeze_excite: bool = False,
     stacked: bool = False,
     identity_only: bool = False,
+    se_of_input: bool = False,
+    cropped: bool = False,
 ) -> Feature:
     """The inverted residual; the expansion is left out where hidden equals the input width.
 
@@ -27,6 +29,8 @@ def inverted_residual(
         squeeze_excite: With SE on a quarter of the hidden width.
         stacked: A stack of depthwise 3x3 instead of one larger kernel.
         identity_only: No shortcut where the shapes of input and output differ, instead of a projection.
+        se_of_input: SE on a quarter of the input width instead.
+        cropped: The depthwise convolution pads one pixel less on each side.
     """
     source, k, activation = x, spec.kernel_size, spec.activation
     hidden = make_divisible(spec.in_width * spec.expand_ratio)
@@ -35,9 +39,10 @@ def inverted_residual(
     if stacked:
         x = _depthwise_stack(x, net, k // 2, spec.stride, activation)
     else:
-        x = net.depthwise("depthwise", x, kernel_size=k, stride=spec.stride, activation=activation)
+        pad = k // 2 - 1 if cropped else None
+        x = net.depthwise("depthwise", x, kernel_size=k, stride=spec.stride, activation=activation, pad=pad)
     if squeeze_excite:
-        x = net.squeeze_excite("se", x, make_divisible(hidden / 4))
+        x = net.squeeze_excite("se", x, make_divisible((spec.in_width if se_of_input else hidden) / 4))
     x = net.conv("project", x, spec.out_width)
     return net.residual(x, source) if identity_only else net.shortcut(x, source, stride=spec.stride)
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from spaceevo import plugins
 from spaceevo.nets.network import BATCH_NORM_EPS, Network, extract, program_of, single_network
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.operators import Operator
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
-from spaceevo.spaces.subnet import BlockType, Head
+from spaceevo.spaces.subnet import BLOCKS, BlockType, Head
 
 MICRO = load_hyperspace("micro")
 
@@ -70,9 +71,26 @@ def test_elastic_equals_extracted_bit_for_bit(seed):
     choice = MICRO.sample(rng)
     blocks = (seed % 5, (seed // 5 + seed) % 5, choice.blocks[2])  # all block types come up
     space = MICRO.space(type(choice)(blocks, choice.windows), 10)
-    supernet = shaken(Network(space.maximal_operators(), 63, generator(seed)), seed)
-    program = program_of(space.sample(rng))
-    x = randn(3, 3, program[0].in_size, program[0].in_size, seed=seed)
+    assert_elastic_equals_extracted(space, seed)
+
+
+@pytest.mark.parametrize("placement", ["device", "published"])
+@pytest.mark.parametrize("kind", plugins.names(BLOCKS))
+def test_every_block_type_is_elastic(kind, placement):
+    kernel_sizes = (3, 35, 55) if kind == "uib" else (3, 5, 7)
+    stem = ElasticStage("stem", BlockChoice(BlockType("conv", "relu"), (3,)), (8, 16), (1,), 2)
+    choice = BlockChoice(BlockType(kind, "swish"), kernel_sizes, (1.0, 2.0))
+    stage = ElasticStage("stage1", choice, (8, 16), (1, 2), 2)
+    space = SearchSpace("small-0-0", (stem, stage), Head(16, 24, "relu"), (32, 40), 5)
+    for seed in range(3):
+        assert_elastic_equals_extracted(space, seed, placement)
+
+
+def assert_elastic_equals_extracted(space, seed, placement="device"):
+    supernet = shaken(Network(space.maximal_operators(placement), 63, generator(seed)), seed)
+    subnet = space.sample(random.Random(seed))
+    program = program_of(subnet, placement)
+    x = randn(3, 3, subnet.resolution, subnet.resolution, seed=seed)
     with torch.no_grad():
         for phase in ("fp32", "fake-quantized"):
             if phase == "fake-quantized":
@@ -84,7 +102,8 @@ def test_elastic_equals_extracted_bit_for_bit(seed):
                 expected = supernet(x, program)
                 assert torch.isfinite(expected).all()
                 assert torch.equal(static(x, program), expected), (phase, training)
-    assert {o.name for o in program if o.has_weights} == set(static.weighted)
+    names = {name for o in program if o.has_weights for name in (o.name, o.weights_name)}
+    assert names == set(static.weighted)
     for operator in program:
         if operator.has_weights:
             assert static.weights_of(operator).weight.shape == operator.weight_shape

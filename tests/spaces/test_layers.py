@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spaceevo import plugins
 from spaceevo.spaces.layers import INPUT, Feature, Layer, Tracer, make_divisible, peak_activation_bytes
+from spaceevo.spaces.subnet import BLOCKS, BlockSpec
 
 
 @given(st.floats(0, 5000), st.sampled_from([1, 2, 4, 8, 16]))
@@ -128,3 +130,22 @@ def test_peak_counts_a_tensor_until_its_last_reader():
     net.shortcut(b, source, stride=1)  # 1x1 to one channel: 16, then the sum 16
     # The input stays for the shortcut: at "b" 32 + 16 + 16, at "shortcut" 32 + 16 + 16 ("a" is gone)
     assert peak_activation_bytes(net.layers) == 64
+
+
+def test_peak_of_a_stack_of_depthwise():
+    x, net = Feature(INPUT, 8, 4), Tracer()  # 128 bytes
+    spec = BlockSpec(8, 8, 5, 2.0, 1, "relu")
+    plugins.load(BLOCKS, "mbv2-k3").declare(spec, x, net)
+    # expand 16 x 16 = 256 beside the input: 384. Two depthwise 3x3 of 256, the input kept for the shortcut:
+    # 128 + 256 + 256 = 640 while either runs. project: 128 + 256 + 128; add: 3 x 128.
+    assert [layer.name for layer in net.layers] == ["expand", "depthwise0", "depthwise", "project", "add"]
+    assert peak_activation_bytes(net.layers) == 640
+
+
+def test_peak_of_a_max_pool():
+    net = Tracer()
+    x = net.conv("conv", Feature(INPUT, 3, 8), 16, kernel_size=7, stride=2)  # 192 in, 256 out: 448
+    x = net.max_pool("pool", x)  # 256 in, 64 out
+    net.linear("logits", net.pool("mean", x), 10)
+    assert peak_activation_bytes(net.layers) == 448
+    assert peak_activation_bytes(net.layers, 4) == 4 * 448

@@ -3,10 +3,13 @@
 import random
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from spaceevo import plugins
+from spaceevo.nets.network import program_of, single_network
 from spaceevo.spaces import encoding
 from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
 from spaceevo.spaces.subnet import network_layers
@@ -44,6 +47,41 @@ def test_laws_of_a_random_space(name, seed):
         assert subnet.num_params == sum(layer.num_params for layer in layers)
     assert space.crossover(first, first, rng) == first
     assert space.smallest().macs <= first.macs <= space.largest().macs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_counts_are_those_of_the_built_network(name):
+    rng = random.Random(name)
+    hyperspace = load_hyperspace(name)
+    subnet = hyperspace.space(hyperspace.sample(rng), 10).sample(rng)
+    program = program_of(subnet)
+    network = single_network(program, 127, torch.Generator()).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, subnet.resolution, subnet.resolution), program)
+    assert 2 * subnet.macs == counter.get_total_flops()
+    trained = [p.numel() for key, p in network.weighted.named_parameters() if not key.endswith("weight_scale")]
+    assert subnet.num_params == sum(trained)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_largest_operators_cover_every_subnet(name):
+    rng = random.Random(name)
+    hyperspace = load_hyperspace(name)
+    space = hyperspace.space(hyperspace.sample(rng), 10)
+    for placement in ("device", "published"):
+        largest = space.maximal_operators(placement)
+        reached = set()
+        for subnet in (space.largest(), space.smallest(), *(space.sample(rng) for _ in range(20))):
+            for operator in program_of(subnet, placement):
+                cover = largest[operator.name]
+                reached.add(operator.name)
+                assert cover.in_channels >= operator.in_channels
+                assert cover.out_channels >= operator.out_channels
+                assert cover.kernel_size >= operator.kernel_size
+                assert cover.quantizer == operator.quantizer
+                if operator.has_weights:
+                    assert operator.weights_name in largest
+        assert {name for name in reached if name.startswith("head/")} == {n for n in largest if n.startswith("head/")}
 
 
 def test_a_published_string_comes_back():

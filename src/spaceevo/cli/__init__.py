@@ -12,7 +12,7 @@ import traceback
 import typer
 from rich.console import Console
 
-from spaceevo import plugins
+from spaceevo import interrupts, plugins
 from spaceevo.errors import EXIT_BUG, SpaceEvoError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ def main() -> None:
     # Torch's threads wait for each other by spinning. On a busy machine a long spin makes every step many times
     # slower, and a short spin is enough. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    interrupts.remember()
     for verb in plugins.names("spaceevo.cli"):
         plugins.load("spaceevo.cli", verb).register(app)
     console = Console(stderr=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from spaceevo import interrupts
 from spaceevo.artifacts import RunFolder, content_hash, write_atomically
 from spaceevo.config import Recipe
 from spaceevo.pipeline import baselines, blocks, export, predict, report, space, study, subnets, supernet
@@ -83,12 +84,14 @@ def _run_stage(context: Context, stage: StageModule, input_hash: str, label: str
 
         def progress(done: int, total: int) -> None:
             nonlocal noted
+            interrupts.check()
             if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
                 noted = time.monotonic()
                 folder.note_spent(input_hash, before + noted - start)
             show(done, total)
 
         files = stage.run(context, folder.path, progress)
+        interrupts.check()
     return_free_memory()
     seconds = before + time.monotonic() - start
     manifest = folder.finish(input_hash, seconds, peak_rss_mib(), files)

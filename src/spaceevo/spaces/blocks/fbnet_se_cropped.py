@@ -1,10 +1,10 @@
 """FBNetV3's strided block with SE that crops a pixel (released model definitions)."""
 
 from spaceevo.spaces.blocks.mbv2 import inverted_residual
-from spaceevo.spaces.layers import Feature, Tracer
+from spaceevo.spaces.layers import Feature, Tracer, make_divisible
 from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
     """1x1 to hidden, cropping depthwise k (stride), SE on a quarter of the input width, 1x1 linear."""
-    return inverted_residual(spec, x, net, squeeze_excite=True, se_of_input=True, cropped=True, identity_only=True)
+    return inverted_residual(spec, x, net, reduced=make_divisible(spec.in_width / 4), cropped=True, identity_only=True)

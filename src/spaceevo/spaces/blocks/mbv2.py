@@ -9,16 +9,22 @@ def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
     return inverted_residual(spec, x, net)
 
 
+def hidden_width(spec: BlockSpec) -> int:
+    """Width between the two 1x1 convolutions."""
+    return make_divisible(spec.in_width * spec.expand_ratio)
+
+
 def inverted_residual(
     spec: BlockSpec,
     x: Feature,
     net: Tracer,
     *,
-    squeeze_excite: bool = False,
+    reduced: int = 0,
+    se_activation: Activation = "relu",
+    se_gate: Activation = "hard_sigmoid",
     stacked: bool = False,
-    identity_only: bool = False,
-    se_of_input: bool = False,
     cropped: bool = False,
+    identity_only: bool = False,
 ) -> Feature:
     """The inverted residual; the expansion is left out where hidden equals the input width.
 
@@ -26,14 +32,15 @@ def inverted_residual(
         spec: Of the block.
         x: Its input.
         net: Takes the layers.
-        squeeze_excite: With SE on a quarter of the hidden width.
+        reduced: Width inside of squeeze-and-excite; 0 for none.
+        se_activation: Inside of it.
+        se_gate: At its end.
         stacked: A stack of depthwise 3x3 instead of one larger kernel.
-        identity_only: No shortcut where the shapes of input and output differ, instead of a projection.
-        se_of_input: SE on a quarter of the input width instead.
         cropped: The depthwise convolution pads one pixel less on each side.
+        identity_only: No shortcut where the shapes of input and output differ, instead of a projection.
     """
     source, k, activation = x, spec.kernel_size, spec.activation
-    hidden = make_divisible(spec.in_width * spec.expand_ratio)
+    hidden = hidden_width(spec)
     if hidden != spec.in_width:
         x = net.conv("expand", x, hidden, activation=activation)
     if stacked:
@@ -41,8 +48,8 @@ def inverted_residual(
     else:
         pad = k // 2 - 1 if cropped else None
         x = net.depthwise("depthwise", x, kernel_size=k, stride=spec.stride, activation=activation, pad=pad)
-    if squeeze_excite:
-        x = net.squeeze_excite("se", x, make_divisible((spec.in_width if se_of_input else hidden) / 4))
+    if reduced:
+        x = net.squeeze_excite("se", x, reduced, activation=se_activation, gate=se_gate)
     x = net.conv("project", x, spec.out_width)
     return net.residual(x, source) if identity_only else net.shortcut(x, source, stride=spec.stride)
 

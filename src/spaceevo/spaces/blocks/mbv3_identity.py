@@ -1,10 +1,10 @@
 """MBv3 as in MobileNetV3: no shortcut where shapes differ (ICCV 2019, Section 5)."""
 
-from spaceevo.spaces.blocks.mbv2 import inverted_residual
-from spaceevo.spaces.layers import Feature, Tracer
+from spaceevo.spaces.blocks.mbv2 import hidden_width, inverted_residual
+from spaceevo.spaces.layers import Feature, Tracer, make_divisible
 from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
     """1x1 to hidden, depthwise k (stride), SE on a quarter of hidden, 1x1 linear, plus the input where shapes agree."""
-    return inverted_residual(spec, x, net, squeeze_excite=True, identity_only=True)
+    return inverted_residual(spec, x, net, reduced=make_divisible(hidden_width(spec) / 4), identity_only=True)

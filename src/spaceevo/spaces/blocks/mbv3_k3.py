@@ -1,10 +1,10 @@
 """MBv3-K3: the depthwise k x k of MBv3 as a stack of depthwise 3x3 (SpaceEvo, Section 4.1)."""
 
-from spaceevo.spaces.blocks.mbv2 import inverted_residual
-from spaceevo.spaces.layers import Feature, Tracer
+from spaceevo.spaces.blocks.mbv2 import hidden_width, inverted_residual
+from spaceevo.spaces.layers import Feature, Tracer, make_divisible
 from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
     """MBv2-K3 with SE on a quarter of hidden before the last 1x1."""
-    return inverted_residual(spec, x, net, squeeze_excite=True, stacked=True)
+    return inverted_residual(spec, x, net, reduced=make_divisible(hidden_width(spec) / 4), stacked=True)

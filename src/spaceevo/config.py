@@ -127,7 +127,7 @@ class Recipe(Settings):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run folder.")
     seed: int = Field(0, ge=0)
-    hyperspace: str = Field("micro", description="A preset: micro.")
+    hyperspace: str = Field("micro", description="A preset: micro, mobilew or onnxw.")
     budgets_ms: Literal["auto"] | tuple[float, ...] = Field(
         "auto",
         description="INT8 latency budgets in ms; auto takes two from the middle of what the target shows.",

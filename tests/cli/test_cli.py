@@ -359,3 +359,13 @@ def test_init_refuses_what_cannot_be_run(cli: Any, tmp_path: Path) -> None:
     _refused(cli("init", path, "--budget-ms", "0"), "budgets_ms")
     _refused(cli("init", path, "--image-size", "3"), "image_size")
     assert not path.exists()
+
+
+def test_a_hand_made_space_leaves_nothing_to_search(cli, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: hand-made\nhyperspace: resnet50\n")
+    done = cli("run", recipe, "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert "'resnet50'" in done.stderr
+    assert "micro, mobilew or onnxw" in done.stderr
+    assert "Traceback" not in done.stderr

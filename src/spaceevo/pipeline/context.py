@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from spaceevo import plugins
 from spaceevo.artifacts import RunFolder, content_hash, storage_errors
 from spaceevo.config import Recipe, parse
-from spaceevo.errors import ArtifactError
+from spaceevo.errors import ArtifactError, RecipeError
 from spaceevo.measure.store import Store
 from spaceevo.measure.target import describe
 from spaceevo.progress import ProgressCallback
@@ -63,8 +63,20 @@ class Context:
 
     @cached_property
     def hyperspace(self) -> Hyperspace:
-        """The hyperspace."""
-        return load_hyperspace(self.recipe.hyperspace)
+        """The hyperspace.
+
+        Raises:
+            PluginError: No such preset.
+            RecipeError: It holds a single search space.
+        """
+        hyperspace = load_hyperspace(self.recipe.hyperspace)
+        if not hyperspace.searched:
+            raise RecipeError(
+                f"The recipe names the hyperspace {hyperspace.name!r}",
+                found="a hand-made space: there is no search space to choose",
+                remedy="Take one that leaves a choice: micro, mobilew or onnxw",
+            )
+        return hyperspace
 
     @cached_property
     def data(self) -> ImageData:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -104,6 +104,39 @@ class FloatGraph:
 
     operators: tuple[Operator, ...]
     weights: Mapping[str, FloatWeights]
+
+
+@dataclass(frozen=True, eq=False)
+class ExtractedNetwork:
+    """A trained network, ready to be written for any runtime.
+
+    Attributes:
+        integer: As quantization-aware training left it.
+        floating: Its FP32 twin.
+        metadata: What every exported file tells: encoding, class names, preprocessing, profile, ...
+    """
+
+    integer: IntegerGraph
+    floating: FloatGraph
+    metadata: Mapping[str, str]
+
+
+#: (operator, (codes, parameters) of every input, parameters of the output) -> codes. Codes are integers in float32
+#: arrays [B, C, H, W], 0 to 255.
+CodesFunction = Callable[[Operator, Sequence[tuple[np.ndarray, QuantParams]], QuantParams], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where the integer results of a runtime differ from the contract's (see `nets.executors`).
+
+    Attributes:
+        codes: By kind of operator (one without weights), what computes its output.
+        fused_additions: Whether a convolution that only an addition reads is added unrounded.
+    """
+
+    codes: Mapping[str, CodesFunction] = field(default_factory=dict)
+    fused_additions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +366,61 @@ class SubnetSearchResult(Record):
     evaluated: tuple[FoundSubnet, ...]
 
 
+class LogitAgreement(Record):
+    """Logits of a file against those of a reference, on the same images.
+
+    Attributes:
+        top1: Share of images with the same largest logit, 0 to 1.
+        identical_codes: Share of logits that are the same 8-bit code on the grid of steps.
+        mean_steps: Mean absolute difference in steps. Logits are float; a step is 1 / 255 of the range of the
+            reference's logits over the images, what one code would be if they were quantized.
+        max_steps: Largest.
+    """
+
+    top1: float
+    identical_codes: float
+    mean_steps: float
+    max_steps: float
+
+
+class Verification(Record):
+    """One exported INT8 file against what it was exported from.
+
+    Attributes:
+        file: Name.
+        runtime: Name of the runtime that ran it, and its version.
+        exported_for: Profile of the processor that it was trained and exported for.
+        verified_on: Profile of the processor that ran it.
+        num_images: Images run.
+        top1: Of the file.
+        top1_fake_quantized: Of the fake-quantized float network.
+        integer: Against exact integer arithmetic as this runtime rounds.
+        fake_quantized: Against the fake-quantized float network.
+        float_operators: What the runtime computes in float between input quantization and logits.
+        changed_constants: Scales, zero points, codes and biases of the file that are not those of the network,
+            missing and unknown ones included.
+        first_difference: The first tensor that differs from the integer reference, looked for where a bound is
+            broken; "" where it was not.
+        differing_codes: Share of its codes that differ.
+        problems: The bounds that are broken; empty for a file that may be handed out.
+    """
+
+    file: str
+    runtime: str
+    exported_for: str
+    verified_on: str
+    num_images: int
+    top1: float
+    top1_fake_quantized: float
+    integer: LogitAgreement
+    fake_quantized: LogitAgreement
+    float_operators: tuple[str, ...]
+    changed_constants: tuple[str, ...]
+    first_difference: str = ""
+    differing_codes: float = 0.0
+    problems: tuple[str, ...] = ()
+
+
 class ModelResult(Record):
     """One exported model, verified and measured on the target. Accuracies and shares are 0 to 1.
 
@@ -346,14 +434,12 @@ class ModelResult(Record):
         fp32_ms: Measured latency of the FP32 twin.
         speedup: fp32_ms / int8_ms.
         top1_fp32: Of the FP32 twin, computed by the runtime, on the validation images.
-        top1_fake_quant: Of the fake-quantized torch network.
+        top1_fake_quant: Of the fake-quantized network.
         top1_int8: Of the INT8 file, computed by the runtime.
-        agreement: Share of validation images on which the file's top-1 equals the integer reference's.
-        agreement_fake_quant: The same against the fake-quantized network.
-        max_logit_diff: Largest difference between the file's logits and the integer reference's.
-        float_operators: Names of float operators between input quantization and logits in the optimized graph.
+        verification: Of the INT8 file.
         int8_file: Relative to the run folder.
         fp32_file: Relative to the run folder.
+        network_file: The extracted network that both were written from, relative to the run folder.
     """
 
     budget_ms: float
@@ -367,12 +453,10 @@ class ModelResult(Record):
     top1_fp32: float
     top1_fake_quant: float
     top1_int8: float
-    agreement: float
-    agreement_fake_quant: float
-    max_logit_diff: float
-    float_operators: tuple[str, ...]
+    verification: Verification
     int8_file: str
     fp32_file: str
+    network_file: str
 
 
 class PredictorSummary(Record):

@@ -18,7 +18,7 @@ from spaceevo.runtimes.onnxruntime import float_operators
 STAGES = tuple(stage.NAME for stage in pipeline.STAGES)
 MODEL_KEYS = {
     "budget_ms", "encoding", "macs", "params", "predicted_ms", "int8_ms", "fp32_ms", "speedup", "top1_fp32",
-    "top1_fake_quant", "top1_int8", "agreement", "max_logit_diff", "int8_file", "fp32_file",
+    "top1_fake_quant", "top1_int8", "verification", "int8_file", "fp32_file", "network_file",
 }  # fmt: skip
 
 
@@ -100,9 +100,11 @@ def test_numbers_of_the_models_agree_with_each_other(summary: dict[str, Any]) ->
         assert budgets == sorted(budgets)
     for model in _all_models(summary):
         assert model["speedup"] == pytest.approx(model["fp32_ms"] / model["int8_ms"])
-        assert model["agreement"] >= 0.995
-        assert model["float_operators"] == []
-        assert 0 <= model["max_logit_diff"] < 0.01
+        verification = model["verification"]
+        assert verification["problems"] == verification["float_operators"] == verification["changed_constants"] == []
+        assert verification["integer"]["top1"] >= 0.995
+        assert verification["integer"]["max_steps"] < 0.01
+        assert verification["fake_quantized"]["mean_steps"] < 0.5
         assert abs(model["top1_int8"] - model["top1_fake_quant"]) < 0.05
         assert min(model["macs"], model["params"], model["int8_ms"], model["fp32_ms"], model["predicted_ms"]) > 0
     for model in summary["models"]:

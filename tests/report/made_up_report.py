@@ -12,6 +12,7 @@ from spaceevo.records import (
     BlockTable,
     DistilledCell,
     FoundSubnet,
+    LogitAgreement,
     ModelResult,
     PredictorAssessment,
     PredictorSummary,
@@ -26,6 +27,7 @@ from spaceevo.records import (
     Summary,
     TargetDescription,
     TrainingPoint,
+    Verification,
 )
 from spaceevo.report.data import ReportData
 from spaceevo.spaces.hyperspace import load_hyperspace
@@ -52,14 +54,28 @@ def make_model(budget_ms: float, top1_int8: float, **changes: object) -> ModelRe
         "top1_fp32": top1_int8 + 0.004,
         "top1_fake_quant": top1_int8 + 0.0005,
         "top1_int8": top1_int8,
-        "agreement": 1.0,
-        "agreement_fake_quant": 0.9985,
-        "max_logit_diff": 3.2e-6,
-        "float_operators": (),
+        "verification": make_verification(),
         "int8_file": f"export/model_{budget_ms:g}ms_int8.onnx",
         "fp32_file": f"export/model_{budget_ms:g}ms_fp32.onnx",
+        "network_file": f"export/model_{budget_ms:g}ms.safetensors",
     }
     return ModelResult.model_validate(values | changes)
+
+
+def make_verification(top1: float = 1.0, float_operators: tuple[str, ...] = ()) -> Verification:
+    return Verification(
+        file="model-int8.onnx",
+        runtime="onnxruntime 1.27.0",
+        exported_for="x86-vnni",
+        verified_on="x86-vnni",
+        num_images=2000,
+        top1=0.81,
+        top1_fake_quantized=0.8105,
+        integer=LogitAgreement(top1=top1, identical_codes=1.0, mean_steps=0.0, max_steps=0.0),
+        fake_quantized=LogitAgreement(top1=0.9985, identical_codes=0.97, mean_steps=0.03, max_steps=1.7),
+        float_operators=float_operators,
+        changed_constants=(),
+    )
 
 
 def make_target(**changes: object) -> TargetDescription:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from made_up_report import make_cells, make_model, make_summary, make_target
+from made_up_report import make_cells, make_model, make_summary, make_target, make_verification
 
 from spaceevo.report import words
 
@@ -42,8 +42,8 @@ def test_the_headline_takes_the_middle_budget_and_the_best_baseline() -> None:
 
 def test_notes_say_every_fault_in_words() -> None:
     model = make_model(
-        1.2, 0.80, int8_ms=1.3, fp32_ms=1.2, speedup=0.923, predicted_ms=1.1, top1_fp32=0.83, agreement=0.97,
-        float_operators=("Add_1", "Mul_2", "Mul_3", "Mul_4"),
+        1.2, 0.80, int8_ms=1.3, fp32_ms=1.2, speedup=0.923, predicted_ms=1.1, top1_fp32=0.83,
+        verification=make_verification(0.97, ("Add_1", "Mul_2", "Mul_3", "Mul_4")),
     )  # fmt: skip
     summary = make_summary(models=(model,), baselines=())
     predictor = summary.predictor.model_copy(update={"within_10_percent": 0.7})

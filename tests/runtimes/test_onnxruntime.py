@@ -13,9 +13,10 @@ import torch
 from onnx import numpy_helper
 from torch.nn import functional as F
 
-from spaceevo.errors import ArtifactError, NoSpaceError
+from spaceevo.errors import ArtifactError
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
+from spaceevo.runtimes import PROFILES, profile_of
 from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.operators import operators
@@ -67,7 +68,7 @@ def tensors(path, names, images):
 
 @pytest.mark.parametrize("w_qmax", [63, 127])
 def test_int8_file_equals_integer_executor(tmp_path, w_qmax, record_property):
-    if w_qmax > runtime.w_qmax(platform.machine(), processor_flags()):
+    if w_qmax > runtime.w_qmax(profile_of(platform.machine(), processor_flags())):
         pytest.skip("this processor saturates with 8-bit weights")
     path = tmp_path / "net.onnx"
     same_tensors = num_tensors = same_codes = num_codes = same_top1 = num_images = 0
@@ -190,11 +191,6 @@ def test_same_graph_same_bytes(int8_file, tmp_path):
     assert again.read_bytes() == int8_file.read_bytes()
 
 
-def test_folder_that_is_missing(tmp_path):
-    with pytest.raises(NoSpaceError, match="cannot be written"):
-        runtime.export_int8(random_integer_graph(program(0), seed=1), tmp_path / "none" / "net.onnx", {})
-
-
 @pytest.mark.parametrize("use", [runtime.Session, runtime.float_operators, lambda path: runtime.profile(path, 1)])
 def test_truncated_file(int8_file, use):
     int8_file.write_bytes(int8_file.read_bytes()[: int8_file.stat().st_size // 2])
@@ -249,19 +245,9 @@ def test_time_and_profile(tmp_path, block, capfd):
     assert {path.name for path in tmp_path.iterdir()} == {"int8.onnx", "fp32.onnx"}
 
 
-@pytest.mark.parametrize(
-    ("machine", "flags", "expected"),
-    [
-        ("x86_64", (), 63),
-        ("AMD64", ("avx2", "avx512f"), 63),
-        ("x86_64", ("avx2", "avx_vnni"), 127),
-        ("x86_64", ("avx512_vnni",), 127),
-        ("aarch64", (), 127),
-        ("arm64", ("asimddp",), 127),
-    ],
-)
-def test_w_qmax(machine, flags, expected):
-    assert runtime.w_qmax(machine, flags) == expected
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_w_qmax(profile):
+    assert runtime.w_qmax(profile) == (63 if profile.name == "x86-avx2" else 127)
 
 
 def test_import_is_light():

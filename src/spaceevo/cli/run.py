@@ -41,7 +41,8 @@ def register(app: typer.Typer) -> None:
         run_until(recipe, out, "report", as_json)
 
     for name, text in STAGE_VERBS.items():
-        _register_stage(app, name, text)
+        if name != "export":  # takes more than a recipe, see `cli.export`
+            _register_stage(app, name, text)
 
 
 def _register_stage(app: typer.Typer, name: str, text: str) -> None:

@@ -8,6 +8,7 @@ from spaceevo import plugins
 from spaceevo.errors import TargetError
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
+from spaceevo.runtimes import profile_of
 
 RUNTIMES = "spaceevo.runtimes"
 TRANSPORTS = "spaceevo.measure.transports"
@@ -105,5 +106,5 @@ def describe(name: str, threads: int = 1) -> TargetDescription:
         machine=processor.machine,
         flags=flags,
         threads=threads,
-        w_qmax=runtime.w_qmax(processor.machine, flags),
+        w_qmax=runtime.w_qmax(profile_of(processor.machine, flags)),
     )

@@ -5,36 +5,43 @@ Shape suffixes: B images, C channels, H = W size, K kernel size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spaceevo.records import IntegerGraph, IntegerWeights, QuantParams
+from spaceevo.records import Arithmetic, IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.spaces.operators import NUM_CODES, Operator
 
 #: Called with each tensor's name and its codes (integer-valued float32 [B, C, H, W], 0 to 255).
 Tap = Callable[[str, Tensor], None]
 
+CONTRACT = Arithmetic()
 EXACT_FLOAT32 = 2**24  # integers below are exact in float32, whatever the order of summation
 
 
 @torch.no_grad()
-def run_integer(graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None = None) -> Tensor:
-    """Run a quantized network in exact integer arithmetic, as ONNX Runtime on x86 does, code by code.
-
-    On ARM, ONNX Runtime adds and pools in fixed point, so that a code may differ by one now and then.
+def run_integer(
+    graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None = None, arithmetic: Arithmetic = CONTRACT
+) -> Tensor:
+    """Run a quantized network in exact integer arithmetic.
 
     Args:
         graph: A network, or a part: without "linear", the last tensor is returned, dequantized.
         images_BCHW: float32, preprocessed.
         tap: Sees the codes of every tensor, in order.
+        arithmetic: A runtime's, to follow it code by code; without it the contract's, which is that of ONNX Runtime
+            on x86.
 
     Returns:
         Logits, float32 [B, C].
     """
     codes: dict[str, Tensor] = {}
+    fused = _fused_with_addition(graph.operators) if arithmetic.fused_additions else frozenset()
+    branches: dict[str, Tensor] = {}  # what fused convolutions put out, as floats
     for operator in graph.operators:
         inputs = [(codes[name], graph.quant_params[name]) for name in operator.inputs if name in codes]
         if operator.kind == "linear":
@@ -42,8 +49,21 @@ def run_integer(graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None = None
             own = graph.weights[operator.name]
             return _accumulate(operator, x, params, own).float() * _step(params, own)
         y_params = graph.quant_params[operator.name]
+        special = arithmetic.codes.get(operator.kind)
         if operator.kind == "quantize":
+            inputs = [(images_BCHW, y_params)]
+        if special is not None:
+            y = torch.from_numpy(special(operator, [(a.numpy(), params) for a, params in inputs], y_params))
+        elif operator.kind == "quantize":
             y = _quantize(images_BCHW, y_params)
+        elif operator.kind == "conv" and arithmetic.fused_additions:
+            value = _kernel_value(operator, *inputs[0], graph.weights[operator.name])
+            y = _kernel_codes(value, y_params)
+            if operator.name in fused:
+                branches[operator.name] = value
+        elif operator.kind == "add" and (branch := next((n for n in operator.inputs if n in branches), None)):
+            a, b = inputs if branch == operator.inputs[0] else inputs[::-1]
+            y = _kernel_sum(branches.pop(branch), a[1], *b, y_params)
         else:
             y = _integer(operator, inputs, y_params, graph.weights.get(operator.name))
         codes[operator.name] = y
@@ -69,11 +89,16 @@ def run_fake_quantized(graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None
     for operator in graph.operators:
         inputs = [values.get(name, images_BCHW) for name in operator.inputs]
         own = graph.weights.get(operator.name)
-        x = _float(operator, inputs, own, graph.quant_params.get(operator.inputs[0]))
-        if operator.kind == "linear":
-            break
-        params = graph.quant_params[operator.name]
-        codes = _quantize(x, params)
+        if own is not None:
+            x_scale = _f32(graph.quant_params[operator.inputs[0]].scale)
+            x, step = _float_sum(operator, inputs[0], x_scale, own), x_scale * torch.from_numpy(own.scales)
+            if operator.kind == "linear":
+                return x * step
+            params = graph.quant_params[operator.name]
+            codes = _requantize(x * (step / _f32(params.scale)).view(-1, 1, 1), params)
+        else:
+            params = graph.quant_params[operator.name]
+            codes = _quantize(_float(operator, inputs), params)
         x = values[operator.name] = _dequantize(codes, params)
         if tap:
             tap(operator.name, codes)
@@ -118,17 +143,85 @@ def _integer(
             raise AssertionError(operator.kind)
 
 
-def _float(
-    operator: Operator, inputs: list[Tensor], own: IntegerWeights | None, x_params: QuantParams | None
-) -> Tensor:
+def _kernel_value(operator: Operator, x: Tensor, params: QuantParams, own: IntegerWeights) -> Tensor:
+    """What a convolution of OpenVINO puts out before quantization: sums and bias in float32."""
+    step = _step(params, own)
+    sums = _accumulate(operator, x, params, replace(own, bias=np.zeros_like(own.bias))).float()
+    return sums * step.view(-1, 1, 1) + (torch.from_numpy(own.bias).float() * step).view(-1, 1, 1)
+
+
+def _kernel_codes(value: Tensor, params: QuantParams) -> Tensor:
+    return _fused_multiply_add(value, *_kernel_scale(*_limits(params))).round().clamp(0, NUM_CODES - 1)
+
+
+def _kernel_sum(value: Tensor, a: QuantParams, b_codes: Tensor, b: QuantParams, y: QuantParams) -> Tensor:
+    """Codes of a convolution's value plus a tensor: the value is clamped to its range, in units of the tensor's codes.
+
+    The order of operations is OpenVINO's, so that the constants are the same float32 numbers.
+    """
+    largest, a_scale, b_scale = _f32(NUM_CODES - 1), _f32(a.scale), _f32(b.scale)
+    ratio, offset = a_scale / b_scale, _f32(a.zero_point) + _f32(b.zero_point) * b_scale / a_scale
+    low, high = -offset * ratio, (largest - offset) * ratio
+    unit = (high - low) / largest
+    scale, shift = _kernel_scale(*_limits(a))
+    shift = shift * unit + low if b.zero_point else _f32(0)  # it is minus that zero point, but for rounding
+    branch = _fused_multiply_add(value, scale * unit, shift).clamp(low, largest * unit + low)
+    limits = (limit / b_scale for limit in _limits(y))
+    return _fused_multiply_add(branch + b_codes, *_kernel_scale(*limits)).round().clamp(0, NUM_CODES - 1)
+
+
+def _limits(params: QuantParams) -> tuple[Tensor, Tensor]:
+    """Least and largest value that codes stand for."""
+    scale = _f32(params.scale)
+    return _f32(-params.zero_point) * scale, _f32(NUM_CODES - 1 - params.zero_point) * scale
+
+
+def _kernel_scale(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """(scale, shift) that take values to codes."""
+    largest = _f32(NUM_CODES - 1)
+    return largest / (high - low), -low * largest / (high - low)
+
+
+def _fused_with_addition(operators: Sequence[Operator]) -> frozenset[str]:
+    """The convolutions that go on to add: the first summand of an addition that is one and has no other reader.
+
+    The sum overwrites the other summand. So the convolution does not read it, and whatever else reads it comes
+    before the sum.
+    """
+    readers: dict[str, set[str]] = {}
+    before: dict[str, set[str]] = {}  # all that an operator's result depends on, itself included
+    by_name = {operator.name: operator for operator in operators}
+    for operator in operators:
+        before[operator.name] = {operator.name}.union(*(before.get(name, ()) for name in operator.inputs))
+        for name in operator.inputs:
+            readers.setdefault(name, set()).add(operator.name)
+    fused = set()
+    for addition in (operator for operator in operators if operator.kind == "add"):
+        for name, other in (addition.inputs, addition.inputs[::-1]):
+            if by_name[name].kind == "conv" and readers[name] == {addition.name}:
+                if other not in by_name[name].inputs and readers[other] <= before[addition.name]:
+                    fused.add(name)
+                break
+    return frozenset(fused)
+
+
+def _float_sum(operator: Operator, x: Tensor, x_scale: Tensor, own: IntegerWeights) -> Tensor:
+    """Sums and bias in units of the accumulators' scale.
+
+    On whole codes, which float32 adds exactly below 2**24: a sum of fractions depends on its order, which flips codes.
+    """
+    codes, weight, bias = (
+        (x / x_scale).round_(),
+        torch.from_numpy(own.codes).float(),
+        torch.from_numpy(own.bias).float(),
+    )
+    if operator.kind == "linear":
+        return F.linear(codes.flatten(1), weight, bias)
+    return F.conv2d(codes, weight, bias, operator.stride, operator.padding, groups=operator.groups)
+
+
+def _float(operator: Operator, inputs: list[Tensor]) -> Tensor:
     x = inputs[0]
-    if own is not None and x_params is not None:
-        codes = torch.from_numpy(own.codes).float()
-        weight = codes * torch.from_numpy(own.scales).view(-1, *[1] * (codes.ndim - 1))
-        bias = torch.from_numpy(own.bias).float() * _step(x_params, own)
-        if operator.kind == "linear":
-            return F.linear(x.flatten(1), weight, bias)
-        return F.conv2d(x, weight, bias, operator.stride, operator.padding, groups=operator.groups)
     match operator.kind:
         case "gate" | "relabel":
             return x / 6 + 0.5

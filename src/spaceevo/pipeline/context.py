@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 
 from spaceevo import plugins
 from spaceevo.artifacts import RunFolder, content_hash, storage_errors
-from spaceevo.config import Recipe, parse
-from spaceevo.errors import ArtifactError, RecipeError
+from spaceevo.config import DataSettings, Recipe, load_recipe, parse
+from spaceevo.errors import ArtifactError, DataError, RecipeError
 from spaceevo.measure.store import Store
 from spaceevo.measure.target import describe
 from spaceevo.progress import ProgressCallback
@@ -61,6 +61,15 @@ class Context:
     recipe: Recipe
     run: RunFolder
 
+    @classmethod
+    def of_folder(cls, path: Path) -> Context:
+        """That of a run folder which exists.
+
+        Raises:
+            RecipeError: It holds no recipe.
+        """
+        return cls(load_recipe(path / "recipe.yaml"), RunFolder(path))
+
     @cached_property
     def hyperspace(self) -> Hyperspace:
         """The hyperspace.
@@ -81,13 +90,7 @@ class Context:
     @cached_property
     def data(self) -> ImageData:
         """The data set, from its cache in the run folder where it has been read before."""
-        settings = self.recipe.data
-        plugin = plugins.load(DATASETS, settings.name)
-        options = parse(plugin.Settings, settings.options, "The recipe, at 'data.options',")
-        cache = self.run.path / "cache"
-        with storage_errors(cache):
-            data: ImageData = plugin.load(options, settings.image_size, cache)
-        return data
+        return load_data(self.recipe.data, self.run.path / "cache")
 
     @cached_property
     def data_hash(self) -> str:
@@ -119,6 +122,43 @@ class Context:
     def path(self, stage: str, name: str) -> Path:
         """A file of a stage."""
         return self.run.stage(stage).path / name
+
+
+def load_data(settings: DataSettings, cache: Path) -> ImageData:
+    """A data set.
+
+    Args:
+        settings: Which one.
+        cache: Folder for its pixels.
+
+    Raises:
+        PluginError: No such data set.
+        RecipeError: An option is wrong.
+        DataError: It is missing, empty or unreadable.
+    """
+    plugin = plugins.load(DATASETS, settings.name)
+    options = parse(plugin.Settings, settings.options, "The recipe, at 'data.options',")
+    with storage_errors(cache):
+        data: ImageData = plugin.load(options, settings.image_size, cache)
+    return data
+
+
+def named_data(name: str, image_size: int) -> DataSettings:
+    """The data set that a word of a command line means: the name of a built-in one, or a folder of images.
+
+    Raises:
+        DataError: It is neither.
+    """
+    if Path(name).is_dir():
+        return DataSettings(name="folder", image_size=image_size, options={"path": name})
+    known = [known for known in plugins.names(DATASETS) if known != "folder"]
+    if name not in known:
+        raise DataError(
+            f"There is no data set {name!r}",
+            found=f"It is no folder; built in are {', '.join(known)}",
+            remedy="Give a folder with train/<class>/... and val/<class>/..., or one of these names",
+        )
+    return DataSettings(name=name, image_size=image_size)
 
 
 def read_record(model: type[R], path: Path) -> R:

@@ -1,12 +1,14 @@
-"""The compact table at the end of a run."""
+"""The compact tables at the end of a run and of a verification."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from spaceevo.records import ModelResult, Summary
+from spaceevo.records import ModelResult, Summary, Verification
 from spaceevo.report import words
 
 
@@ -37,6 +39,40 @@ def summary_table(summary: Summary) -> Table:
         previous = model.budget_ms
         is_found = id(model) in found
         table.add_row(*_cells(model, is_found), style="bold" if is_found else "")
+    return table
+
+
+def verification_table(verifications: Sequence[Verification]) -> Table:
+    """One line per file: its top-1, then how it compares with the fake-quantized network and with the integers."""
+    counts = sorted({one.num_images for one in verifications})
+    table = Table(
+        title=Text(f"Exported files on {', '.join(f'{count:,}' for count in counts)} images, against what was trained"),
+        caption=Text(
+            "class: the same top-1; code: logits on the same 8-bit code; mean, max: difference of logits in such codes"
+        ),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("file", overflow="fold")
+    table.add_column("runtime", overflow="fold")
+    for header in ("top-1", "class", "code", "mean", "max", "integers"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for one in verifications:
+        against = one.fake_quantized
+        shares = [words.share(value) for value in (against.top1, against.identical_codes, one.integer.top1)]
+        values = (
+            one.file,
+            one.runtime,
+            words.percent(one.top1),
+            *shares[:2],
+            f"{against.mean_steps:.3f}",
+            f"{against.max_steps:.2f}",
+            shares[2],
+        )
+        table.add_row(*map(Text, values), style="red" if one.problems else "")
     return table
 
 

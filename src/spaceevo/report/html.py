@@ -168,6 +168,7 @@ def _model_groups(models: Sequence[ModelResult], summary: Summary) -> tuple[Grou
         is_baseline = any(model is other for other in summary.baselines)
         return words.NO_VALUE if is_baseline or baseline is None else _difference(model, baseline)
 
+    checks = [m.verification for m in models]
     accuracy = [
         row("INT8 top-1, computed by the runtime", [words.percent(m.top1_int8) for m in models], True),
         row("Fake-quantized top-1, in training", [words.percent(m.top1_fake_quant) for m in models]),
@@ -185,10 +186,13 @@ def _model_groups(models: Sequence[ModelResult], summary: Summary) -> tuple[Grou
         )),
         Group("Accuracy", tuple(accuracy)),
         Group("Does the file compute what was trained?", (
-            row("Same class as the integer reference", [_agreement(m.agreement) for m in models]),
-            row("Same class as the training network", [_agreement(m.agreement_fake_quant) for m in models]),
-            row("Largest difference of a logit", [f"{m.max_logit_diff:.2g}" for m in models]),
-            row("Operators computed in float", [f"{len(m.float_operators)}" for m in models]),
+            row("Same class as the integer reference", [words.share(v.integer.top1) for v in checks]),
+            row("Same class as the fake-quantized network", [words.share(v.fake_quantized.top1) for v in checks]),
+            row("Logits on the same 8-bit code", [words.share(v.fake_quantized.identical_codes) for v in checks]),
+            row("Mean difference of a logit, in such codes", [f"{v.fake_quantized.mean_steps:.2g}" for v in checks]),
+            row("Largest", [f"{v.fake_quantized.max_steps:.2g}" for v in checks]),
+            row("Constants that are not the trained ones", [f"{len(v.changed_constants)}" for v in checks]),
+            row("Operators computed in float", [f"{len(v.float_operators)}" for v in checks]),
         )),
         Group("Size", (
             row("MACs", [words.count(m.macs) for m in models]),
@@ -199,11 +203,6 @@ def _model_groups(models: Sequence[ModelResult], summary: Summary) -> tuple[Grou
 
 def _difference(model: ModelResult, baseline: ModelResult) -> str:
     return words.points(model.top1_int8 - baseline.top1_int8)
-
-
-def _agreement(share: float) -> str:
-    """With two decimals, and 100 % only where every image agrees."""
-    return "100 %" if share == 1 else f"{min(100 * share, 99.99):.2f} %"
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,11 @@ def named_models(summary: Summary) -> list[tuple[ModelResult, str]]:
     return [(model, f"{budget(model.budget_ms)} {kind}") for model, kind in both]
 
 
+def share(share: float) -> str:
+    """With two decimals, and 100 % only where every image agrees."""
+    return "100 %" if share == 1 else f"{min(100 * share, 99.99):.2f} %"
+
+
 def why_w_qmax(target: TargetDescription) -> str:
     """Why weights use the codes that they use on this target."""
     if target.w_qmax >= 127:
@@ -215,14 +220,15 @@ def _model_notes(model: ModelResult, name: str) -> list[str]:
     loss = model.top1_fp32 - model.top1_int8
     if loss > 0.01:
         found.append(f"Quantization costs the {name} {100 * loss:.1f} points of top-1.")
-    if model.float_operators:
-        some = ", ".join(model.float_operators[:3]) + (", …" if len(model.float_operators) > 3 else "")
-        number = _plural(len(model.float_operators), "operator")
+    floats, agreement = model.verification.float_operators, model.verification.integer.top1
+    if floats:
+        some = ", ".join(floats[:3]) + (", …" if len(floats) > 3 else "")
+        number = _plural(len(floats), "operator")
         found.append(f"The {name} has {number} that the runtime computes in float: {some}.")
-    if model.agreement < 0.99:
+    if agreement < 0.99:
         found.append(
             f"The INT8 file of the {name} gives the class of the integer reference on only "
-            f"{percent(model.agreement)} of the validation images."
+            f"{percent(agreement)} of the validation images."
         )
     return found
 

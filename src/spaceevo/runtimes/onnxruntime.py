@@ -7,29 +7,29 @@ operators; nodes too, followed by `MARK`, which ONNX Runtime keeps when it fuses
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spaceevo.errors import ArtifactError, ExportError, NoSpaceError
-from spaceevo.records import FloatGraph, IntegerGraph, QuantParams
+from spaceevo.artifacts import write_atomically
+from spaceevo.errors import ArtifactError, ExportError
+from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
+from spaceevo.runtimes import Profile, check_images
 from spaceevo.spaces.operators import FIXED_QUANTIZERS, NUM_CODES, Operator
 
 SUFFIX = ".onnx"
+ARITHMETIC = Arithmetic()  # the contract is its arithmetic on x86; on ARM it adds and pools in fixed point
 OPSET = 21
 IR_VERSION = 10
 IMAGE = "image"
 LOGITS = "logits"
 MARK = "|"  # ends an operator's name within the name of a node
-VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "avx512vnni"})
-X86 = frozenset({"x86_64", "amd64", "x86", "i686"})
 WARM_UP = 5
 
 
@@ -40,19 +40,9 @@ def version() -> str:
     return str(onnxruntime.__version__)
 
 
-def w_qmax(machine: str, flags: Collection[str]) -> int:
-    """Largest absolute weight code that is exact on a processor.
-
-    Without VNNI, the u8 x s8 kernels of x86 add two products in saturating 16 bit.
-
-    Args:
-        machine: Architecture, for example "x86_64" or "aarch64".
-        flags: Processor flags.
-
-    >>> w_qmax("x86_64", ["avx2"]), w_qmax("x86_64", ["avx512_vnni"]), w_qmax("aarch64", [])
-    (63, 127, 127)
-    """
-    return 63 if machine.lower() in X86 and VNNI_FLAGS.isdisjoint(flags) else 127
+def w_qmax(profile: Profile) -> int:
+    """Largest absolute weight code that is exact on a kind of processor: its u8 x s8 kernels are the fast ones."""
+    return 63 if profile.pair_sums_saturate else 127
 
 
 def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) -> None:
@@ -83,6 +73,26 @@ def export_fp32(graph: FloatGraph, path: Path, metadata: Mapping[str, str]) -> N
         NoSpaceError: The file cannot be written.
     """
     _write(_Fp32Writer(graph).model(), path, metadata)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of a model, versions included.
+
+    Raises:
+        ArtifactError: The file is no ONNX model.
+    """
+    return {entry.key: entry.value for entry in _read(path).metadata_props}
+
+
+def constants(path: Path) -> dict[str, np.ndarray]:
+    """Every constant of a model by name: codes, scales, zero points and biases.
+
+    Raises:
+        ArtifactError: The file is no ONNX model.
+    """
+    from onnx import numpy_helper
+
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in _read(path).graph.initializer}
 
 
 def float_operators(path: Path) -> tuple[str, ...]:
@@ -129,25 +139,37 @@ class Session:
     Args:
         path: A file that `export_int8` or `export_fp32` wrote.
         threads: Threads within an operator; operators run one after another.
+        taps: Operators whose codes `codes` gives: none of kind "relabel" (it has its input's) or "linear".
 
     Raises:
-        ArtifactError: The file is missing, truncated, damaged or foreign.
+        ArtifactError: The file is missing, truncated, damaged or foreign, or has no such tensor.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        self._session = _load(path, threads)
+    def __init__(self, path: Path, threads: int = 1, taps: Sequence[str] = ()) -> None:
+        self._taps = list(taps)
+        self._session = _load(path, threads, taps=taps)
         self._shape = tuple(self._session.get_inputs()[0].shape)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, S, S]; one image at a time.
 
         Raises:
+            DataError: The images have another size.
             ExportError: ONNX Runtime refuses to run the model.
         """
+        return self._run([LOGITS], images)[0]
+
+    def codes(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Codes, uint8 [N, C, H, W], of every tapped tensor, for images as of `run`."""
+        return dict(zip(self._taps, self._run(self._taps, images), strict=True))
+
+    def _run(self, names: list[str], images: np.ndarray) -> list[np.ndarray]:
+        check_images(images, self._shape)
         images = np.ascontiguousarray(images, dtype=np.float32)
         batches = (images[i : i + 1] for i in range(len(images)))
         try:
-            return np.concatenate([self._session.run(None, {IMAGE: batch})[0] for batch in batches])
+            outputs = [self._session.run(names, {IMAGE: batch}) for batch in batches]
+            return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
         except Exception as error:  # its exceptions share no base class
             raise ExportError(
                 "ONNX Runtime cannot run an exported model",
@@ -422,16 +444,22 @@ def _write(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ExportError("The network cannot be written as ONNX", found=str(error)) from error
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write_atomically(path, model.SerializeToString(deterministic=True))
+
+
+def _read(path: Path) -> Any:
+    import onnx
+
     try:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise NoSpaceError(f"{path} cannot be written", found=str(error)) from error
+        model = onnx.load(path)
+    except Exception as error:  # protobuf's own errors have no base that onnx promises
+        raise ArtifactError(f"{path} is no ONNX model", found=str(error), remedy="Export it again") from error
+    if not model.graph.node:
+        raise ArtifactError(f"{path} is no ONNX model", found="It has no operators", remedy="Export it again")
+    return model
 
 
-def _load(path: Path, threads: int, settings: Mapping[str, Any] | None = None) -> Any:
+def _load(path: Path, threads: int, settings: Mapping[str, Any] | None = None, taps: Sequence[str] = ()) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -445,13 +473,20 @@ def _load(path: Path, threads: int, settings: Mapping[str, Any] | None = None) -
     remedy = "Export it again"
     if not path.is_file():
         raise ArtifactError(f"There is no model at {path}", remedy=remedy)
+    model: str | bytes = str(path)
+    if taps:
+        from onnx import TensorProto, helper
+
+        opened = _read(path)
+        opened.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in taps)
+        model = opened.SerializeToString()
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions have no common base but this
         reason = str(error).strip().splitlines()[0][:300]
         raise ArtifactError(f"{path} is no model that ONNX Runtime can load", found=reason, remedy=remedy) from error
     names = [tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())]
-    if names != [IMAGE, LOGITS]:
+    if names != [IMAGE, LOGITS, *taps]:
         found = f"Its inputs and outputs are {', '.join(names)}; expected {IMAGE}, {LOGITS}"
         raise ArtifactError(f"{path} was not written by spaceevo", found=found, remedy=remedy)
     return session

@@ -1,0 +1,140 @@
+"""`spaceevo export` and `spaceevo verify`: files for devices, and whether they compute what was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from spaceevo.cli.run import JsonOption, run_until
+
+RuntimeOption = Annotated[list[str] | None, typer.Option("--runtime", help="A runtime; may be given several times.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="A built-in data set or a folder of images; the run's without it.", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+
+    @app.command()
+    def export(
+        source: Annotated[
+            Path, typer.Argument(help="A recipe, a run folder, or an extracted network.", show_default=False)
+        ],
+        runtime: RuntimeOption = None,
+        data: DataOption = None,
+        out: Annotated[
+            Path | None,
+            typer.Option("--out", help="Folder for the files, or of the run where a recipe is given."),
+        ] = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        """Write INT8 models and their FP32 twins for one or more runtimes, and verify each before it is handed out.
+
+        With a recipe: the stage of that name, for the recipe's target; what it needs runs first, unless it is done.
+        With a run folder or an extracted network (.safetensors): for every runtime that is installed, or those named.
+        The exit code is 3 if only some files could be handed out.
+        """
+        if source.suffix in (".yaml", ".yml"):
+            if runtime or data:
+                raise typer.BadParameter("--runtime and --data go with a run folder or an extracted network")
+            run_until(source, out, "export", as_json)
+            return
+        from spaceevo.pipeline import handout
+        from spaceevo.progress import shown
+
+        console = Console(stderr=as_json)
+        jobs = [(path, name) for path in handout.networks_of(source) for name in _runtimes(runtime, console)]
+        verified, failures = [], []
+        for path, name in jobs:
+            with shown(console, f"{path.stem} for {name}") as progress:
+                try:
+                    handed_out = handout.export_network(path, name, out or path.parent, data, progress)
+                    verified.append(handed_out.verification)
+                except handout.FAILURES as error:
+                    failures.append({"network": str(path), "runtime": name, "error": str(error)})
+        _tell(console, verified, as_json, failures)
+
+    @app.command()
+    def verify(
+        sources: Annotated[
+            list[Path], typer.Argument(help="INT8 models, or run folders for all of theirs.", show_default=False)
+        ],
+        runtime: Annotated[
+            str | None, typer.Option("--runtime", help="Runs the files; without it, the one they were written for.")
+        ] = None,
+        network: Annotated[
+            Path | None,
+            typer.Option("--network", help="The extracted network; without it, the one beside the file."),
+        ] = None,
+        data: DataOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        """Check that exported INT8 models compute what was trained, number by number.
+
+        Compares every constant of a file and its logits on the validation images with the network that it was exported
+        from; where a bound is broken, the first tensor that differs is told. The exit code is 1 if any is broken.
+        """
+        from spaceevo.pipeline import handout
+        from spaceevo.progress import shown
+
+        console = Console(stderr=as_json)
+        verified = []
+        for path in (file for source in sources for file in handout.int8_files_of(source)):
+            with shown(console, path.name) as progress:
+                verified.append(
+                    handout.verify_file(path, network=network, runtime_name=runtime, data=data, progress=progress)
+                )
+        _tell(console, verified, as_json)
+
+
+def _runtimes(wanted: list[str] | None, console: Console) -> list[str]:
+    from spaceevo import plugins
+    from spaceevo.errors import TargetError
+    from spaceevo.measure.target import RUNTIMES
+
+    installed = []
+    for name in wanted or plugins.names(RUNTIMES):
+        try:
+            plugins.load(RUNTIMES, name).version()
+            installed.append(name)
+        except TargetError as error:
+            if wanted:
+                raise
+            console.print(f"Left out: {error}", highlight=False, soft_wrap=True)
+    return installed
+
+
+def _tell(console: Console, verified: Sequence[Any], as_json: bool, failures: Sequence[dict[str, str]] = ()) -> None:
+    from spaceevo.errors import EXIT_ERROR, EXIT_PARTLY_DONE
+    from spaceevo.report.console import verification_table
+
+    if as_json:
+        found = {"models": [one.model_dump() for one in verified], "failures": list(failures)}
+        typer.echo(json.dumps(found, indent=1))
+    if verified:
+        console.print(verification_table(verified))
+    for one in verified:
+        if one.exported_for != one.verified_on:
+            console.print(
+                f"{one.file} was exported for {one.exported_for} and verified on {one.verified_on}: what holds here "
+                "need not hold there.",
+                soft_wrap=True,
+            )
+        if one.problems:
+            console.print(f"[red]{one.file}[/red]: {'; '.join(one.problems)}.", highlight=False, soft_wrap=True)
+            where = f"{one.first_difference}, in {one.differing_codes:.1%} of its codes"
+            console.print(f"  The first tensor that differs: {where}.", highlight=False, soft_wrap=True)
+    for failure in failures:
+        console.print(f"[red]{failure['network']} for {failure['runtime']}[/red]: {failure['error']}",
+                      highlight=False, soft_wrap=True)  # fmt: skip
+    if failures:
+        raise typer.Exit(EXIT_PARTLY_DONE if verified else EXIT_ERROR)
+    if any(one.problems for one in verified):
+        raise typer.Exit(EXIT_ERROR)

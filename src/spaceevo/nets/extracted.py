@@ -1,0 +1,128 @@
+"""Extracted networks on disk: one safetensors file that every exporter can write out, and every check can trust."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from spaceevo.artifacts import write_atomically
+from spaceevo.errors import ArtifactError
+from spaceevo.records import ExtractedNetwork, FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
+from spaceevo.spaces.operators import Operator
+
+SUFFIX = ".safetensors"
+FORMAT = "spaceevo-extracted-1"
+_PROGRAM = TypeAdapter(tuple[Operator, ...])
+_METADATA = TypeAdapter(dict[str, str])
+
+
+def save_extracted(path: Path, network: ExtractedNetwork) -> None:
+    """Write an extracted network.
+
+    Raises:
+        NoSpaceError: The file cannot be written.
+    """
+    program = _PROGRAM.dump_python(network.integer.operators, mode="json")
+    notes = json.dumps({"format": FORMAT, "program": program, "metadata": dict(network.metadata)})
+    # one key: safetensors writes several in any order, and the same network should be the same bytes
+    write_atomically(path, save(_tensors(network), metadata={"spaceevo": notes}))
+
+
+def load_extracted(path: Path) -> ExtractedNetwork:
+    """Read an extracted network.
+
+    Raises:
+        ArtifactError: Missing, truncated, or not what `save_extracted` wrote.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            notes = json.loads((file.metadata() or {})["spaceevo"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if notes.get("format") != FORMAT:
+            raise ValueError(f"its format is {notes.get('format')!r}, not {FORMAT!r}")
+        program = _PROGRAM.validate_python(notes["program"])
+        network = ExtractedNetwork(
+            _integer_graph(program, tensors),
+            _float_graph(program, tensors),
+            _METADATA.validate_python(notes["metadata"]),
+        )
+        if surplus := tensors.keys() - _tensors(network).keys():
+            raise ValueError(f"it has more than its operators read: {', '.join(sorted(surplus)[:3])}")
+    except (SafetensorError, ValidationError, KeyError, ValueError, OSError) as error:
+        raise ArtifactError(
+            f"{path} is no extracted network that spaceevo wrote",
+            found=" ".join(str(error).split())[:300],
+            remedy="Give the .safetensors file beside an exported model, or export the run again",
+        ) from error
+    return network
+
+
+def digest(graph: IntegerGraph) -> str:
+    """SHA-256 over the operators and every number of an integer graph; exported files carry it."""
+    content = hashlib.sha256(_PROGRAM.dump_json(graph.operators))
+    for name, array in sorted(_integer_tensors(graph).items()):
+        content.update(f"{name} {array.dtype} {array.shape}".encode())
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()
+
+
+def _tensors(network: ExtractedNetwork) -> dict[str, np.ndarray]:
+    tensors = _integer_tensors(network.integer)
+    for name, own in network.floating.weights.items():
+        tensors |= {f"fp32/{name}/weight": own.weight, f"fp32/{name}/bias": own.bias}
+    return {name: np.array(array, order="C") for name, array in tensors.items()}
+
+
+def _integer_tensors(graph: IntegerGraph) -> dict[str, np.ndarray]:
+    names = [operator.name for operator in graph.operators if operator.name in graph.quant_params]
+    tensors: dict[str, np.ndarray] = {
+        "int8/scales": np.array([graph.quant_params[name].scale for name in names], np.float64),
+        "int8/zero_points": np.array([graph.quant_params[name].zero_point for name in names], np.int32),
+    }
+    for name, own in graph.weights.items():
+        tensors |= {f"int8/{name}/codes": own.codes, f"int8/{name}/scales": own.scales, f"int8/{name}/bias": own.bias}
+    return tensors
+
+
+def _integer_graph(program: tuple[Operator, ...], tensors: dict[str, np.ndarray]) -> IntegerGraph:
+    names = [operator.name for operator in program if operator.quantizer != "none"]
+    pairs = zip(tensors["int8/scales"].tolist(), tensors["int8/zero_points"].tolist(), strict=True)
+    quant_params = {name: QuantParams(*pair) for name, pair in zip(names, pairs, strict=True)}
+    weights = {}
+    for operator in program:
+        if operator.has_weights:
+            codes, scales, bias = (
+                _taken(tensors, f"int8/{operator.name}/{what}", shape, dtype)
+                for what, shape, dtype in (
+                    ("codes", operator.weight_shape, np.int8),
+                    ("scales", (operator.out_channels,), np.float32),
+                    ("bias", (operator.out_channels,), np.int32),
+                )
+            )
+            weights[operator.name] = IntegerWeights(codes, scales, bias)
+    return IntegerGraph(program, quant_params, weights)
+
+
+def _float_graph(program: tuple[Operator, ...], tensors: dict[str, np.ndarray]) -> FloatGraph:
+    weights = {
+        operator.name: FloatWeights(
+            _taken(tensors, f"fp32/{operator.name}/weight", operator.weight_shape, np.float32),
+            _taken(tensors, f"fp32/{operator.name}/bias", (operator.out_channels,), np.float32),
+        )
+        for operator in program
+        if operator.has_weights
+    }
+    return FloatGraph(program, weights)
+
+
+def _taken(tensors: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    array = tensors[name]
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(dtype)} {list(shape)}")
+    return array

@@ -1,0 +1,334 @@
+"""Files for devices: written from an extracted network, verified here, and only then handed out."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from spaceevo import plugins
+from spaceevo.config import ExportSettings
+from spaceevo.errors import ArtifactError, DataError, ExportError, TargetError
+from spaceevo.measure.target import RUNTIMES, connect
+from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
+from spaceevo.nets.verification import DIGEST, PROFILE, verify
+from spaceevo.pipeline.context import Context, load_data, named_data
+from spaceevo.progress import ProgressCallback, part, silent
+from spaceevo.records import ExtractedNetwork, Verification
+from spaceevo.runtimes import Profile, profile_of
+from spaceevo.spaces.encoding import encode
+from spaceevo.spaces.subnet import Subnet
+from spaceevo.train.batches import PREPROCESSING, Images, to_input
+from spaceevo.train.evaluation import top1
+
+PRECISION = "spaceevo.precision"
+FAILURES = (ExportError, TargetError)  # of one file, while others may be handed out
+RUNTIME = "runtime"  # "name version", as exporters write it
+
+
+@dataclass(frozen=True)
+class HandedOut:
+    """A model in the form of one runtime.
+
+    Attributes:
+        int8: The file.
+        fp32: Its FP32 twin.
+        top1_fp32: Of the twin, computed by the runtime.
+        verification: Of the INT8 file.
+    """
+
+    int8: Path
+    fp32: Path
+    top1_fp32: float
+    verification: Verification
+
+
+def local_profile() -> Profile:
+    """The profile of this machine's processor."""
+    processor = connect("onnxruntime@local").processor()
+    return profile_of(processor.machine, processor.flags)
+
+
+def metadata_of(
+    subnet: Subnet, class_names: tuple[str, ...], profile: Profile, w_qmax: int, space: str
+) -> dict[str, str]:
+    """What every exported file tells about its network.
+
+    Args:
+        subnet: The architecture.
+        class_names: In label order.
+        profile: Of the processor that it was trained for.
+        w_qmax: Largest weight code.
+        space: Encoding of the search space, or where else the network comes from.
+    """
+    return {
+        "spaceevo.encoding": encode(subnet),
+        "spaceevo.space": space,
+        "spaceevo.w_qmax": str(w_qmax),
+        PROFILE: profile.name,
+        "class_names": json.dumps(class_names),
+        "preprocessing": json.dumps(
+            {
+                "resize": subnet.resolution,
+                "scale": 1 / 255,
+                "mean": PREPROCESSING.mean,
+                "std": PREPROCESSING.std,
+                "channels": "RGB",
+            }
+        ),
+    }
+
+
+def hand_out(
+    network: ExtractedNetwork,
+    runtime_name: str,
+    folder: Path,
+    name: str,
+    images: Images,
+    min_agreement: float,
+    progress: ProgressCallback = silent,
+) -> HandedOut:
+    """Write a network for a runtime as `NAME-int8` and `NAME-fp32`, and verify the INT8 file here.
+
+    Args:
+        network: What to write.
+        runtime_name: A runtime plug-in that is installed here.
+        folder: Made where absent.
+        name: Of the model.
+        images: Labelled images to verify on.
+        min_agreement: Least top-1 agreement with the integer reference, 0 to 1.
+        progress: Called as work goes on.
+
+    Raises:
+        ExportError: The file breaks a bound: it stays under `NAME-unverified`, and is not handed out.
+        TargetError: The runtime is not installed.
+    """
+    runtime = plugins.load(RUNTIMES, runtime_name)
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {**network.metadata, DIGEST: digest(network.integer)}
+    int8, fp32, unverified = (folder / f"{name}-{what}{runtime.SUFFIX}" for what in ("int8", "fp32", "unverified"))
+    runtime.export_int8(network.integer, unverified, {**metadata, PRECISION: "int8"})
+    runtime.export_fp32(network.floating, fp32, {**metadata, PRECISION: "fp32"})
+    verification = _verify(unverified, runtime, network, images, min_agreement, part(progress, 0, 0.8))
+    if verification.problems:
+        where = verification.first_difference
+        raise ExportError(
+            f"{unverified} disagrees with its integer reference, and is not handed out",
+            found="; ".join(verification.problems) + (f"; the first tensor that differs is {where}" if where else ""),
+            remedy="Report it to the authors of spaceevo with this file",
+        )
+    inputs = to_input(images.pixels, network.integer.operators[0].in_size)
+    logits = runtime.Session(fp32, threads=torch.get_num_threads()).run(inputs.numpy())
+    progress(1, 1)
+    unverified.replace(int8)
+    named = verification.model_copy(update={"file": int8.name})
+    return HandedOut(int8, fp32, top1(torch.from_numpy(logits), images.labels), named)
+
+
+def verify_file(
+    path: Path,
+    *,
+    network: Path | None = None,
+    runtime_name: str | None = None,
+    data: str | None = None,
+    progress: ProgressCallback = silent,
+) -> Verification:
+    """Verify an exported INT8 file against the extracted network that lies beside it.
+
+    Args:
+        path: The file.
+        network: The extracted network; without it, the one in the file's folder that the file names.
+        runtime_name: Runs the file; without it, the runtime that it was written for.
+        data: Name of a built-in data set, or a folder of images; without it, that of the run that the file lies in.
+        progress: Called as work goes on.
+
+    Raises:
+        ArtifactError: The file or the network is missing, damaged or foreign.
+        DataError: There is no data, or it has other classes.
+    """
+    written_for, stored = read_metadata(path)
+    if stored.get(PRECISION) != "int8":
+        raise ArtifactError(
+            f"{path} is no INT8 model of spaceevo",
+            found=f"Its precision is {stored.get(PRECISION, 'not told')}",
+            remedy="Give the file that ends in -int8",
+        )
+    runtime = plugins.load(RUNTIMES, runtime_name or written_for)
+    extracted = load_extracted(network) if network else find_network(path, stored)
+    images, bounds = validation_images(path, extracted, data), bounds_of(path)
+    return _verify(path, runtime, extracted, images, bounds.min_agreement, progress)
+
+
+def export_network(
+    path: Path, runtime_name: str, folder: Path, data: str | None, progress: ProgressCallback
+) -> HandedOut:
+    """Write an extracted network for a runtime and verify the file.
+
+    Args:
+        path: The extracted network.
+        runtime_name: An installed runtime.
+        folder: For the files.
+        data: As in `verify_file`.
+        progress: Called as work goes on.
+
+    Raises:
+        ArtifactError: The network is missing or damaged.
+        DataError: There is no data, or it has other classes.
+        ExportError: The file breaks a bound, or the runtime lacks an operator.
+    """
+    network = load_extracted(path)
+    images = validation_images(path, network, data)
+    out = hand_out(network, runtime_name, folder, path.stem, images, bounds_of(path).min_agreement, progress)
+    if folder.resolve() != path.parent.resolve():
+        save_extracted(folder / path.name, network)
+    return out
+
+
+def networks_of(source: Path) -> list[Path]:
+    """Extracted networks: the file itself, or all of a run.
+
+    Raises:
+        ArtifactError: There are none.
+    """
+    return _files_of(source, f"*{SUFFIX}", "extracted network")
+
+
+def int8_files_of(source: Path) -> list[Path]:
+    """INT8 models: the file itself, or all of a run.
+
+    Raises:
+        ArtifactError: There are none.
+    """
+    return _files_of(source, "*-int8.*", "INT8 model")
+
+
+def _files_of(source: Path, pattern: str, what: str) -> list[Path]:
+    if source.is_file():
+        return [source]
+    files = sorted((source / "export" / "models").glob(pattern))
+    if not files:
+        raise ArtifactError(
+            f"There is no {what} at {source}",
+            found="It is a folder without export/models/" if source.is_dir() else "There is no such file or folder",
+            remedy="Give a file, or the folder of a run whose export is done",
+        )
+    return files
+
+
+def read_metadata(path: Path) -> tuple[str, dict[str, str]]:
+    """(runtime that a file was written for, the file's metadata).
+
+    Raises:
+        ArtifactError: No runtime has files of this suffix, or the file is damaged.
+    """
+    runtimes = {name: plugins.load(RUNTIMES, name) for name in plugins.names(RUNTIMES)}
+    for runtime in runtimes.values():
+        if path.name.endswith(runtime.SUFFIX):
+            stored: dict[str, str] = runtime.metadata(path)
+            written_for = stored.get(RUNTIME, "").split(" ")[0]
+            if written_for not in runtimes:
+                raise ArtifactError(
+                    f"{path} was not written by spaceevo",
+                    found=f"Its metadata name {', '.join(sorted(stored)) or 'nothing'}",
+                    remedy="Give a file that `spaceevo export` wrote",
+                )
+            return written_for, stored
+    raise ArtifactError(
+        f"{path} is no model file",
+        found=f"The suffix is {path.suffix!r}",
+        remedy=f"Give a file that ends in {', '.join(sorted({runtime.SUFFIX for runtime in runtimes.values()}))}",
+    )
+
+
+def find_network(path: Path, stored: dict[str, str]) -> ExtractedNetwork:
+    """The extracted network in a file's folder that the file was written from.
+
+    Raises:
+        ArtifactError: There is none.
+    """
+    candidates = sorted(path.parent.glob(f"*{SUFFIX}"))
+    for candidate in candidates:
+        network = load_extracted(candidate)
+        if digest(network.integer) == stored.get(DIGEST):
+            return network
+    raise ArtifactError(
+        f"The network that {path} was exported from does not lie beside it",
+        found=f"{len(candidates)} other {SUFFIX} files in {path.parent}",
+        remedy="Name it with --network FILE",
+    )
+
+
+def bounds_of(path: Path) -> ExportSettings:
+    """The bounds of the run that a file lies in; the defaults outside of any."""
+    context = run_of(path)
+    return context.recipe.export if context else ExportSettings()
+
+
+def run_of(path: Path) -> Context | None:
+    """The run whose folder a path lies in; None outside of any."""
+    for folder in (path.resolve(), *path.resolve().parents):
+        if (folder / "recipe.yaml").is_file() and (folder / "provenance.json").is_file():
+            return Context.of_folder(folder)
+    return None
+
+
+def validation_images(path: Path, network: ExtractedNetwork, data: str | None) -> Images:
+    """Labelled images that fit a network, none of them trained on.
+
+    Args:
+        path: Of a file; its run names the data where `data` is None.
+        network: Says which classes, and at which size.
+        data: Name of a built-in data set, or a folder of images.
+
+    Raises:
+        DataError: There is no data, or it has other classes.
+    """
+    context = run_of(path)
+    if data is not None:
+        with tempfile.TemporaryDirectory() as cache:
+            loaded = load_data(named_data(data, network.integer.operators[0].in_size), Path(cache))
+    elif context is not None:
+        loaded = context.data
+    else:
+        raise DataError(
+            f"There are no images to run {path} on",
+            found="It does not lie in a run folder, and no data is named",
+            remedy="Name a data set or a folder of images with --data",
+        )
+    classes = tuple(json.loads(network.metadata["class_names"]))
+    if loaded.class_names != classes:
+        raise DataError(
+            f"The data set {loaded.name} has other classes than {path}",
+            found=f"{_some(loaded.class_names)} instead of {_some(classes)}",
+            remedy="Name the data that the network was trained for with --data",
+        )
+    return Images(torch.from_numpy(loaded.val_images), torch.from_numpy(loaded.val_labels))
+
+
+def _verify(
+    path: Path,
+    runtime: ModuleType,
+    network: ExtractedNetwork,
+    images: Images,
+    min_agreement: float,
+    progress: ProgressCallback,
+) -> Verification:
+    return verify(
+        path,
+        runtime,
+        network.integer,
+        to_input(images.pixels, network.integer.operators[0].in_size),
+        images.labels,
+        local_profile().name,
+        min_agreement=min_agreement,
+        threads=torch.get_num_threads(),
+        progress=progress,
+    )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

@@ -1,0 +1,141 @@
+"""Extracted networks on disk: the same numbers come back, and nothing else is taken for one."""
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from spaceevo.errors import ArtifactError, NoSpaceError
+from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
+from spaceevo.nets.extracted import digest, load_extracted, save_extracted
+from spaceevo.records import ExtractedNetwork, IntegerWeights, QuantParams
+from spaceevo.spaces.hyperspace import load_hyperspace
+from spaceevo.spaces.operators import operators
+from spaceevo.spaces.subnet import network_layers
+
+
+def extracted(preset="micro", seed=0, w_qmax=127):
+    hyperspace = load_hyperspace(preset)
+    rng = random.Random(seed)
+    subnet = replace(hyperspace.space(hyperspace.sample(rng), 10).sample(rng), resolution=32)
+    program = operators(network_layers(subnet))
+    metadata = {"class_names": json.dumps([f"class {index}" for index in range(10)]), "spaceevo.w_qmax": str(w_qmax)}
+    return ExtractedNetwork(random_integer_graph(program, seed, w_qmax), random_float_graph(program, seed), metadata)
+
+
+def same(ours, theirs):
+    return ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes()
+
+
+@settings(max_examples=12, deadline=None)
+@given(preset=st.sampled_from(["micro", "mobilew", "onnxw", "mobilenetv4"]), seed=st.integers(0, 1000))
+def test_round_trip(tmp_path_factory, preset, seed):
+    network = extracted(preset, seed)
+    path = tmp_path_factory.mktemp("extracted") / "net.safetensors"
+    save_extracted(path, network)
+    again = load_extracted(path)
+    assert again.metadata == network.metadata
+    assert again.integer.operators == again.floating.operators == network.integer.operators
+    assert again.integer.quant_params == network.integer.quant_params
+    for name, own in network.integer.weights.items():
+        other = again.integer.weights[name]
+        assert all(same(getattr(own, what), getattr(other, what)) for what in ("codes", "scales", "bias"))
+    for name, own in network.floating.weights.items():
+        other = again.floating.weights[name]
+        assert same(own.weight, other.weight)
+        assert same(own.bias, other.bias)
+    assert digest(again.integer) == digest(network.integer)
+    first = path.read_bytes()
+    save_extracted(path, again)
+    assert path.read_bytes() == first
+
+
+def changed(graph, what):
+    name = graph.operators[1].name
+    own, params = graph.weights[name], graph.quant_params[name]
+    quant_params, weights = dict(graph.quant_params), dict(graph.weights)
+    match what:
+        case "scale":
+            quant_params[name] = QuantParams(float(np.nextafter(np.float32(params.scale), np.float32(9))), 0)
+        case "zero_point":
+            quant_params[name] = QuantParams(params.scale, params.zero_point + 1)
+        case "code":
+            codes = own.codes.copy()
+            codes.flat[0] ^= 1
+            weights[name] = IntegerWeights(codes, own.scales, own.bias)
+        case "bias":
+            weights[name] = IntegerWeights(own.codes, own.scales, own.bias + np.int32(1))
+    return replace(graph, quant_params=quant_params, weights=weights)
+
+
+@pytest.mark.parametrize("what", ["scale", "zero_point", "code", "bias"])
+def test_the_digest_sees_every_number(what):
+    graph = extracted().integer
+    assert digest(changed(graph, what)) != digest(graph)
+    assert digest(changed(graph, "nothing")) == digest(graph)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_extracted(path, extracted())
+    return path
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "text"])
+def test_damaged_files(path, damage):
+    content = path.read_bytes()
+    match damage:
+        case "missing":
+            path.unlink()
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "empty":
+            path.write_bytes(b"")
+        case "text":
+            path.write_text("weights")
+    with pytest.raises(ArtifactError, match="no extracted network that spaceevo wrote"):
+        load_extracted(path)
+
+
+def _notes(path):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return json.loads(file.metadata()["spaceevo"])
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda notes, tensors: notes.update(format="other"), "format is 'other'"),
+        (lambda notes, tensors: notes["program"][0].update(kind="teleport"), "kind"),
+        (lambda notes, tensors: notes["program"].pop(), "head/logits"),
+        (lambda notes, tensors: tensors.pop("int8/stem/0/conv/bias"), "int8/stem/0/conv/bias"),
+        (
+            lambda notes, tensors: tensors.update({"int8/stem/0/conv/bias": np.zeros(3, np.int32)}),
+            r"int8/stem/0/conv/bias is int32 \[3\]",
+        ),
+        (
+            lambda notes, tensors: tensors.update({"int8/scales": tensors["int8/scales"][1:]}),
+            "shorter|longer",
+        ),
+    ],
+)
+def test_foreign_content(path, change, found):
+    notes, tensors = _notes(path), load_file(path)
+    change(notes, tensors)
+    save_file(tensors, path, metadata={"spaceevo": json.dumps(notes)})
+    with pytest.raises(ArtifactError, match=found):
+        load_extracted(path)
+
+
+def test_full_disk(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NoSpaceError):
+        save_extracted(tmp_path / "file" / "net.safetensors", extracted())

@@ -47,7 +47,7 @@ ZOO = ("MobileNetV3-Small", "EfficientNet-B0", "ResNet-18", "MobileNetV4-Conv-Me
 DATA = DataSettings(
     name="procedural",
     image_size=RESOLUTION,
-    options={"num_classes": NUM_CLASSES, "num_train": 3000, "num_val": 2000},
+    options={"num_classes": NUM_CLASSES, "num_train": 2000, "num_val": 2000},
 )
 TRAINING = TrainingSettings(epochs_fp32=3, epochs_int8=1, batch_size=32, lr=0.2, lr_int8=0.02)
 

@@ -70,6 +70,14 @@ class SupernetSettings(TrainingSettings):
 
     epochs_int8: float = Field(2, gt=0, description="Epochs of LSQ+ after it.")
     num_random: int = Field(2, ge=0, le=16, description="Random subnets per step beside largest and smallest.")
+    weight_scales: Literal["per-channel", "per-tensor"] = Field(
+        "per-channel", description="Learned scales of a weight: one per output channel, or one for all of them."
+    )
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether each output channel of a weight learns a scale of its own."""
+        return self.weight_scales == "per-channel"
 
 
 class TeacherSettings(TrainingSettings):

@@ -122,7 +122,7 @@ class ExtractedNetwork:
 
 
 #: (operator, (codes, parameters) of every input, parameters of the output) -> codes. Codes are integers in float32
-#: arrays [B, C, H, W], 0 to 255.
+#: arrays [B, C, H, W], 0 to 255; "quantize" is given the image.
 CodesFunction = Callable[[Operator, Sequence[tuple[np.ndarray, QuantParams]], QuantParams], np.ndarray]
 
 
@@ -132,7 +132,8 @@ class Arithmetic:
 
     Attributes:
         codes: By kind of operator (one without weights), what computes its output.
-        fused_additions: Whether a convolution that only an addition reads is added unrounded.
+        fused_additions: Whether convolutions compute as OpenVINO's: bias in float32, and one that only an addition
+            reads is added unrounded, clamped to its range.
     """
 
     codes: Mapping[str, CodesFunction] = field(default_factory=dict)

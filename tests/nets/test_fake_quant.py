@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
+from spaceevo.errors import ArtifactError
 from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight, weight_codes
 from spaceevo.spaces.operators import FIXED_QUANTIZERS, RELU6_MAX_SCALE
 
@@ -189,11 +191,72 @@ def test_set_range_contains_it_and_zero(low, width):
     assert scale <= max((max(low + width, 0) - min(low, 0)) / 255, 1e-5) * 1.001
 
 
+COMPOSITIONS = {
+    "normalized": lambda quantizer, a, b, gamma, bias: quantizer(
+        F.batch_norm(a, None, None, gamma, bias, True, 0.0, 1e-5)
+    ),
+    "gate": lambda quantizer, a, b, gamma, bias: quantizer(a * (1 / 6) + 0.5),
+    "product": lambda quantizer, a, b, gamma, bias: quantizer(a * b),
+    "product with one per channel": lambda quantizer, a, b, gamma, bias: quantizer(a * b[:, :, :1, :1]),
+    "sum": lambda quantizer, a, b, gamma, bias: quantizer(a + b),
+}
+FUSED = {
+    "normalized": lambda quantizer, a, b, gamma, bias: quantizer.of_normalized(a, gamma, bias, 1e-5),
+    "gate": lambda quantizer, a, b, gamma, bias: quantizer.of_gate(a),
+    "product": lambda quantizer, a, b, gamma, bias: quantizer.of_product(a, b),
+    "product with one per channel": lambda quantizer, a, b, gamma, bias: quantizer.of_product(a, b[:, :, :1, :1]),
+    "sum": lambda quantizer, a, b, gamma, bias: quantizer.of_sum(a, b),
+}
+
+
+@pytest.mark.parametrize("g_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", ["free", "relu", "relu6", "hard_sigmoid_input"])
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_is_the_composition(name, kind, g_format):
+    """The forward pass bit for bit, the gradients to the rounding of float32 sums."""
+    if name == "gate":
+        kind = "gate"
+    results = []
+    for run in (COMPOSITIONS[name], FUSED[name]):
+        quantizer = ActivationQuantizer(kind)
+        if kind not in FIXED_QUANTIZERS:
+            # Two thirds of the values inside the range
+            quantizer.set_range(0.0 if kind.startswith("relu") else -0.9, 1.2)
+        a, b = (2 * randn((4, 6, 5, 5), seed).contiguous(memory_format=torch.channels_last) for seed in (0, 1))
+        gamma, bias = torch.tensor([1.0, -0.5, 0.0, 2.0, 1e-3, -1.0]), randn(6, 2)
+        leaves = [tensor.requires_grad_() for tensor in (a, b, gamma, bias)]
+        y = run(quantizer, *leaves)
+        y.backward(randn(y.shape, 3).contiguous(memory_format=g_format))
+        results.append((y.detach(), [p.grad for p in (*leaves, *quantizer.parameters())]))
+    (expected, gradients), (actual, fused_gradients) = results
+    assert torch.equal(actual, expected)
+    assert actual.stride() == expected.stride(), "the next convolution reads the same memory format"
+    assert len(set(expected.flatten().tolist())) > 20
+    for one, other in zip(gradients, fused_gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(other, one, rtol=1e-5, atol=2e-6)
+
+
+def test_nothing_is_kept_for_the_quantizer():
+    """Of the tensors kept for the backward pass only the input and the output of the whole have its size."""
+    a, b = (randn((4, 6, 5, 5), seed).requires_grad_() for seed in (0, 1))
+    gamma, bias = torch.ones(6, requires_grad=True), torch.zeros(6, requires_grad=True)
+    for name, run in FUSED.items():
+        quantizer = ActivationQuantizer("gate" if name == "gate" else "free")
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x) or x, lambda x: x):
+            y = run(quantizer, a, b, gamma, bias)
+        known = {tensor.data_ptr() for tensor in (a, b, y)}
+        assert {x.data_ptr() for x in kept if x.numel() == a.numel()} <= known, name
+        assert kept
+
+
 @few
-@given(st.sampled_from([63, 127]), st.sampled_from([(4, 3, 3, 3), (5, 1, 5, 5), (3, 8)]), SEEDS)
-def test_weights(w_qmax, shape, seed):
+@given(st.sampled_from([63, 127]), st.sampled_from([(4, 3, 3, 3), (5, 1, 5, 5), (3, 8)]), st.booleans(), SEEDS)
+def test_weights(w_qmax, shape, per_channel, seed):
     generator = torch.Generator().manual_seed(seed)
-    scale = torch.rand(shape[0], generator=generator) * 0.1 + 0.01
+    scale = torch.rand(shape[0] if per_channel else 1, generator=generator) * 0.1 + 0.01
     steps = torch.randint(-w_qmax - 20, w_qmax + 21, shape, generator=generator)
     offset = torch.rand(shape, generator=generator) * 0.8 - 0.4
     column = scale.view(-1, *[1] * (len(shape) - 1))
@@ -202,16 +265,28 @@ def test_weights(w_qmax, shape, seed):
     y = fake_quantize_weight(weight, scale, w_qmax)
     codes = steps.clamp(-w_qmax, w_qmax).float()
     assert torch.equal(weight_codes(weight.detach(), scale.detach(), w_qmax), codes)
-    torch.testing.assert_close(y, codes * column, rtol=1e-6, atol=0)
+    assert torch.equal(y, codes * column)
     g = randn(shape, seed + 1)
     y.backward(g)
 
     own_w, own_s = weight.detach().double().requires_grad_(), scale.detach().double().requires_grad_()
     own_column = own_s.view(-1, *[1] * (len(shape) - 1))
     (rounded((own_w / own_column).clamp(-w_qmax, w_qmax)) * own_column * g).sum().backward()
-    factor = 1 / math.sqrt(math.prod(shape[1:]) * w_qmax)
+    num_shared = math.prod(shape[1:] if per_channel else shape)  # LSQ, Section 2.2: of what shares the scale
+    factor = 1 / math.sqrt(num_shared * w_qmax)
+    assert scale.grad.shape == scale.shape
     torch.testing.assert_close(weight.grad.double(), own_w.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(scale.grad.double(), own_s.grad * factor, rtol=1e-4, atol=1e-4)
+
+
+def test_a_dead_channel_of_weights_can_come_back():
+    weight = torch.zeros(2, 3, 3, 3, requires_grad=True)
+    scale = torch.full((2,), 1e-8, requires_grad=True)
+    y = fake_quantize_weight(weight, scale, 127)
+    assert y.abs().max() == 0
+    y.backward(torch.ones_like(y))
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+    assert torch.isfinite(scale.grad).all()
 
 
 def test_not_a_number_shows_where_training_looks():
@@ -220,3 +295,43 @@ def test_not_a_number_shows_where_training_looks():
     quantizer = quantizer_with(0.1, float("nan"))
     quantizer(torch.linspace(-50, 50, 8)[None]).sum().backward()
     assert torch.isnan(quantizer.scale.grad)
+
+
+def test_constant_tensor():
+    quantizer = ActivationQuantizer("free")
+    quantizer.set_range(0.0, 0.0)
+    scale, zero_point = quantizer.quant_params()
+    assert (0 < scale <= 1e-5, zero_point) == (True, 0)
+    assert quantizer(torch.zeros(2, 3)).abs().max() == 0
+    # It said nothing about the range, so training may go anywhere
+    with torch.no_grad():
+        quantizer.scale.fill_(0.5)
+    assert quantizer.quant_params() == (0.5, 0)
+    quantizer.set_range(3.0, 3.0)
+    assert quantizer.quant_params() == (pytest.approx(3 / 255), 0)
+    assert quantizer(torch.full((2, 3), 3.0)).tolist() == [[pytest.approx(3.0)] * 3] * 2
+
+
+def test_what_was_learned_elsewhere():
+    quantizer = ActivationQuantizer("free")
+    quantizer.set_learned(0.5, -2.0)
+    assert quantizer.quant_params() == (0.5, 4)
+    for scale, beta in [(0.0, 0.0), (-1.0, 0.0), (math.nan, 0.0), (math.inf, 0.0), (0.1, math.nan)]:
+        with pytest.raises(ArtifactError, match="positive scale"):
+            quantizer.set_learned(scale, beta)
+    assert quantizer.quant_params() == (0.5, 4)
+
+
+@pytest.mark.parametrize("kind", ["free", "relu", "relu6"])
+@pytest.mark.parametrize("start", [0.02, 0.0, -0.02])
+@pytest.mark.parametrize("scale", [0.0, -3.0])
+def test_loaded_scales_that_are_not_positive_count_as_the_smallest_allowed(scale, start, kind):
+    quantizer = ActivationQuantizer(kind)
+    state = {"scale": torch.tensor(scale), "beta": torch.tensor(0.0), "start_scale": torch.tensor(start)}
+    quantizer.load_state_dict(state)
+    bounded, zero_point = quantizer.quant_params()
+    assert bounded == pytest.approx(0.02 / 8 if start > 0 else 1e-6)
+    assert zero_point == 0
+    y = quantizer(torch.linspace(-1, 1, 9)[None])
+    assert torch.isfinite(y).all()
+    assert y.max() > 0

@@ -1,5 +1,6 @@
 """Elastic networks against the static ones they stand for, and batch norm folding."""
 
+import math
 import random
 
 import pytest
@@ -7,6 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from spaceevo import plugins
+from spaceevo.errors import ExportError
+from spaceevo.nets.executors import run_integer
+from spaceevo.nets.fake_quant import ActivationQuantizer
+from spaceevo.nets.graphs import integer_graph
 from spaceevo.nets.network import BATCH_NORM_EPS, Network, extract, program_of, single_network
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.operators import Operator
@@ -74,20 +79,28 @@ def test_elastic_equals_extracted_bit_for_bit(seed):
     assert_elastic_equals_extracted(space, seed)
 
 
+def space_of_block(kind, activation="swish"):
+    kernel_sizes = (3, 35, 55) if kind == "uib" else (3, 5, 7)
+    stem = ElasticStage("stem", BlockChoice(BlockType("conv", "relu"), (3,)), (8, 16), (1,), 2)
+    choice = BlockChoice(BlockType(kind, activation), kernel_sizes, (1.0, 2.0))
+    stage = ElasticStage("stage1", choice, (8, 16), (1, 2), 2)
+    return SearchSpace("small-0-0", (stem, stage), Head(16, 24, "relu"), (32, 40), 5)
+
+
 @pytest.mark.parametrize("placement", ["device", "published"])
 @pytest.mark.parametrize("kind", plugins.names(BLOCKS))
 def test_every_block_type_is_elastic(kind, placement):
-    kernel_sizes = (3, 35, 55) if kind == "uib" else (3, 5, 7)
-    stem = ElasticStage("stem", BlockChoice(BlockType("conv", "relu"), (3,)), (8, 16), (1,), 2)
-    choice = BlockChoice(BlockType(kind, "swish"), kernel_sizes, (1.0, 2.0))
-    stage = ElasticStage("stage1", choice, (8, 16), (1, 2), 2)
-    space = SearchSpace("small-0-0", (stem, stage), Head(16, 24, "relu"), (32, 40), 5)
     for seed in range(3):
-        assert_elastic_equals_extracted(space, seed, placement)
+        assert_elastic_equals_extracted(space_of_block(kind), seed, placement)
 
 
-def assert_elastic_equals_extracted(space, seed, placement="device"):
-    supernet = shaken(Network(space.maximal_operators(placement), 63, generator(seed)), seed)
+@pytest.mark.parametrize("seed", range(4))
+def test_elastic_with_one_scale_per_weight(seed):
+    assert_elastic_equals_extracted(small_space(), seed, per_channel=False)
+
+
+def assert_elastic_equals_extracted(space, seed, placement="device", per_channel=True):
+    supernet = shaken(Network(space.maximal_operators(placement), 63, generator(seed), per_channel), seed)
     subnet = space.sample(random.Random(seed))
     program = program_of(subnet, placement)
     x = randn(3, 3, subnet.resolution, subnet.resolution, seed=seed)
@@ -106,7 +119,116 @@ def assert_elastic_equals_extracted(space, seed, placement="device"):
     assert names == set(static.weighted)
     for operator in program:
         if operator.has_weights:
-            assert static.weights_of(operator).weight.shape == operator.weight_shape
+            own = static.weights_of(operator)
+            assert own.weight.shape == operator.weight_shape
+            assert own.weight_scale.shape == (operator.out_channels if per_channel else 1,)
+
+
+def trained_like(space, seed=0, per_channel=True):
+    """A quantized network with negative gammas, and running statistics of no batch; its program and images."""
+    program = program_of(space.largest())
+    network = single_network(program, 63, generator(seed), per_channel)
+    x = randn(32, 3, program[0].in_size, program[0].in_size, seed=seed)
+    network.start_quantization([(x, program)])
+    shaken(network, seed)
+    with torch.no_grad():
+        for quantizer in network.quantizers.values():
+            if quantizer.quantizer == "free":
+                quantizer.beta.add_(0.1 * torch.randn((), generator=generator(seed)))
+    return network, program, x
+
+
+@pytest.mark.parametrize("activation", ["relu", "hard_swish", "swish"])
+@pytest.mark.parametrize("kind", plugins.names(BLOCKS))
+def test_evaluation_is_the_integer_executor_bit_for_bit(kind, activation):
+    network, program, x = trained_like(space_of_block(kind, activation))
+    network.eval()
+    graph, codes = integer_graph(network, program), {}
+    expected = run_integer(graph, x, codes.__setitem__)
+    logits, values = network(x, program, list(codes))
+    assert torch.equal(logits, expected)
+    assert expected.std(dim=0).min() > 0
+    for (name, of_executor), value in zip(codes.items(), values, strict=True):
+        scale, zero_point = network.quant_params(name)
+        assert torch.equal(value, (of_executor - zero_point) * torch.tensor(scale)), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_evaluation_of_the_micro_spaces_is_the_integer_executor(seed):
+    choice = MICRO.sample(random.Random(seed))
+    network, program, x = trained_like(MICRO.space(choice, 10), seed, per_channel=seed != 0)
+    network.eval()
+    assert torch.equal(network(x, program), run_integer(integer_graph(network, program), x))
+
+
+def test_evaluation_beyond_what_float32_counts():
+    program = (
+        Operator("input", "quantize", ("input",), 8192, 8192, 1, 1, "free"),
+        Operator("logits", "linear", ("input",), 8192, 16, 1, 1, "none"),
+    )
+    network = single_network(program, 127, generator())
+    x = 1 + randn(4, 8192, 1, 1).sigmoid()
+    with torch.no_grad():
+        network.weights_of(program[1]).weight.mul_(100).sigmoid_().add_(1)
+    network.start_quantization([(x, program)])
+    network.eval()
+    assert torch.equal(network(x, program), run_integer(integer_graph(network, program), x))
+
+
+def composed(monkeypatch):
+    """Quantizers that take what the operator computes as a tensor of its own."""
+    compositions = {
+        "of_normalized": lambda self, x, gamma, bias, eps: self(
+            F.batch_norm(x, None, None, gamma, bias, True, 0.0, eps)
+        ),
+        "of_gate": lambda self, x: self(x * (1 / 6) + 0.5),
+        "of_product": lambda self, a, b: self(a * b),
+        "of_sum": lambda self, a, b: self(a + b),
+    }
+    for name, function in compositions.items():
+        monkeypatch.setattr(ActivationQuantizer, name, function)
+
+
+@pytest.mark.parametrize("kind", plugins.names(BLOCKS))
+def test_training_is_that_of_the_composed_operations(kind, monkeypatch):
+    results = []
+    for fused in (True, False):
+        if not fused:
+            composed(monkeypatch)
+        network, program, x = trained_like(space_of_block(kind, "hard_swish"))
+        network.train()
+        logits = network(x[:8], program)
+        logits.square().mean().backward()
+        results.append((logits.detach(), {name: p.grad for name, p in network.named_parameters()}))
+    (logits, gradients), (expected, composed_gradients) = results
+    assert torch.equal(logits, expected)
+    for name, gradient in composed_gradients.items():
+        if gradient is None:
+            assert gradients[name] is None
+            continue
+        # Sums of gradients that all but cancel, hence compared with the largest of a kind
+        kind_of = name.rsplit(".", 1)[-1]
+        others = [g for key, g in composed_gradients.items() if g is not None and key.endswith(f".{kind_of}")]
+        size = max(float(other.abs().max()) for other in others)
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5 * size, msg=name)
+
+
+@pytest.mark.parametrize(("kind", "activation"), [("mbv3", "hard_swish"), ("mbv2", "relu6")])
+def test_quantized_training_keeps_hardly_more_than_fp32(kind, activation):
+    space = space_of_block(kind, activation)
+    program = program_of(space.largest())
+    network = single_network(program, 127, generator())
+    x = randn(32, 3, 40, 40)
+    sizes = []
+    for quantized in (False, True):
+        if quantized:
+            network.start_quantization([(x, program)])
+        kept = {}
+        keep = lambda tensor, kept=kept: kept.update({tensor.data_ptr(): tensor}) or tensor  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            network(x, program)
+        sizes.append(sum(tensor.numel() for tensor in kept.values()))
+    assert sizes[1] <= 1.15 * sizes[0], sizes
 
 
 def test_extraction_copies():
@@ -241,6 +363,87 @@ def test_start_quantization_sets_ranges():
         torch.testing.assert_close(weighted.weight_scale * 63, highest)
         for key in ("weight", "bias"):
             assert torch.equal(getattr(weighted, key), state[f"weighted.{name}.{key}"])
+
+
+def test_one_scale_per_weight():
+    space = small_space()
+    program = program_of(space.largest())
+    x = randn(4, 3, 20, 20)
+    network = single_network(program, 63, generator(), per_channel=False)
+    network.start_quantization([(x, program)])
+    for weighted in network.weighted.values():
+        torch.testing.assert_close(weighted.weight_scale * 63, weighted.weight.abs().max()[None])
+    network(x, program).square().sum().backward()
+    assert all(w.weight_scale.grad.shape == (1,) and w.weight_scale.grad != 0 for w in network.weighted.values())
+    # Per channel after folding, as gamma is; without a norm the one scale for all
+    graph = integer_graph(shaken(network).eval(), program)
+    for operator in program:
+        if operator.has_weights:
+            own, gain = graph.weights[operator.name], network.norm_of(operator).gain_and_bias(operator)[0]
+            assert own.scales.shape == (operator.out_channels,)
+            expected = network.weights_of(operator).weight_scale * (1.0 if gain is None else gain.abs())
+            torch.testing.assert_close(torch.from_numpy(own.scales), expected.detach().expand(operator.out_channels))
+    # Stored and read as such
+    again = single_network(program, 63, generator(1), per_channel=False)
+    again.load_state_dict(network.state_dict())
+    assert_same_state(again, network.state_dict())
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        single_network(program, 63, generator(), per_channel=True).load_state_dict(network.state_dict())
+
+
+def test_dead_tensors():
+    """Gammas of 0 and weights of 0: a channel, a whole convolution."""
+    network, program, x = trained_like(small_space(), seed=1)
+    convs = [o for o in program if o.has_batch_norm]
+    with torch.no_grad():
+        network.norm_of(convs[0]).gamma[0] = 0
+        network.weights_of(convs[1]).weight[0] = 0
+        network.weights_of(convs[2]).weight.zero_()
+        network.norm_of(convs[2]).bias.zero_()
+        network.quantized = False
+        network.start_quantization([(x, program)])  # some ranges and scales are zero
+    network.train()
+    logits = network(x, program)
+    logits.square().mean().backward()
+    assert torch.isfinite(logits).all()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+    graph = integer_graph(network.eval(), program)
+    assert all((own.scales > 0).all() for own in graph.weights.values())
+    assert torch.equal(network(x, program), run_integer(graph, x))
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1])
+def test_loaded_scales_that_are_not_positive(value):
+    """They count as the smallest allowed ones, in training, evaluation and export alike."""
+    network, program, x = trained_like(small_space())
+    state = network.state_dict()
+    state["quantizers.stem/0/conv.scale"] = torch.tensor(value)
+    state["weighted.stage1/0/project.weight_scale"] = torch.full_like(
+        state["weighted.stage1/0/project.weight_scale"], value
+    )
+    network.load_state_dict(state)
+    for training in (True, False):
+        assert torch.isfinite(network.train(training)(x, program)).all()
+    graph = integer_graph(network, program)
+    assert all(params.scale > 0 for params in graph.quant_params.values())
+    assert all((own.scales > 0).all() for own in graph.weights.values())
+    assert torch.equal(network(x, program), run_integer(graph, x))
+
+
+@pytest.mark.parametrize("key", [
+    "quantizers.stem/0/conv.scale", "quantizers.stem/0/conv.beta", "quantizers.stem/0/conv.start_scale",
+    "weighted.stage1/0/project.weight_scale", "weighted.stage1/0/project.gamma", "weighted.head/logits.bias",
+])  # fmt: skip
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_loaded_numbers_that_are_not_finite_are_not_exported(key, value):
+    network, program, x = trained_like(small_space())
+    state = network.state_dict()
+    state[key] = torch.full_like(state[key], value)
+    network.load_state_dict(state)
+    with pytest.raises(ExportError, match="finite"):
+        integer_graph(network.eval(), program)
+    if math.isnan(value) and not key.endswith(("beta", "start_scale")):
+        assert not torch.isfinite(network(x, program)).all(), "evaluation shows it"
 
 
 def test_quantized_training_stays_close_to_fp32():

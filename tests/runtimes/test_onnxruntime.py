@@ -194,7 +194,7 @@ def test_same_graph_same_bytes(int8_file, tmp_path):
 @pytest.mark.parametrize("use", [runtime.Session, runtime.float_operators, lambda path: runtime.profile(path, 1)])
 def test_truncated_file(int8_file, use):
     int8_file.write_bytes(int8_file.read_bytes()[: int8_file.stat().st_size // 2])
-    with pytest.raises(ArtifactError, match="no model that ONNX Runtime can load"):
+    with pytest.raises(ArtifactError, match="is no ONNX model"):
         use(int8_file)
 
 

@@ -47,7 +47,7 @@ def run_integer(
         if operator.kind == "linear":
             x, params = inputs[0]
             own = graph.weights[operator.name]
-            return _accumulate(operator, x, params, own).float() * _step(params, own)
+            return accumulate(operator, x, params, own).float() * _step(params, own)
         y_params = graph.quant_params[operator.name]
         special = arithmetic.codes.get(operator.kind)
         if operator.kind == "quantize":
@@ -55,7 +55,7 @@ def run_integer(
         if special is not None:
             y = torch.from_numpy(special(operator, [(a.numpy(), params) for a, params in inputs], y_params))
         elif operator.kind == "quantize":
-            y = _quantize(images_BCHW, y_params)
+            y = quantize(images_BCHW, y_params)
         elif operator.kind == "conv" and arithmetic.fused_additions:
             value = _kernel_value(operator, *inputs[0], graph.weights[operator.name])
             y = _kernel_codes(value, y_params)
@@ -65,16 +65,19 @@ def run_integer(
             a, b = inputs if branch == operator.inputs[0] else inputs[::-1]
             y = _kernel_sum(branches.pop(branch), a[1], *b, y_params)
         else:
-            y = _integer(operator, inputs, y_params, graph.weights.get(operator.name))
+            y = integer_operator(operator, inputs, y_params, graph.weights.get(operator.name))
         codes[operator.name] = y
         if tap:
             tap(operator.name, y)
-    return _dequantize(y, y_params)
+    return dequantize(y, y_params)
 
 
 @torch.no_grad()
 def run_fake_quantized(graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None = None) -> Tensor:
     """Run a quantized network as training simulates it: in float32, every tensor quantized and dequantized.
+
+    Sums are those of whole codes, which float32 adds exactly below 2**24, and additions keep the order of devices:
+    another order flips a code in a million, and deep networks amplify it.
 
     Args:
         graph: A network, or a part: without "linear", the last tensor is returned.
@@ -84,39 +87,40 @@ def run_fake_quantized(graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None
     Returns:
         Logits, float32 [B, C].
     """
-    values: dict[str, Tensor] = {}
-    x = images_BCHW
+    codes: dict[str, Tensor] = {}
     for operator in graph.operators:
-        inputs = [values.get(name, images_BCHW) for name in operator.inputs]
+        inputs = [(codes[name], graph.quant_params[name]) for name in operator.inputs if name in codes]
         own = graph.weights.get(operator.name)
-        if own is not None:
-            x_scale = _f32(graph.quant_params[operator.inputs[0]].scale)
-            x, step = _float_sum(operator, inputs[0], x_scale, own), x_scale * torch.from_numpy(own.scales)
-            if operator.kind == "linear":
-                return x * step
-            params = graph.quant_params[operator.name]
-            codes = _requantize(x * (step / _f32(params.scale)).view(-1, 1, 1), params)
+        if operator.kind == "linear" and own is not None:
+            return _float_sum(operator, *inputs[0], own) * _step(inputs[0][1], own)
+        params = graph.quant_params[operator.name]
+        if operator.kind == "quantize":
+            y = quantize(images_BCHW, params)
+        elif own is not None:
+            scales = (_step(inputs[0][1], own) / _f32(params.scale)).view(-1, 1, 1)
+            y = requantize(_float_sum(operator, *inputs[0], own) * scales, params)
+        elif operator.kind == "add":
+            y = integer_operator(operator, inputs, params, None)
         else:
-            params = graph.quant_params[operator.name]
-            codes = _quantize(_float(operator, inputs), params)
-        x = values[operator.name] = _dequantize(codes, params)
+            y = quantize(_float(operator, [dequantize(*one) for one in inputs]), params)
+        codes[operator.name] = y
         if tap:
-            tap(operator.name, codes)
-    return x
+            tap(operator.name, y)
+    return dequantize(y, params)
 
 
-def _integer(
+def integer_operator(
     operator: Operator, inputs: list[tuple[Tensor, QuantParams]], y: QuantParams, own: IntegerWeights | None
 ) -> Tensor:
     (a, a_params), *rest = inputs
     match operator.kind:
         case "conv" if own is not None:
             scales = (_step(a_params, own) / _f32(y.scale)).view(-1, 1, 1)
-            return _requantize(_accumulate(operator, a, a_params, own).float() * scales, y)
+            return requantize(accumulate(operator, a, a_params, own).float() * scales, y)
         case "pool":
             size = operator.in_size**2
             total = a.sum(dim=(2, 3), keepdim=True) - size * a_params.zero_point
-            return _requantize(total * (_f32(a_params.scale) / (_f32(y.scale) * size)), y)
+            return requantize(total * (_f32(a_params.scale) / (_f32(y.scale) * size)), y)
         case "multiply":
             b, b_params = rest[0]
             scale = _f32(a_params.scale) * _f32(b_params.scale) / _f32(y.scale)
@@ -134,7 +138,7 @@ def _integer(
             offset = NUM_CODES // 2 - ratio * a_params.zero_point
             return _fused_multiply_add(a, ratio, offset).round().clamp(0, NUM_CODES - 1)
         case "sigmoid":
-            return _quantize(_dequantize(a, a_params).sigmoid(), y)
+            return quantize(dequantize(a, a_params).sigmoid(), y)
         case "relabel":
             return a
         case "max_pool":
@@ -146,7 +150,7 @@ def _integer(
 def _kernel_value(operator: Operator, x: Tensor, params: QuantParams, own: IntegerWeights) -> Tensor:
     """What a convolution of OpenVINO puts out before quantization: sums and bias in float32."""
     step = _step(params, own)
-    sums = _accumulate(operator, x, params, replace(own, bias=np.zeros_like(own.bias))).float()
+    sums = accumulate(operator, x, params, replace(own, bias=np.zeros_like(own.bias))).float()
     return sums * step.view(-1, 1, 1) + (torch.from_numpy(own.bias).float() * step).view(-1, 1, 1)
 
 
@@ -177,9 +181,10 @@ def _limits(params: QuantParams) -> tuple[Tensor, Tensor]:
 
 
 def _kernel_scale(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """(scale, shift) that take values to codes."""
+    """(scale, shift) that take values to codes. Without a shift, kernels divide by the reciprocal of the scale."""
     largest = _f32(NUM_CODES - 1)
-    return largest / (high - low), -low * largest / (high - low)
+    scale, shift = largest / (high - low), -low * largest / (high - low)
+    return (scale if low else 1 / (1 / scale)), shift
 
 
 def _fused_with_addition(operators: Sequence[Operator]) -> frozenset[str]:
@@ -205,19 +210,11 @@ def _fused_with_addition(operators: Sequence[Operator]) -> frozenset[str]:
     return frozenset(fused)
 
 
-def _float_sum(operator: Operator, x: Tensor, x_scale: Tensor, own: IntegerWeights) -> Tensor:
-    """Sums and bias in units of the accumulators' scale.
-
-    On whole codes, which float32 adds exactly below 2**24: a sum of fractions depends on its order, which flips codes.
-    """
-    codes, weight, bias = (
-        (x / x_scale).round_(),
-        torch.from_numpy(own.codes).float(),
-        torch.from_numpy(own.bias).float(),
-    )
+def _float_sum(operator: Operator, codes: Tensor, params: QuantParams, own: IntegerWeights) -> Tensor:
+    x, weight, bias = codes - params.zero_point, torch.from_numpy(own.codes).float(), torch.from_numpy(own.bias).float()
     if operator.kind == "linear":
-        return F.linear(codes.flatten(1), weight, bias)
-    return F.conv2d(codes, weight, bias, operator.stride, operator.padding, groups=operator.groups)
+        return F.linear(x.flatten(1), weight, bias)
+    return F.conv2d(x, weight, bias, operator.stride, operator.padding, groups=operator.groups)
 
 
 def _float(operator: Operator, inputs: list[Tensor]) -> Tensor:
@@ -229,8 +226,6 @@ def _float(operator: Operator, inputs: list[Tensor]) -> Tensor:
             return x.sigmoid()
         case "multiply":
             return x * inputs[1]
-        case "add":
-            return x + inputs[1]
         case "pool":
             return x.mean(dim=(2, 3), keepdim=True)
         case "max_pool":
@@ -239,7 +234,7 @@ def _float(operator: Operator, inputs: list[Tensor]) -> Tensor:
             return x
 
 
-def _accumulate(operator: Operator, codes: Tensor, params: QuantParams, own: IntegerWeights) -> Tensor:
+def accumulate(operator: Operator, codes: Tensor, params: QuantParams, own: IntegerWeights) -> Tensor:
     """The int32 accumulators with bias, as integer-valued floats wide enough to be exact."""
     weight, bias = torch.from_numpy(own.codes), torch.from_numpy(own.bias)
     up, down = weight.flatten(1).long().clamp(min=0).sum(1), weight.flatten(1).long().clamp(max=0).sum(1)
@@ -262,16 +257,16 @@ def _step(params: QuantParams, own: IntegerWeights) -> Tensor:
     return _f32(params.scale) * torch.from_numpy(own.scales)
 
 
-def _requantize(x: Tensor, params: QuantParams) -> Tensor:
+def requantize(x: Tensor, params: QuantParams) -> Tensor:
     """Codes of x, given in units of the scale: round half to even, then the zero point."""
     return x.round().add_(params.zero_point).clamp_(0, NUM_CODES - 1)
 
 
-def _quantize(x: Tensor, params: QuantParams) -> Tensor:
-    return _requantize(x / _f32(params.scale), params)
+def quantize(x: Tensor, params: QuantParams) -> Tensor:
+    return requantize(x / _f32(params.scale), params)
 
 
-def _dequantize(codes: Tensor, params: QuantParams) -> Tensor:
+def dequantize(codes: Tensor, params: QuantParams) -> Tensor:
     return (codes - params.zero_point) * _f32(params.scale)
 
 

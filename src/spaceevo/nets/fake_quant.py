@@ -1,7 +1,8 @@
 """Learned fake quantization (LSQ+, CVPR Workshops 2020, Section 3), with the integer zero point of the contract.
 
-One autograd function serves weights and activations. It is a clamp, a rounding and two dot products, several
-times faster on a CPU than torch's own learnable fake-quantize operators (see `benchmarks/`).
+A clamp, a rounding and a few sums, several times faster on a CPU than torch's own learnable fake-quantize operators
+(see `benchmarks/`). Training keeps no tensor for it that a float network would not keep: what is computed just before
+the quantizer (batch norm, gate, product, sum) is computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spaceevo.errors import ArtifactError
 from spaceevo.spaces.operators import FIXED_QUANTIZERS, NUM_CODES, RELU6_MAX_SCALE, Quantizer
 
 MAX_CODE = NUM_CODES - 1
@@ -38,33 +40,145 @@ class _FakeQuantizeActivation(torch.autograd.Function):
         gx = torch.ops.aten.hardtanh_backward(g, x, *ctx.limits)
         if not ctx.needs_input_grad[1]:
             return gx, None, None, None, None
-        # Inside the range y moves with the scale by (y - x) / scale, at its ends by y / scale.
-        outside = g.sum() - gx.sum()
-        grad_scale = (_dot(g, y) - _dot(gx, x) - outside * beta) / scale
-        return gx, grad_scale * ctx.gradient_scale, outside * ctx.gradient_scale, None, None
+        grads = _grad_scale_and_beta(ctx, g, y, gx.sum(), _dot(gx, x), scale, beta)
+        return gx, *grads, None, None
+
+
+class _FakeQuantizeNormalized(torch.autograd.Function):
+    """Batch norm by the batch's statistics, then `_FakeQuantizeActivation`, without keeping what is between them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gamma: Tensor,
+        bias: Tensor,
+        eps: float,
+        scale: Tensor,
+        beta: Tensor,
+        zero_point: int,
+        gradient_scale: float,
+    ) -> Tensor:
+        s = scale.item()
+        y, mean, inverse_std = torch.native_batch_norm(x, gamma, bias, None, None, True, 0.0, eps)
+        y.mul_(1 / s).clamp_(-zero_point, MAX_CODE - zero_point).round_().mul_(s)
+        ctx.save_for_backward(x, gamma, bias, mean, inverse_std, y, scale, beta)
+        ctx.limits = (-zero_point * s, (MAX_CODE - zero_point) * s)
+        ctx.gradient_scale, ctx.eps = gradient_scale, eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        x, gamma, bias, mean, inverse_std, y, scale, beta = ctx.saved_tensors
+        gain = gamma * inverse_std
+        normalized = torch.addcmul(_per_channel(bias - mean * gain), x, _per_channel(gain))
+        # In the memory of what it is computed from
+        inside = torch.ops.aten.hardtanh_backward.grad_input(g, normalized, *ctx.limits, grad_input=normalized)
+        gx, grad_gamma, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            inside, x, gamma, None, None, mean, inverse_std, True, ctx.eps, [True, True, True]
+        )
+        if not ctx.needs_input_grad[4]:
+            return gx, grad_gamma, grad_bias, None, None, None, None, None
+        # Batch norm has summed already: its output is gamma times what grad_gamma is weighted with, plus the bias.
+        dot = torch.dot(grad_gamma, gamma) + torch.dot(grad_bias, bias)
+        grads = _grad_scale_and_beta(ctx, g, y, inside.sum(), dot, scale, beta)
+        return gx, grad_gamma, grad_bias, None, *grads, None, None
+
+
+class _FakeQuantizeGate(torch.autograd.Function):
+    """x / 6 + 0.5 at the gate's scale and zero point."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        # The scale is a power of two: to multiply by it before the addition changes no bit.
+        return torch.mul(x, NUM_CODES / 6).add_(NUM_CODES / 2).clamp_(0, MAX_CODE).round_().mul_(1 / NUM_CODES)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gx: Tensor = torch.ops.aten.hardtanh_backward(gradients[0], x, -3.0, 6 * (MAX_CODE / NUM_CODES - 0.5))
+        return gx.mul_(1 / 6)
+
+
+class _FakeQuantizeOfTwo(torch.autograd.Function):
+    """The sum or the product of two tensors, then `_FakeQuantizeActivation`, without keeping what is between them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        product: bool,
+        scale: Tensor,
+        beta: Tensor,
+        zero_point: int,
+        gradient_scale: float,
+    ) -> Tensor:
+        s = scale.item()
+        y = a * b if product else a + b
+        y.mul_(1 / s).clamp_(-zero_point, MAX_CODE - zero_point).round_().mul_(s)
+        ctx.save_for_backward(a, b, y, scale, beta)
+        ctx.limits = (-zero_point * s, (MAX_CODE - zero_point) * s)
+        ctx.gradient_scale, ctx.product = gradient_scale, product
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = gradients
+        a, b, y, scale, beta = ctx.saved_tensors
+        x = a * b if ctx.product else a + b
+        gx = torch.ops.aten.hardtanh_backward(g, x, *ctx.limits)
+        grads: tuple[Tensor | None, Tensor | None] = (None, None)
+        if ctx.needs_input_grad[3]:
+            grads = _grad_scale_and_beta(ctx, g, y, gx.sum(), _dot(gx, x), scale, beta)
+        del x
+        ga, gb = (gx * b, gx * a) if ctx.product else (gx, gx)
+        return ga.sum_to_size(a.shape), gb.sum_to_size(b.shape), None, *grads, None, None
 
 
 class _FakeQuantizeWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scale: Tensor, w_qmin: int, w_qmax: int) -> Tensor:
         s = scale.view(-1, *[1] * (weight.dim() - 1))
-        ratio = weight / s
-        codes = ratio.clamp(w_qmin, w_qmax).round_()
-        ctx.save_for_backward(ratio, codes)
+        y = torch.div(weight, s).clamp_(w_qmin, w_qmax).round_().mul_(s)
+        ctx.save_for_backward(weight, scale, y)  # nothing that would not be kept anyway
         ctx.limits = (w_qmin, w_qmax)
-        return codes * s
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
-        ratio, codes = ctx.saved_tensors
+        weight, scale, y = ctx.saved_tensors
+        ratio = weight / scale.view(-1, *[1] * (weight.dim() - 1))
         gw = torch.ops.aten.hardtanh_backward(g, ratio, *ctx.limits)
-        grad_scale = (g * codes - gw * ratio).flatten(1).sum(1)
-        return gw, grad_scale / math.sqrt(codes[0].numel() * ctx.limits[1]), None, None
+        # Inside the range y moves with the scale by (y - weight) / scale, at its ends by y / scale.
+        moved = ratio.copy_(weight).mul_(gw).addcmul_(g, y, value=-1).flatten(1).sum(1)
+        grad_scale = -moved.sum_to_size(scale.shape) / scale
+        num_shared = weight.numel() // scale.numel()
+        return gw, grad_scale / math.sqrt(num_shared * ctx.limits[1]), None, None
 
 
 _quantize_activation: Callable[..., Tensor] = _FakeQuantizeActivation.apply
+_quantize_normalized: Callable[..., Tensor] = _FakeQuantizeNormalized.apply
+_quantize_gate: Callable[..., Tensor] = _FakeQuantizeGate.apply
+_quantize_of_two: Callable[..., Tensor] = _FakeQuantizeOfTwo.apply
 _quantize_weight: Callable[..., Tensor] = _FakeQuantizeWeight.apply
+
+
+def _grad_scale_and_beta(
+    ctx: Any, g: Tensor, y: Tensor, inside: Tensor, dot: Tensor, scale: Tensor, beta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of LSQ+; `inside` is the sum of the gradients inside the range, `dot` that of them times the input."""
+    # Inside the range y moves with the scale by (y - x) / scale, at its ends by y / scale.
+    outside = g.sum() - inside
+    grad_scale = (_dot(g, y) - dot - outside * beta) / scale
+    return grad_scale * ctx.gradient_scale, outside * ctx.gradient_scale
+
+
+def _per_channel(values_C: Tensor) -> Tensor:
+    return values_C.view(1, -1, 1, 1)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -78,11 +192,11 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def fake_quantize_weight(weight: Tensor, scale: Tensor, w_qmax: int, w_qmin: int | None = None) -> Tensor:
-    """Fake-quantize a weight per output channel, symmetric.
+    """Fake-quantize a weight, symmetric.
 
     Args:
         weight: [out, ...].
-        scale: [out], positive, learned.
+        scale: [out], one per channel, or [1], one for all; positive, learned.
         w_qmax: Largest code.
         w_qmin: Smallest code; -w_qmax without it.
 
@@ -123,20 +237,40 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize `x` of any shape."""
-        scale = self.bounded_scale()
         if self.quantizer == "offset" and not self.training:
             # The reference's order of operations: another one flips codes, which deep networks amplify.
+            scale = self.bounded_scale()
             offset = -self._zero_point(scale) * scale
             return ((x - offset) / scale).clamp_(0, MAX_CODE).round_().mul_(scale).add_(offset)
-        gradient_scale = 1 / math.sqrt(x.numel() / x.shape[0] * MAX_CODE)
-        result: Tensor = _quantize_activation(x, scale, self.beta, self._zero_point(scale), gradient_scale)
-        return result
+        return _quantize_activation(x, *self._parameters_for(x))
+
+    def of_normalized(self, x_BCHW: Tensor, gamma: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """Fake-quantize the batch norm of `x`, by the batch's statistics; the same numbers in less time and memory."""
+        return _quantize_normalized(x_BCHW, gamma, bias, eps, *self._parameters_for(x_BCHW))
+
+    def of_gate(self, x: Tensor) -> Tensor:
+        """Fake-quantize x / 6 + 0.5; of a "gate" only."""
+        assert self.quantizer == "gate", self.quantizer
+        return _quantize_gate(x)
+
+    def of_product(self, a: Tensor, b: Tensor) -> Tensor:
+        """Fake-quantize a * b."""
+        return _quantize_of_two(a, b, True, *self._parameters_for(a))
+
+    def of_sum(self, a: Tensor, b: Tensor) -> Tensor:
+        """Fake-quantize a + b."""
+        return _quantize_of_two(a, b, False, *self._parameters_for(a))
+
+    def _parameters_for(self, x: Tensor) -> tuple[Tensor, Tensor, int, float]:
+        """(scale, beta, zero point, gradient scale) for a tensor of the size of `x`."""
+        scale = self.bounded_scale()
+        return scale, self.beta, self._zero_point(scale), 1 / math.sqrt(x.numel() / x.shape[0] * MAX_CODE)
 
     def bounded_scale(self) -> Tensor:
         """The scale within its bounds; the bound passes gradients, so that a scale can come back."""
         if self.quantizer in FIXED_QUANTIZERS:
             return self.scale
-        start = self.start_scale.item()
+        start = max(self.start_scale.item(), 0.0)
         lowest, highest = max(MIN_SCALE, start / MAX_SCALE_CHANGE), start * MAX_SCALE_CHANGE or math.inf
         if self.quantizer == "relu6":
             highest = min(highest, RELU6_MAX_SCALE)
@@ -151,15 +285,28 @@ class ActivationQuantizer(nn.Module):
 
     @torch.no_grad()
     def set_range(self, low: float, high: float) -> None:
-        """Start from the range [low, high] of the tensor; it is widened to contain 0."""
+        """Start from the range [low, high] of the tensor; it is widened to contain 0.
+
+        A range of zero width says nothing about the tensor: the smallest scale, which training may change at will.
+        """
         low, high = min(low, 0.0), max(high, 0.0)
         self.scale.fill_(max((high - low) / MAX_CODE, 10 * MIN_SCALE))
-        self.start_scale.copy_(self.scale)
+        self.start_scale.copy_(self.scale if high - low != 0 else torch.tensor(0.0))
         self.beta.fill_(low)
 
     @torch.no_grad()
     def set_learned(self, scale: float, beta: float) -> None:
-        """Take a scale (positive) and an offset that were learned elsewhere."""
+        """Take a scale and an offset that were learned elsewhere.
+
+        Raises:
+            ArtifactError: The scale is not positive, or one of them is not a finite number.
+        """
+        if not (math.isfinite(scale) and math.isfinite(beta) and scale > 0):
+            raise ArtifactError(
+                "A quantizer needs a positive scale and a finite offset",
+                found=f"scale {scale:g}, offset {beta:g}",
+                remedy="Take the weights of a training that did not diverge",
+            )
         self.scale.fill_(max(scale, MIN_SCALE))
         self.start_scale.copy_(self.scale)
         self.beta.fill_(beta)

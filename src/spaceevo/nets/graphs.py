@@ -32,13 +32,13 @@ def integer_graph(network: Network, program: Program) -> IntegerGraph:
     for operator in program:
         if operator.has_weights:
             input_scale = quant_params[operator.inputs[0]].scale
-            tensors = network.fold(operator, input_scale)
+            tensors = (*network.fold(operator, input_scale), network.weights_of(operator).sliced_weight(operator))
             if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
                 raise ExportError(
                     f"Operator {operator.name} has weights that are not finite numbers",
                     remedy="Train again with a lower learning rate",
                 )
-            codes, scales, bias = (tensor.detach().numpy() for tensor in tensors)
+            codes, scales, bias = (tensor.detach().numpy() for tensor in tensors[:3])
             weights[operator.name] = IntegerWeights(codes.astype(np.int8), scales, bias.astype(np.int32))
     return IntegerGraph(program, quant_params, weights)
 

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight, weight_codes
+from spaceevo.nets.executors import EXACT_FLOAT32, dequantize, integer_operator, quantize, requantize
+from spaceevo.nets.fake_quant import MAX_CODE, ActivationQuantizer, fake_quantize_weight, weight_codes
+from spaceevo.records import QuantParams
 from spaceevo.spaces.operators import Operator, Placement, elementwise_maximum, operators
 from spaceevo.spaces.subnet import Subnet, network_layers
 
@@ -30,7 +32,7 @@ class WeightedOperator(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, operator: Operator, generator: torch.Generator) -> None:
+    def __init__(self, operator: Operator, generator: torch.Generator, per_channel: bool = True) -> None:
         super().__init__()
         channels = operator.out_channels
         if operator.weights is None:
@@ -40,7 +42,7 @@ class WeightedOperator(nn.Module):
         if operator.kind == "linear" or operator.norm != "none":
             self.bias = nn.Parameter(torch.zeros(channels))
         if operator.weights is None:
-            self.weight_scale = nn.Parameter(torch.ones(channels))
+            self.weight_scale = nn.Parameter(torch.ones(channels if per_channel else 1))
         if operator.has_batch_norm:
             self.gamma = nn.Parameter(torch.ones(channels))
             self.register_buffer("running_mean", torch.zeros(channels))
@@ -57,7 +59,7 @@ class WeightedOperator(nn.Module):
         return weight
 
     def positive_scale(self, operator: Operator) -> Tensor:
-        """The weight scale [out]; the parameter itself may cross zero in training."""
+        """The weight scale, [out] or [1] for all; the parameter itself may cross zero in training."""
         return self.weight_scale[: operator.out_channels].abs().clamp_min(1e-9)
 
     def sliced_bias(self, operator: Operator) -> Tensor | None:
@@ -85,6 +87,8 @@ class Network(nn.Module):
             for a single network simply its own operators.
         w_qmax: Largest weight code of the target.
         generator: Draws the initial weights.
+        per_channel: Whether each output channel of a weight learns a scale of its own, or all share one. The folded
+            weights are per channel either way: gamma is.
 
     Attributes:
         quantized: False in the FP32 phase; True from `start_quantization` on.
@@ -92,13 +96,16 @@ class Network(nn.Module):
             (only meaningful for a single network, see `train.recalibration`).
     """
 
-    def __init__(self, largest: Mapping[str, Operator], w_qmax: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, largest: Mapping[str, Operator], w_qmax: int, generator: torch.Generator, per_channel: bool = True
+    ) -> None:
         super().__init__()
         self.w_qmax = w_qmax
+        self.per_channel = per_channel
         self.quantized = False
         self.batch_norm_momentum: float | None = None
         self.weighted = nn.ModuleDict(
-            {o.name: WeightedOperator(o, generator) for o in largest.values() if o.has_weights}
+            {o.name: WeightedOperator(o, generator, per_channel) for o in largest.values() if o.has_weights}
         )
         self.quantizers = nn.ModuleDict(
             {o.name: ActivationQuantizer(o.quantizer) for o in largest.values() if o.is_quantized}
@@ -120,13 +127,19 @@ class Network(nn.Module):
             The last operator's output; with taps also the tapped tensors.
         """
         last_reads = _last_reads(program)
+        on_codes = self.quantized and not self.training and not _is_published(program)
+        run = self._run_on_codes if on_codes else self._run
         values = {program[0].inputs[0]: x_BCHW.contiguous(memory_format=torch.channels_last)}
         for index, operator in enumerate(program):
             inputs = [values[name] for name in operator.inputs]
             for name in operator.inputs:
                 if last_reads[name] == index and name not in taps:
                     values.pop(name, None)
-            values[operator.name] = self._run(operator, inputs)
+            values[operator.name] = run(operator, inputs)
+        if on_codes:
+            for operator in program:
+                if operator.name in values and operator.quantizer != "none":
+                    values[operator.name] = dequantize(values[operator.name], self._quant_params(operator.name))
         output = values[program[-1].name]
         return (output, [values[name] for name in taps]) if taps else output
 
@@ -153,6 +166,7 @@ class Network(nn.Module):
             assert isinstance(weighted, WeightedOperator)
             if hasattr(weighted, "weight"):
                 highest = weighted.weight.flatten(1).abs().amax(1)
+                highest = highest if self.per_channel else highest.amax(0, keepdim=True)
                 weighted.weight_scale.copy_((highest / self.w_qmax).clamp_min(1e-8))
         self.quantized = True
 
@@ -208,20 +222,34 @@ class Network(nn.Module):
 
     def _run(self, operator: Operator, inputs: list[Tensor]) -> Tensor:
         quantized = self.quantized and not operator.stays_float
+        quantizer = self._quantizer(operator.name) if quantized and operator.is_quantized else None
         match operator.kind:
             case "quantize":
                 y = inputs[0]
-            case "conv" | "linear":
+            case "conv":
+                y = self._convolve(operator, inputs[0])
+                if operator.has_batch_norm:
+                    if quantizer is not None and not self._tracks and y.numel() > y.shape[1]:
+                        norm, channels = self.norm_of(operator), operator.out_channels
+                        return quantizer.of_normalized(y, norm.gamma[:channels], norm.bias[:channels], BATCH_NORM_EPS)
+                    y = self._normalize(operator, y)
+            case "linear":
                 y = self._convolve(operator, inputs[0])
             case "gate":
-                y = inputs[0] * (1 / 6) + 0.5 if quantized else F.hardsigmoid(inputs[0])
+                if quantizer is not None:
+                    return quantizer.of_gate(inputs[0])
+                y = F.hardsigmoid(inputs[0])
             case "relabel":
                 return inputs[0] * (1 / 6) + 0.5 if quantized else F.hardsigmoid(inputs[0])
             case "sigmoid":
                 y = torch.sigmoid(inputs[0])
             case "multiply":
+                if quantizer is not None:
+                    return quantizer.of_product(*inputs)
                 y = inputs[0] * inputs[1]
             case "add":
+                if quantizer is not None:
+                    return quantizer.of_sum(*inputs)
                 y = inputs[0] + inputs[1]
             case "pool":
                 y = inputs[0].mean((2, 3), keepdim=True)
@@ -229,8 +257,8 @@ class Network(nn.Module):
                 y = F.max_pool2d(inputs[0], operator.kernel_size, operator.stride, operator.padding)
         if operator.quantizer in ("input", "none"):
             return y
-        if quantized:
-            result: Tensor = self.quantizers[operator.name](y)
+        if quantizer is not None:
+            result: Tensor = quantizer(y)
             return result
         if operator.quantizer == "relu":
             y = F.relu(y)
@@ -241,25 +269,28 @@ class Network(nn.Module):
         return y
 
     def _convolve(self, operator: Operator, x_BCHW: Tensor) -> Tensor:
-        if self.quantized and not self.training and not operator.stays_float:
-            return self._convolve_folded(operator, x_BCHW)
+        """The convolution or linear layer, without the norm."""
         weighted, norm = self.weights_of(operator), self.norm_of(operator)
         weight = weighted.sliced_weight(operator)
-        channels = operator.out_channels
         if self.quantized:
             w_qmin = -self.w_qmax - 1 if operator.stays_float else -self.w_qmax  # the published range is not symmetric
             weight = fake_quantize_weight(weight, weighted.positive_scale(operator), self.w_qmax, w_qmin)
         if operator.kind == "linear":
             return F.linear(x_BCHW.flatten(1), weight, norm.bias)
         bias = norm.sliced_bias(operator)
-        y = F.conv2d(x_BCHW, weight, bias, operator.stride, operator.padding, 1, operator.groups)
-        if not operator.has_batch_norm:
-            return y
-        track = not self.training or self.batch_norm_momentum is not None
+        return F.conv2d(x_BCHW, weight, bias, operator.stride, operator.padding, 1, operator.groups)
+
+    @property
+    def _tracks(self) -> bool:
+        """Whether batch norm reads or writes the running statistics."""
+        return not self.training or self.batch_norm_momentum is not None
+
+    def _normalize(self, operator: Operator, y_BCHW: Tensor) -> Tensor:
+        norm, channels = self.norm_of(operator), operator.out_channels
         return F.batch_norm(
-            y,
-            norm.running_mean[:channels] if track else None,
-            norm.running_var[:channels] if track else None,
+            y_BCHW,
+            norm.running_mean[:channels] if self._tracks else None,
+            norm.running_var[:channels] if self._tracks else None,
             norm.gamma[:channels],
             norm.bias[:channels],
             self.training,
@@ -267,16 +298,27 @@ class Network(nn.Module):
             BATCH_NORM_EPS,
         )
 
-    def _convolve_folded(self, operator: Operator, x_BCHW: Tensor) -> Tensor:
-        """On integer codes, which float32 adds exactly below 2**24, and rounded to the output's as devices do."""
-        input_scale = self.quant_params(operator.inputs[0])[0]
-        codes, scales, bias = self.fold(operator, input_scale)
-        x_codes = (x_BCHW / input_scale).round_()  # less the zero point
-        if operator.kind == "linear":
-            return F.linear(x_codes.flatten(1), codes, bias) * (input_scale * scales)
-        y_BCHW = F.conv2d(x_codes, codes, bias, operator.stride, operator.padding, 1, operator.groups)
-        output_scale = self.quant_params(operator.name)[0]
-        return (y_BCHW * (input_scale * scales / output_scale).view(1, -1, 1, 1)).round_() * output_scale
+    @torch.no_grad()
+    def _run_on_codes(self, operator: Operator, inputs: list[Tensor]) -> Tensor:
+        """What a device computes: `nets.executors.run_integer`, codes in and out, logits float."""
+        if operator.kind == "quantize":
+            return quantize(inputs[0], self._quant_params(operator.name))
+        x_params = [self._quant_params(name) for name in operator.inputs]
+        if operator.has_weights:
+            scale, zero_point = x_params[0].scale, x_params[0].zero_point
+            codes, scales, bias = self.fold(operator, scale)
+            sums = _exact_sums(operator, inputs[0] - zero_point, codes, bias, max(zero_point, MAX_CODE - zero_point))
+            step = torch.tensor(scale) * scales
+            if operator.kind == "linear":
+                return sums * step
+            y_params = self._quant_params(operator.name)
+            return requantize(sums * (step / torch.tensor(y_params.scale)).view(-1, 1, 1), y_params)
+        return integer_operator(
+            operator, list(zip(inputs, x_params, strict=True)), self._quant_params(operator.name), None
+        )
+
+    def _quant_params(self, name: str) -> QuantParams:
+        return QuantParams(*self.quant_params(name))
 
 
 def program_of(subnet: Subnet, placement: Placement = "device") -> Program:
@@ -284,9 +326,9 @@ def program_of(subnet: Subnet, placement: Placement = "device") -> Program:
     return operators(network_layers(subnet), placement)
 
 
-def single_network(program: Program, w_qmax: int, generator: torch.Generator) -> Network:
+def single_network(program: Program, w_qmax: int, generator: torch.Generator, per_channel: bool = True) -> Network:
     """A network with the parameters of one program only."""
-    return Network(elementwise_maximum([program]), w_qmax, generator)
+    return Network(elementwise_maximum([program]), w_qmax, generator, per_channel)
 
 
 @torch.no_grad()
@@ -295,7 +337,7 @@ def extract(supernet: Network, program: Program) -> Network:
 
     Running statistics are copied too, but mean nothing before they are recalibrated.
     """
-    network = single_network(program, supernet.w_qmax, torch.Generator())
+    network = single_network(program, supernet.w_qmax, torch.Generator(), supernet.per_channel)
     for operator in program:
         if operator.has_weights:
             source, target = supernet.weights_of(operator), network.weights_of(operator)
@@ -310,6 +352,22 @@ def extract(supernet: Network, program: Program) -> Network:
             network.quantizers[operator.name].load_state_dict(state)
     network.quantized = supernet.quantized
     return network.train(supernet.training)
+
+
+def _exact_sums(operator: Operator, x: Tensor, codes: Tensor, bias: Tensor, largest_x: int) -> Tensor:
+    """The int32 accumulators with bias, exact, then rounded to float32 once."""
+    largest = (codes.flatten(1).abs().sum(1) * largest_x + bias.abs()).max()
+    if largest >= EXACT_FLOAT32:
+        x, codes, bias = x.double(), codes.double(), bias.double()
+    if operator.kind == "linear":
+        return F.linear(x.flatten(1), codes, bias).float()
+    with torch.backends.nnpack.flags(enabled=False):  # its Winograd convolutions are not exact
+        return F.conv2d(x, codes, bias, operator.stride, operator.padding, groups=operator.groups).float()
+
+
+@lru_cache(maxsize=1024)
+def _is_published(program: Program) -> bool:
+    return any(operator.stays_float or operator.quantizer == "offset" for operator in program)
 
 
 @lru_cache(maxsize=1024)

@@ -31,6 +31,7 @@ def inputs(context: Context) -> dict[str, object]:
     return {
         "data": context.data_hash,
         "training": _settings(context).model_dump(),
+        "weight_scales": context.recipe.supernet.weight_scales,
         "w_qmax": context.target.w_qmax,
         "seed": context.recipe.seed,
     }
@@ -103,4 +104,4 @@ def _settings(context: Context) -> TrainingSettings:
 
 def _network(context: Context, subnet: Subnet, number: int) -> Network:
     generator = torch_generator(context.recipe.seed, "baseline", number, "weights")
-    return single_network(program_of(subnet), context.target.w_qmax, generator)
+    return single_network(program_of(subnet), context.target.w_qmax, generator, context.recipe.supernet.per_channel)

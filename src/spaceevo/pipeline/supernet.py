@@ -35,7 +35,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     """Train, continuing from the last checkpoint."""
     recipe = context.recipe
     best = space.load_space(context)
-    network = make_supernet(best, context.target.w_qmax, recipe.seed)
+    network = make_supernet(best, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
     images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
     files, curve = train(
         network,
@@ -61,8 +61,8 @@ def load_curve(context: Context) -> list[TrainingPoint]:
 
 def load_supernet(context: Context, precision: str) -> Network:
     """The supernet at the end of its "fp32" or "int8" phase."""
-    best = space.load_space(context)
-    network = make_supernet(best, context.target.w_qmax, context.recipe.seed)
+    recipe = context.recipe
+    network = make_supernet(space.load_space(context), context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
     load_weights(network, context.path(NAME, f"{NAME}-{precision}.safetensors"))
     network.quantized = precision == "int8"
     return network.eval()

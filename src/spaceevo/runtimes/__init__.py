@@ -30,6 +30,8 @@ import numpy as np
 
 from spaceevo.errors import DataError, TargetError
 
+SATURATION_FREE_CODE = 63  # 2 * 255 * 63 < 2**15
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -41,7 +43,7 @@ class Profile:
         machines: Architectures, in lower case; empty for any.
         flags: The processor has one of these; empty for any.
         pair_sums_saturate: Whether its fastest u8 x s8 instruction adds two products in saturating 16 bit: exact
-            only while weight codes stay within 63, since 2 * 255 * 63 < 2**15.
+            only while weight codes stay within `SATURATION_FREE_CODE`.
     """
 
     name: str

@@ -1,5 +1,7 @@
 """The training loop of every network: an FP32 phase, then an LSQ+ phase, resumable at any step.
 
+A network that is quantized already (`train.ptq`) goes through the LSQ+ phase alone.
+
 A step trains one or more programs of one network on one batch. The first program learns from the labels, the
 others from its prediction and the labels (sandwich rule with in-place distillation); a single network is the case of
 one program.
@@ -52,7 +54,7 @@ class TrainedFiles:
     """Where a training leaves its weights.
 
     Attributes:
-        fp32: Weights at the end of the FP32 phase.
+        fp32: Weights at the end of the FP32 phase; not written where the network came quantized.
         int8: Weights and quantizers at the end of the LSQ+ phase; not written where there is none.
     """
 
@@ -77,7 +79,7 @@ def train(
     A training that is finished in the folder is read, not done again.
 
     Args:
-        network: Freshly made; trained in place.
+        network: Freshly made, or quantized, then the LSQ+ phase starts from its ranges; trained in place.
         sample_programs: Draws the programs of a step.
         images: Training images.
         settings: Epochs, rates and batch size.
@@ -94,7 +96,7 @@ def train(
         TrainingError: The loss is not a finite number.
     """
     steps_per_epoch = len(images) // min(settings.batch_size, len(images))
-    num_fp32 = max(1, round(settings.epochs_fp32 * steps_per_epoch))
+    num_fp32 = 0 if network.quantized else max(1, round(settings.epochs_fp32 * steps_per_epoch))
     num_int8 = max(1, round(settings.epochs_int8 * steps_per_epoch)) if settings.epochs_int8 else 0
     num_steps = num_fp32 + num_int8
     files = TrainedFiles(folder / f"{purpose}-fp32.safetensors", folder / f"{purpose}-int8.safetensors")
@@ -115,7 +117,7 @@ def train(
         phase = "fp32" if step < num_fp32 else "lsq+"
         pixels, labels = _batch(images, settings, data, step, seed, purpose)
         if step in (0, num_fp32):
-            if phase == "lsq+":
+            if phase == "lsq+" and not network.quantized:
                 names = set(network.quantizers)
                 network.start_quantization(_calibration(sample_programs, pixels, names, seed, purpose))
             optimizer = _optimizer(network, settings)

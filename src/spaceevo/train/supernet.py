@@ -11,9 +11,9 @@ from spaceevo.train.batches import torch_generator
 from spaceevo.train.loop import ProgramSampler
 
 
-def make_supernet(space: SearchSpace, w_qmax: int, seed: int) -> Network:
+def make_supernet(space: SearchSpace, w_qmax: int, seed: int, per_channel: bool = True) -> Network:
     """A supernet with fresh weights for every subnet of a space."""
-    return Network(space.maximal_operators(), w_qmax, torch_generator(seed, "supernet", "weights"))
+    return Network(space.maximal_operators(), w_qmax, torch_generator(seed, "supernet", "weights"), per_channel)
 
 
 def sandwich(space: SearchSpace, num_random: int) -> ProgramSampler:

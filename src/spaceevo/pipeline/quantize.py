@@ -1,0 +1,541 @@
+"""Quantize one trained network: post-training quantization, then LSQ+ fine-tuning if asked. No stage of a run.
+
+A network of the zoo, a subnet of a supernet, a hand-made baseline: all go the same way, so that they can be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from rich.console import Console
+from torch import Tensor
+
+from spaceevo import interrupts, plugins
+from spaceevo.artifacts import RunFolder, content_hash, write_atomically
+from spaceevo.config import Recipe, Settings, TargetSettings, TrainingSettings, load_recipe
+from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError
+from spaceevo.nets.extracted import FORMAT, load_extracted
+from spaceevo.nets.network import Network, Program, program_of, single_network
+from spaceevo.pipeline.context import Context, named_data
+from spaceevo.pipeline.memory import peak_rss_mib
+from spaceevo.pipeline.provenance import versions
+from spaceevo.progress import ProgressCallback, shown
+from spaceevo.records import FloatGraph, Record, TargetDescription
+from spaceevo.runtimes import profile_of
+from spaceevo.seeding import numpy_random
+from spaceevo.spaces import zoo
+from spaceevo.spaces.encoding import decode, encode
+from spaceevo.spaces.handmade import MULTIPLIERS, mobilenet_v3
+from spaceevo.spaces.hyperspace import PRESETS, Hyperspace, load_hyperspace
+from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.spaces.subnet import Subnet
+from spaceevo.train.batches import Images, split
+from spaceevo.train.checkpoints import load_weights, save_tensors
+from spaceevo.train.evaluation import BATCH_SIZE, calibrated_subnet, predict_logits, top1
+from spaceevo.train.loop import train
+from spaceevo.train.ptq import PtqSettings, bias_corrected, unfold_norms, with_ranges
+from spaceevo.train.supernet import make_supernet
+
+RECALIBRATION_BATCHES = 16  # as for the exported models of a run
+FINETUNING = "finetuning"
+FP32_FILE, INT8_FILE, RESULT_FILE = "fp32.safetensors", "int8.safetensors", "quantize.json"
+ZOO = "zoo"  # spaces of networks that belong to no search space: zoo:NAME, hand-made:HYPERSPACE
+HANDMADE = "hand-made"
+LOGITS = "weighted.head/logits.weight"
+MIN_IMAGE_SIZE = 16
+
+
+class NetworkSettings(Settings):
+    """Which network, and whose weights."""
+
+    weights: str = Field(description="A safetensors file with FP32 weights.")
+    network: str = Field("", description="A name of the zoo, or an encoding; empty where the file tells it.")
+    space: str = Field("", description="Search space of an encoding; hand-made for a baseline's.")
+    resolution: int | None = Field(None, ge=1, description="Input resolution of a network of the zoo.")
+
+
+class InputSettings(Settings):
+    """Images, target, seed."""
+
+    data: str = Field(description="A data set, a folder of images, or a recipe whose data are taken.")
+    image_size: int | None = Field(None, ge=16, le=1024, description="The network's resolution without it.")
+    flip: bool | None = Field(None, description="Mirror images in fine-tuning; as the recipe says, else yes.")
+    target: str = Field("onnxruntime@local", description="runtime@transport.")
+    seed: int = Field(0, ge=0)
+
+
+class FinetuningSettings(Settings):
+    """LSQ+ after post-training quantization."""
+
+    epochs: float = Field(0, ge=0, description="Epochs; 0 for none.")
+    lr: float = Field(0.03, gt=0, description="Peak learning rate per 256 images.")
+    batch_size: int = Field(64, ge=2, description="Images per step.")
+
+
+class QuantizedResult(Record):
+    """`quantize.json`. Accuracies are 0 to 1, on the validation images.
+
+    Attributes:
+        space: Search space, zoo:NAME, or hand-made:HYPERSPACE.
+        encoding: Published string of the network in it.
+        num_classes: Of the logits.
+        macs: For one image.
+        params: Trained parameters, without quantizers.
+        weights: The file of weights as it was given.
+        weights_sha256: Hash of the file.
+        weights_kind: "network", "supernet" (whose subnet was extracted) or "extracted" (batch norm folded).
+        data: Name of the data set.
+        image_size: Height = width of its images.
+        num_train_images: Images that fine-tuning may draw.
+        num_calibration_images: Those that the network was observed on.
+        num_val_images: Images that decided the accuracies.
+        target: The target; its `w_qmax` is the largest weight code.
+        profile: Of the target's processor, which decides `w_qmax`.
+        ptq: Settings of the post-training quantization.
+        finetuning: Settings of the fine-tuning.
+        seed: Of all draws.
+        top1_fp32: With batch norm recalibrated.
+        top1_ptq: After post-training quantization.
+        top1_finetuned: After fine-tuning; None where none was asked for.
+        versions: Of Python and packages.
+    """
+
+    space: str
+    encoding: str
+    num_classes: int
+    macs: int
+    params: int
+    weights: str
+    weights_sha256: str
+    weights_kind: str
+    data: str
+    image_size: int
+    num_train_images: int
+    num_calibration_images: int
+    num_val_images: int
+    target: TargetDescription
+    profile: str
+    ptq: PtqSettings
+    finetuning: FinetuningSettings
+    seed: int
+    top1_fp32: float
+    top1_ptq: float
+    top1_finetuned: float | None
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """What an export needs.
+
+    Attributes:
+        network: Quantized, in evaluation mode, final: recalibrating it would undo the correction of biases.
+        float_network: Its float twin, recalibrated, in evaluation mode.
+        subnet: The architecture of both.
+        class_names: In label order.
+        val_images: For verifying a file.
+        context: Recipe, target and folder.
+        result: The figures.
+    """
+
+    network: Network
+    float_network: Network
+    subnet: Subnet
+    class_names: tuple[str, ...]
+    val_images: Images
+    context: Context
+    result: QuantizedResult
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A file of weights and the network in it: all of `tensors`, a part of them, or `folded`."""
+
+    space: str
+    subnet: Subnet
+    sha256: str
+    tensors: Mapping[str, Tensor]
+    supernet: SearchSpace | None = None
+    folded: FloatGraph | None = None
+
+    @property
+    def kind(self) -> str:
+        return "extracted" if self.folded else "supernet" if self.supernet else "network"
+
+
+def quantize(
+    network: NetworkSettings,
+    inputs: InputSettings,
+    ptq: PtqSettings,
+    finetuning: FinetuningSettings,
+    folder: Path,
+    console: Console,
+) -> Quantized:
+    """Load a float network, quantize it and, if asked, fine-tune it.
+
+    Args:
+        network: Which one.
+        inputs: Data, target, seed.
+        ptq: Settings of the quantization.
+        finetuning: Settings of the fine-tuning, which continues from the folder's checkpoint where there is one.
+        folder: For the cache of the data and the checkpoint of the fine-tuning; locked by the caller.
+        console: Where progress is shown.
+
+    Raises:
+        SpaceEvoError: Whatever is wrong with the arguments; a finished or interrupted fine-tuning is kept.
+    """
+    source = _source(network)
+    context, train_images = _data(inputs, source.subnet, folder)
+    if context.data.num_classes != source.subnet.num_classes:
+        raise DataError(
+            f"The data set {context.data.name} has {context.data.num_classes} classes",
+            found=f"the weights in {network.weights} tell {source.subnet.num_classes} apart",
+            remedy="Give the data set that the network was trained on, or weights trained on this one",
+        )
+    target = context.target
+    program = program_of(source.subnet)
+    val_images = Images(torch.from_numpy(context.data.val_images), torch.from_numpy(context.data.val_labels))
+    calibration = train_images.pixels[: ptq.calibration_images]
+
+    def accuracy(one: Network) -> float:
+        return top1(predict_logits(one, program, val_images.pixels), val_images.labels)
+
+    total = 4 if finetuning.epochs else 3
+    console.print(f"[1/{total}] Recalibrate batch norm", highlight=False)
+    float_network = _float_network(source, program, target.w_qmax, train_images)
+    top1_fp32 = accuracy(float_network)
+    with _step(console, f"[2/{total}] Set ranges and scales", "ranges") as progress:
+        uncorrected = with_ranges(float_network, program, calibration, ptq, seed=inputs.seed, progress=progress)
+    if ptq.bias_correction:
+        with _step(console, f"[3/{total}] Correct biases", "bias correction") as progress:
+            result = bias_corrected(uncorrected, float_network, program, calibration, progress)
+    else:
+        console.print(f"[3/{total}] Biases stay as they are", highlight=False)
+        result = uncorrected
+    top1_ptq, top1_finetuned = accuracy(result), None
+    if finetuning.epochs:
+        with _step(console, f"[4/{total}] Fine-tune (LSQ+)", "fine-tuning") as progress:
+            # Batches bring their own means: a corrected bias would count twice.
+            start = {"weights": source.sha256, "space": source.space, "encoding": encode(source.subnet),
+                     "ptq": ptq.model_dump(), "w_qmax": target.w_qmax, "seed": inputs.seed,
+                     "num_train_images": len(train_images)}  # fmt: skip
+            _finetune(context, uncorrected, program, train_images, finetuning, start, progress)
+        result = calibrated_subnet(uncorrected, program, train_images, RECALIBRATION_BATCHES)
+        top1_finetuned = accuracy(result)
+    record = QuantizedResult(
+        space=source.space,
+        encoding=encode(source.subnet),
+        num_classes=source.subnet.num_classes,
+        macs=source.subnet.macs,
+        params=source.subnet.num_params,
+        weights=network.weights,
+        weights_sha256=source.sha256,
+        weights_kind=source.kind,
+        data=context.data.name,
+        image_size=context.data.image_size,
+        num_train_images=len(train_images),
+        num_calibration_images=len(calibration),
+        num_val_images=len(val_images),
+        target=target,
+        profile=profile_of(target.machine, target.flags).name,
+        ptq=ptq,
+        finetuning=finetuning,
+        seed=inputs.seed,
+        top1_fp32=top1_fp32,
+        top1_ptq=top1_ptq,
+        top1_finetuned=top1_finetuned,
+        versions=versions(),
+    )
+    names = context.data.class_names
+    return Quantized(result, float_network, source.subnet, names, val_images, context, record)
+
+
+def write(quantized: Quantized, folder: Path) -> list[Path]:
+    """Write both networks as safetensors and the figures as JSON.
+
+    Raises:
+        NoSpaceError: The folder cannot be written.
+    """
+    result = quantized.result
+    notes = {
+        "space": result.space,
+        "encoding": result.encoding,
+        "num_classes": result.num_classes,
+        "class_names": list(quantized.class_names),
+        "w_qmax": result.target.w_qmax,
+        "profile": result.profile,
+    }
+    paths = [folder / name for name in (FP32_FILE, INT8_FILE, RESULT_FILE)]
+    save_tensors(paths[0], quantized.float_network.state_dict(), {**notes, "quantized": False})
+    save_tensors(paths[1], quantized.network.state_dict(), {**notes, "quantized": True})
+    write_atomically(paths[2], result.model_dump_json(indent=1))
+    return paths
+
+
+@contextmanager
+def _step(console: Console, title: str, label: str) -> Iterator[ProgressCallback]:
+    console.print(title, highlight=False)
+    with shown(console, label) as show:
+
+        def progress(done: int, total: int) -> None:
+            interrupts.check()
+            show(done, total)
+
+        yield progress
+
+
+def _finetune(
+    context: Context,
+    network: Network,
+    program: Program,
+    images: Images,
+    settings: FinetuningSettings,
+    start: dict[str, object],
+    progress: ProgressCallback,
+) -> None:
+    """Train in place; what is found in the folder for other inputs is set aside."""
+    folder = context.run.stage(FINETUNING)
+    input_hash = content_hash({**start, "data": context.data_hash, "settings": settings.model_dump()})
+    if folder.finished(input_hash) is not None:
+        load_weights(network, folder.path / f"{FINETUNING}-int8.safetensors")
+        return
+    before, started = folder.spent_seconds(), time.monotonic()
+    folder.note_spent(input_hash, before)
+    files, curve = train(
+        network,
+        lambda _: [program],
+        images,
+        TrainingSettings(epochs_int8=settings.epochs, lr_int8=settings.lr, batch_size=settings.batch_size),
+        context.recipe.data,
+        seed=context.recipe.seed,
+        purpose=FINETUNING,
+        folder=folder.path,
+        progress=progress,
+    )
+    curve_path = folder.path / "curve.json"
+    write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
+    seconds = before + time.monotonic() - started
+    folder.finish(input_hash, seconds, peak_rss_mib(), [files.int8, curve_path])
+
+
+def _data(inputs: InputSettings, subnet: Subnet, folder: Path) -> tuple[Context, Images]:
+    """The context, and the training images in random order: those of a folder are sorted by class."""
+    changes: dict[str, Any] = {} if inputs.flip is None else {"flip": inputs.flip}
+    path = Path(inputs.data).expanduser()
+    recipe = load_recipe(path) if path.suffix in (".yaml", ".yml") else None
+    if recipe is not None:
+        if inputs.image_size is not None:
+            changes["image_size"] = inputs.image_size
+        data = recipe.data.model_copy(update=changes)
+    else:
+        image_size = inputs.image_size or max(MIN_IMAGE_SIZE, subnet.resolution)
+        data = named_data(inputs.data, image_size).model_copy(update=changes)
+    target = TargetSettings(name=inputs.target)
+    context = Context(Recipe(name="quantize", seed=inputs.seed, data=data, target=target), RunFolder(folder))
+    _ = context.target  # what is wrong with it is told before images are read
+    if recipe is not None:
+        images, _, _ = split(context.data, data.search_share, recipe.seed)  # not those that a search may choose by
+    else:
+        images = Images(torch.from_numpy(context.data.train_images), torch.from_numpy(context.data.train_labels))
+    order = numpy_random(inputs.seed, "quantize", "images").permutation(len(images))
+    return context, images.take(order)
+
+
+def _source(settings: NetworkSettings) -> _Source:
+    """Read the weights and find out which network they are of."""
+    path = Path(settings.weights).expanduser()
+    tensors, notes = _read(path)
+    folded = None
+    if notes.get("format") == FORMAT:
+        extracted = load_extracted(path)
+        folded = extracted.floating
+        space, encoding = (extracted.metadata.get(f"spaceevo.{key}", "") for key in ("space", "encoding"))
+        num_classes = folded.operators[-1].out_channels
+    else:
+        space, encoding = (str(notes.get(key) or "") for key in ("space", "encoding"))
+        num_classes = _num_classes(path, tensors)
+    if settings.network:
+        space, encoding = settings.space, settings.network
+        if not space:
+            if re.fullmatch(r"d[^_]*_k[^_]*_w[^_]*_e[^_]*_r[^_]*", encoding):
+                raise RecipeError(
+                    f"{encoding} is an encoding, and those of different spaces look alike",
+                    remedy="Name its space too, for example --space micro-014-120",
+                )
+            subnet = zoo.load_network(encoding).subnet
+            resolution = settings.resolution or subnet.resolution
+            space, encoding = f"{ZOO}:{encoding}", encode(replace(subnet, resolution=resolution))
+        elif settings.resolution:
+            raise RecipeError("An encoding has its resolution in it", remedy="Write it after r; leave --resolution out")
+    elif settings.space or settings.resolution:
+        raise RecipeError(
+            "A space or a resolution alone names no network", remedy="Give NETWORK, a name of the zoo or an encoding"
+        )
+    elif not (space and encoding):
+        raise ArtifactError(
+            f"{path} does not say which network it holds",
+            remedy="Give NETWORK: a name of the zoo, or an encoding with --space",
+        )
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = []
+    for name, subnet, searched in _architectures(encoding, space, num_classes):
+        if folded is not None:
+            if program_of(subnet) == folded.operators:
+                return _Source(name, subnet, sha256, {}, folded=folded)
+            problems = ["its operators are others"]
+        else:
+            problems = _misfits(single_network(program_of(subnet), 127, torch.Generator()), tensors)
+            if not problems:
+                found.append(_Source(name, subnet, sha256, tensors))
+            elif searched is not None:
+                of_supernet = _misfits(make_supernet(searched, 127, 0), tensors)
+                problems = min(problems, of_supernet, key=len)
+                if not of_supernet:
+                    found.append(_Source(name, subnet, sha256, tensors, supernet=searched))
+    if not found:
+        raise ArtifactError(
+            f"{path} holds the weights of another network than {settings.network or encoding}",
+            found=problems[0],
+            remedy="Give the network that the file was trained as: NETWORK, and --space for an encoding",
+        )
+    if len(found) > 1:
+        raise EncodingError(
+            f"{encoding} is a hand-made network of more than one hyperspace",
+            found=", ".join(one.space for one in found),
+            remedy="Name one of these with --space",
+        )
+    return found[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file, all finite, and what spaceevo noted beside them: nothing, in a file that others wrote."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ArtifactError(
+            f"There is no file of weights at {path}", remedy="Give a safetensors file with FP32 weights"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = json.loads((file.metadata() or {}).get("spaceevo", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ArtifactError(
+            f"{path} is not a whole safetensors file",
+            found=str(error).splitlines()[0],
+            remedy="Copy it again; files of other kinds are not read, since loading them may execute code",
+        ) from error
+    for name, tensor in tensors.items():
+        is_code = name.startswith("int8/")  # of an extracted network
+        if not is_code and not (tensor.is_floating_point() and torch.isfinite(tensor).all()):
+            raise ArtifactError(
+                f"{path} holds weights that are not finite numbers",
+                found=f"in {name}, {tensor.dtype}",
+                remedy="Give weights of a training that went well",
+            )
+    if not isinstance(notes, dict):
+        notes = {}
+    if notes.get("quantized") or notes.get("lsq+"):
+        raise ArtifactError(
+            f"{path} holds weights after quantization-aware training",
+            found="its notes say that it is quantized",
+            remedy="Give the weights of the FP32 phase, whose name ends with -fp32.safetensors; "
+            "for a published checkpoint: spaceevo import CHECKPOINT --fp32 --out FILE",
+        )
+    return tensors, notes
+
+
+def _num_classes(path: Path, tensors: Mapping[str, Tensor]) -> int:
+    if LOGITS not in tensors or tensors[LOGITS].dim() != 2:
+        raise ArtifactError(
+            f"{path} is not a file of weights of a whole network",
+            found=f"{LOGITS} is missing; there are {', '.join(list(tensors)[:3]) or 'no tensors'}",
+            remedy="Give a file that spaceevo wrote, for example RUN/baselines/baseline0-fp32.safetensors",
+        )
+    return len(tensors[LOGITS])
+
+
+def _architectures(encoding: str, space: str, num_classes: int) -> Iterator[tuple[str, Subnet, SearchSpace | None]]:
+    """(space, subnet, search space) of everything that an encoding stands for: one, or hand-made ones alike."""
+    kind, _, name = space.partition(":")
+    if kind == ZOO:
+        resolution = re.search(r"_r(\d+)$", encoding)
+        if resolution is None:
+            raise EncodingError(f"{encoding!r} has no resolution at its end", remedy="Give NETWORK and --resolution")
+        subnet = replace(zoo.load_network(name).subnet, num_classes=num_classes)
+        yield space, replace(subnet, resolution=int(resolution[1])), None
+    elif kind == HANDMADE:
+        alike = [
+            (f"{HANDMADE}:{hyperspace.name}", subnet)
+            for hyperspace in map(load_hyperspace, [name] if name else plugins.names(PRESETS))
+            for subnet in handmade_networks(hyperspace, num_classes)
+            if encode(subnet) == encoding
+        ]
+        if not alike:
+            raise EncodingError(
+                f"{encoding!r} is none of the hand-made networks" + (f" of {name}" if name else ""),
+                remedy="Take the encoding of a baseline from export/models.json of a run",
+            )
+        for place, subnet in dict.fromkeys(alike):
+            yield place, subnet, None
+    else:
+        hyperspace = load_hyperspace(space.split("-", 1)[0])
+        searched = hyperspace.space(hyperspace.decode(space), num_classes)
+        yield space, decode(encoding, searched), searched
+
+
+def handmade_networks(hyperspace: Hyperspace, num_classes: int) -> Iterator[Subnet]:
+    """All networks that a baseline of a run may be."""
+    for resolution in hyperspace.resolutions:
+        for multiplier in MULTIPLIERS:
+            yield mobilenet_v3(hyperspace, multiplier, resolution, num_classes)
+
+
+def _read_keys(network: Network) -> dict[str, Tensor]:
+    """What is read: not scales, which are set, nor running statistics, which are recalibrated."""
+    ignored = ("weight_scale", "running_mean", "running_var")
+    state = network.state_dict().items()
+    return {key: tensor for key, tensor in state if key.startswith("weighted.") and not key.endswith(ignored)}
+
+
+def _misfits(network: Network, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a file of weights from being those of a network, in words."""
+    problems = []
+    for key, wanted in _read_keys(network).items():
+        shape = list(wanted.shape)
+        if key not in tensors:
+            problems.append(f"{key}, {shape}, is missing")
+        elif list(tensors[key].shape) != shape:
+            problems.append(f"{key} has the shape {list(tensors[key].shape)}, that of the network {shape}")
+    known = network.state_dict()
+    problems += [
+        f"{key}, {list(tensor.shape)}, has no place in the network"
+        for key, tensor in tensors.items()
+        if key.startswith("weighted.") and key not in known
+    ]
+    return problems
+
+
+def _float_network(source: _Source, program: Program, w_qmax: int, images: Images) -> Network:
+    """The network in float, with running statistics of its own."""
+    if source.folded is not None:
+        network = single_network(program, w_qmax, torch.Generator())
+        unfold_norms(network, program, source.folded.weights, images.pixels[: RECALIBRATION_BATCHES * BATCH_SIZE])
+        return network
+    if source.supernet is not None:
+        network = make_supernet(source.supernet, w_qmax, 0)
+    else:
+        network = single_network(program, w_qmax, torch.Generator())
+    read = {key: source.tensors[key].float() for key in _read_keys(network)}
+    network.load_state_dict(network.state_dict() | read)
+    return calibrated_subnet(network, program, images, RECALIBRATION_BATCHES)

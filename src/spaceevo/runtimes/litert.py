@@ -1,0 +1,826 @@
+"""LiteRT (TensorFlow Lite) on the processor, with its XNNPACK delegate: flatbuffers written directly, run and timed.
+
+Batch 1, channels last: input "image" float32 [1, S, S, 3], output "logits" float32 [1, C]. Tensors are named after
+their operators. Activations are int8: LiteRT's code is the contract's less 128. Everything runs in one partition of
+XNNPACK; LiteRT's own kernels would not be exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from spaceevo.artifacts import content_hash, write_atomically
+from spaceevo.errors import ArtifactError, ExportError, TargetError
+from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
+from spaceevo.runtimes import Profile, check_images, require
+from spaceevo.spaces.operators import NUM_CODES, Operator
+
+SUFFIX = ".tflite"
+IMAGE = "image"
+LOGITS = "logits"
+MARK = "|"  # ends an operator's name within the name of a tensor
+SCHEMA_VERSION = 3
+IDENTIFIER = b"TFL3"
+STRUCTURE = "spaceevo_structure"  # metadata: digest of everything but the numbers
+OFFSET = 128  # of our codes over LiteRT's
+MAX_WEIGHT = 127
+MAX_BIAS = 2**30
+WARM_UP = 5
+# The version of an operator that takes int8 (per channel where there are weights); others have version 1
+INT8_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 12, "ADD": 2, "MUL": 2, "MEAN": 2,
+                 "MAX_POOL_2D": 2, "PAD": 2, "LOGISTIC": 2, "CONCATENATION": 2, "DEQUANTIZE": 2}  # fmt: skip
+
+
+def version() -> str:
+    """Version of LiteRT.
+
+    Raises:
+        TargetError: It is not installed.
+    """
+    return str(_package().__version__)
+
+
+def w_qmax(profile: Profile) -> int:
+    """Largest absolute weight code that is exact on a kind of processor: 127 on all of them.
+
+    XNNPACK multiplies s8 by s8. Without VNNI, its x86 kernels widen both to 16 bit and add pairs of products in
+    32 bit (`_mm256_madd_epi16`); with VNNI they use the instruction that does not saturate (`vpdpbusd`). On ARM,
+    products are 16 bit, and at most two of them are added before they are widened: 2 * 128 * 127 < 2**15.
+    """
+    return MAX_WEIGHT
+
+
+def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a quantized network as a TFLite flatbuffer, with exactly the graph's parameters.
+
+    The logits are not quantized. The only integer kernel of XNNPACK with such an output quantizes the classifier's
+    input itself, over the input's range. So two features are appended, with weights 0: the values of the codes 0 and
+    255. Over their range it finds the very codes again, and computes exact integers. (With weights in float, 1280
+    features and 1000 classes took 0.08 ms instead of 0.012 ms on an x86 server, and four times the space.)
+
+    Args:
+        graph: A whole network, or a part: without "linear", the output is the last tensor, dequantized.
+        path: Written atomically.
+        metadata: Put into the model's metadata, beside the versions.
+
+    Raises:
+        ExportError: A scale is not a positive number, or too far from those of its neighbours.
+        NoSpaceError: The file cannot be written.
+        TargetError: LiteRT is not installed.
+    """
+    write_atomically(path, _Int8Writer(graph).content(metadata))
+
+
+def export_fp32(graph: FloatGraph, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the FP32 twin of a quantized network, in the form that LiteRT runs fastest.
+
+    Args:
+        graph: A whole network, or a part.
+        path: Written atomically.
+        metadata: Put into the model's metadata, beside the versions.
+
+    Raises:
+        NoSpaceError: The file cannot be written.
+        TargetError: LiteRT is not installed.
+    """
+    write_atomically(path, _Fp32Writer(graph).content(metadata))
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of a model, versions included.
+
+    Raises:
+        ArtifactError: The file is no TFLite model that spaceevo wrote, or is damaged.
+    """
+    model = _read(path)
+    return {key: text for key, text in _texts(model).items() if key != STRUCTURE}
+
+
+def constants(path: Path) -> dict[str, np.ndarray]:
+    """Every constant of a model by name, as the file holds it.
+
+    Returns:
+        Weights "<operator>|w" (int8 or float32 [out, K, K, in], depthwise [1, K, K, out], linear [out, in], where
+        int8 with two more features, see `export_int8`) and biases "<operator>|b"; "<tensor>/scales" of both; and of
+        every other quantized tensor "<operator>/scale" and "<operator>/zero_point" (of int8: 128 less than ours).
+
+    Raises:
+        ArtifactError: The file is no TFLite model that spaceevo wrote, or is damaged.
+    """
+    model, schema = _read(path), _schema()
+    dtypes = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.FLOAT32: np.float32}
+    found = {}
+    for tensor in model.subgraphs[0].tensors:
+        name, own, data = tensor.name.decode(), tensor.quantization, model.buffers[tensor.buffer].data
+        if data is not None:
+            found[name] = np.frombuffer(data.tobytes(), dtypes[tensor.type]).reshape(tensor.shape)
+        if own is not None and own.scale is not None:
+            if data is not None:
+                found[f"{name}/scales"] = np.asarray(own.scale, np.float32)
+            else:
+                found[f"{name}/scale"] = np.asarray(own.scale[0], np.float32)
+                found[f"{name}/zero_point"] = np.asarray(own.zeroPoint[0], np.int64)
+    return found
+
+
+def float_operators(path: Path) -> tuple[str, ...]:
+    """What LiteRT would compute in float, or outside of XNNPACK, whose kernels alone are exact.
+
+    The classifier is not counted, with the operator that gives it numbers instead of codes: its logits are float by
+    the contract.
+
+    Returns:
+        "KIND tensor" of every operator that reads floats, other than the quantization of the image, or that LiteRT
+        does not hand to XNNPACK; empty for a model that runs wholly in integers.
+
+    Raises:
+        ArtifactError: The file cannot be loaded.
+        TargetError: LiteRT is not installed.
+    """
+    model = _read(path)
+    graph, schema = model.subgraphs[0], _schema()
+    details = _load(path, _pack(model), 1)._get_ops_details()
+    nodes = details[: len(graph.operators)]
+    delegated = _delegated(nodes, details[len(nodes) :])
+    kinds = [node["op_name"] for node in nodes]
+    classifier = {len(nodes) - 1} if kinds[-1] == "DEQUANTIZE" else set()
+    if kinds[-2:] == ["DEQUANTIZE", "FULLY_CONNECTED"]:
+        classifier = {len(nodes) - 2, len(nodes) - 1}
+    found = []
+    for number, node in enumerate(nodes):
+        types = {graph.tensors[index].type for index in node["inputs"]}
+        is_float = schema.TensorType.FLOAT32 in types and number not in classifier and kinds[number] != "QUANTIZE"
+        if is_float or number not in delegated:
+            found.append(f"{kinds[number]} {graph.tensors[node['outputs'][0]].name.decode()}")
+    return tuple(found)
+
+
+def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
+    """Milliseconds per operator: LiteRT does not tell them from Python.
+
+    Raises:
+        ArtifactError: The file cannot be loaded.
+        TargetError: Always.
+    """
+    _read(path)
+    raise TargetError(
+        "LiteRT cannot profile single operators from Python",
+        found=f"LiteRT {version()} hands a whole network to XNNPACK, and its Python interface has no profiler",
+        remedy="Measure whole networks, or run LiteRT's own benchmark_model with --enable_op_profiling=true",
+    )
+
+
+class Session:
+    """A loaded model.
+
+    Args:
+        path: A file that `export_int8` or `export_fp32` wrote.
+        threads: Threads within an operator; operators run one after another.
+        taps: Operators whose codes `codes` gives: none of kind "relabel" (it has its input's) or "linear".
+
+    Raises:
+        ArtifactError: The file is missing, truncated, damaged or foreign, or has no such tensor.
+        TargetError: LiteRT is not installed.
+    """
+
+    def __init__(self, path: Path, threads: int = 1, taps: Sequence[str] = ()) -> None:
+        self._taps = list(taps)
+        model = _read(path)
+        graph = model.subgraphs[0]
+        names = {tensor.name.decode(): index for index, tensor in enumerate(graph.tensors)}
+        missing = [tap for tap in taps if tap not in names]
+        if missing:
+            raise ArtifactError(f"{path} has no tensor {missing[0]!r}", remedy="Export it again")
+        outputs = [graph.outputs[0], *(names[tap] for tap in taps)]
+        graph.outputs = list(dict.fromkeys(outputs))
+        self._interpreter = _load(path, _pack(model), threads)
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        by_name = {details["name"]: details["index"] for details in self._interpreter.get_output_details()}
+        self._outputs = {name: by_name[name] for name in (LOGITS, *taps)}
+        size, _, channels = graph.tensors[graph.inputs[0]].shape[1:]
+        self._shape = (1, channels, size, size)
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, S, S]; one image at a time.
+
+        Raises:
+            DataError: The images have another size.
+            ExportError: LiteRT refuses to run the model.
+        """
+        return self._run([LOGITS], images)[0]
+
+    def codes(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Codes, uint8 [N, C, H, W], of every tapped tensor, for images as of `run`."""
+        outputs = self._run(self._taps, images)
+        return {
+            tap: (codes.astype(np.int16) + OFFSET).astype(np.uint8)
+            for tap, codes in zip(self._taps, outputs, strict=True)
+        }
+
+    def _run(self, names: list[str], images: np.ndarray) -> list[np.ndarray]:
+        check_images(images, self._shape)
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1), dtype=np.float32)
+        outputs: list[list[np.ndarray]] = [[] for _ in names]
+        for image in images:
+            self._interpreter.set_tensor(self._input, image[None])
+            self._invoke()
+            for name, parts in zip(names, outputs, strict=True):
+                parts.append(self._interpreter.get_tensor(self._outputs[name]))
+        merged = [np.concatenate(parts) for parts in outputs]
+        return [np.ascontiguousarray(y.transpose(0, 3, 1, 2)) if y.ndim == 4 else y for y in merged]
+
+    def time(self, repeats: int) -> list[float]:
+        """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
+        image = np.random.default_rng(0).standard_normal(self._shape, dtype=np.float32).transpose(0, 2, 3, 1)
+        self._interpreter.set_tensor(self._input, np.ascontiguousarray(image))
+        samples = []
+        for _ in range(WARM_UP + repeats):
+            start = time.perf_counter_ns()
+            self._invoke()
+            samples.append((time.perf_counter_ns() - start) / 1e6)
+        return samples[WARM_UP:]
+
+    def _invoke(self) -> None:
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise ExportError(
+                "LiteRT cannot run an exported model",
+                found=" ".join(str(error).split())[:300],
+                remedy="Train again with a lower lr_int8; if it stays, report it to the authors of spaceevo",
+            ) from error
+
+
+def _quantize_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+    """Codes of the image: times the reciprocal of the scale, where the contract divides."""
+    return _requantize(inputs[0][0] * (np.float32(1) / np.float32(y.scale)), y)
+
+
+def _add_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+    """A sum in fixed point: the larger of both factors has 21 bits, halves are rounded up."""
+    ratios = [np.float32(params.scale) / np.float32(y.scale) for _, params in inputs]
+    shift = 21 - int(np.frexp(max(ratios))[1])
+    terms = [
+        (codes.astype(np.int64) - params.zero_point) * int(np.rint(np.ldexp(ratio, shift)))
+        for (codes, params), ratio in zip(inputs, ratios, strict=True)
+    ]
+    half = 1 << (shift - 1)
+    return _clamp((terms[0] + terms[1] + half >> shift) + y.zero_point)
+
+
+def _multiply_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+    """A product, rounded before the zero point is added."""
+    (a, a_params), (b, b_params) = inputs
+    scale = np.float32(a_params.scale) * np.float32(b_params.scale) / np.float32(y.scale)
+    return _requantize((a - a_params.zero_point) * (b - b_params.zero_point) * scale, y)
+
+
+def _pool_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+    """A mean: the sum of int8 codes times a factor, plus an offset with both zero points, in float32."""
+    ((codes, x),) = inputs
+    size = codes.shape[2] * codes.shape[3]
+    total = (codes - OFFSET).sum(axis=(2, 3), keepdims=True, dtype=np.float64).astype(np.float32)
+    scale = np.float32(x.scale) / np.float32(y.scale) * (np.float32(1) / np.float32(size))
+    offset = np.float32(y.zero_point - OFFSET) - np.float32((x.zero_point - OFFSET) * size) * scale
+    return _clamp(np.rint(total * scale + offset) + OFFSET)
+
+
+def _gate_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+    """x / 6 + 0.5 as the convolution that the exported file has for it."""
+    ((codes, x),) = inputs
+    weight, scale, bias = _half(operator, x)
+    total = ((codes.astype(np.int64) - x.zero_point) * weight + bias).astype(np.float32)
+    return _requantize(total * (np.float32(x.scale) * scale / np.float32(y.scale)), y)
+
+
+def _requantize(values: np.ndarray, y: QuantParams) -> np.ndarray:
+    return _clamp(np.rint(values) + y.zero_point)
+
+
+def _clamp(codes: np.ndarray) -> np.ndarray:
+    return codes.clip(0, NUM_CODES - 1).astype(np.float32)
+
+
+#: As XNNPACK computes on x86, code by code: found in its source and confirmed on inputs that lie next to ties. Its
+#: convolutions, sigmoids and max pools are the contract's. On ARM it also multiplies in fixed point, so that a tie may
+#: be rounded otherwise.
+ARITHMETIC = Arithmetic(
+    codes={
+        "quantize": _quantize_codes,
+        "add": _add_codes,
+        "multiply": _multiply_codes,
+        "pool": _pool_codes,
+        "gate": _gate_codes,
+    }
+)
+
+
+def _delegated(nodes: Sequence[Mapping[str, Any]], delegates: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Numbers of the operators that delegates took over: from their outputs back to their inputs."""
+    makers = {int(node["outputs"][0]): number for number, node in enumerate(nodes)}
+    found: set[int] = set()
+    for delegate in delegates:
+        read, wanted = set(delegate["inputs"]), list(delegate["outputs"])
+        while wanted:
+            number = makers[int(wanted.pop())]
+            if number not in found:
+                found.add(number)
+                wanted += [index for index in nodes[number]["inputs"] if int(index) in makers and index not in read]
+    return found
+
+
+def _package() -> ModuleType:
+    return require("ai_edge_litert", "LiteRT", "litert")
+
+
+def _schema() -> Any:
+    _package()
+    from ai_edge_litert import schema_py_generated
+
+    return schema_py_generated
+
+
+class _Writer:
+    """Collects tensors, constants and operators of a TFLite graph."""
+
+    zero_is_lowest: Collection[str] = ()  # tensors without values below 0
+
+    def __init__(self, operators: Sequence[Operator]) -> None:
+        self.operators = operators
+        self.schema = _schema()
+        self.tensors: list[Any] = []
+        self.index: dict[str, int] = {}
+        self.buffers: list[Any] = [self.schema.BufferT()]  # the first one is empty by convention
+        self.kinds: list[tuple[int, int]] = []  # (kind, version) of LiteRT's operators
+        self.nodes: list[Any] = []
+
+    def content(self, metadata: Mapping[str, str]) -> bytes:
+        """The file."""
+        schema, first = self.schema, self.operators[0]
+        self.add(IMAGE, first.in_size, first.out_channels, "FLOAT32")
+        for operator in self.operators:
+            self.put(operator)
+        self.finish(self.operators[-1])
+        image, logits = self.index[IMAGE], self.index[LOGITS]
+        graph = schema.SubGraphT(self.tensors, [image], [logits], self.nodes, "spaceevo")
+        ends = [schema.TensorMapT(IMAGE, image)], [schema.TensorMapT(LOGITS, logits)]
+        signature = schema.SignatureDefT(*ends, "serving_default")
+        codes = [schema.OperatorCodeT(min(kind, 127), None, number, kind) for kind, number in self.kinds]
+        versions = {"schema": str(SCHEMA_VERSION), "runtime": f"litert {version()}"}
+        texts = {**metadata, **versions, STRUCTURE: "0" * 64}  # to be filled in
+        entries = [schema.MetadataT(key, self.buffer(text.encode())) for key, text in texts.items()]
+        model = schema.ModelT(SCHEMA_VERSION, codes, [graph], "spaceevo", self.buffers, None, entries, [signature])
+        self.buffers[-1].data = np.frombuffer(_structure(model).encode(), np.uint8)
+        refused = _refused(model)
+        if refused:
+            raise ExportError(
+                "The network cannot be exported to LiteRT", found=refused, remedy="Train again with a lower lr_int8"
+            )
+        return _pack(model)
+
+    def put(self, operator: Operator) -> None:
+        """Add the nodes of one operator."""
+        raise NotImplementedError
+
+    def finish(self, last: Operator) -> None:
+        """Add what turns the last tensor into the output, where it is not the logits."""
+        raise NotImplementedError
+
+    def like(self, name: str, source: str, size: int, channels: int) -> str:
+        """Add a tensor with the quantization of `source`; returns its name."""
+        raise NotImplementedError
+
+    def identity(self, channels: int, name: str) -> Sequence[str]:
+        """Weights and bias of a 1x1 depthwise convolution that changes nothing, read from `name`."""
+        raise NotImplementedError
+
+    def add(self, name: str, size: int, channels: int, kind: str, quantization: Any = None) -> str:
+        """Add a feature map of height = width = `size`; returns its name."""
+        return self.tensor(name, [1, size, size, channels], kind, 0, quantization)
+
+    def tensor(self, name: str, shape: Sequence[int], kind: str, buffer: int, quantization: Any = None) -> str:
+        """Add a tensor; returns its name."""
+        schema = self.schema
+        self.index[name] = len(self.tensors)
+        self.tensors.append(
+            schema.TensorT([*shape], getattr(schema.TensorType, kind), buffer, name, quantization, hasRank=True)
+        )
+        return name
+
+    def buffer(self, data: bytes) -> int:
+        """Add constant bytes; returns their index."""
+        self.buffers.append(self.schema.BufferT(np.frombuffer(data, np.uint8)))
+        return len(self.buffers) - 1
+
+    def constant(self, name: str, value: np.ndarray, scales: np.ndarray | None = None, axis: int = 0) -> str:
+        """Add a constant, quantized per channel where there are `scales`; returns its name."""
+        quantization = None if scales is None else self.quantization(scales, np.zeros(len(scales), int), axis)
+        return self.tensor(name, value.shape, value.dtype.name.upper(), self.buffer(value.tobytes()), quantization)
+
+    def quantization(self, scales: np.ndarray, zero_points: np.ndarray, axis: int = 0) -> Any:
+        """Quantization parameters of a tensor."""
+        return self.schema.QuantizationParametersT(
+            scale=scales.astype(np.float32).tolist(), zeroPoint=zero_points.tolist(), quantizedDimension=axis
+        )
+
+    def node(self, kind: str, inputs: Sequence[str], output: str, options: Any = None) -> None:
+        """Add an operator of LiteRT."""
+        schema = self.schema
+        inputs_at = [self.index[name] for name in inputs]
+        is_int8 = any(self.tensors[index].type == schema.TensorType.INT8 for index in inputs_at)
+        wanted = (getattr(schema.BuiltinOperator, kind), INT8_VERSIONS.get(kind, 1) if is_int8 else 1)
+        if wanted not in self.kinds:
+            self.kinds.append(wanted)
+        options_kind = 0
+        if options is not None:
+            options_kind = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        outputs_at = [self.index[output]]
+        self.nodes.append(schema.OperatorT(self.kinds.index(wanted), inputs_at, outputs_at, options_kind, options))
+
+    def window(self, operator: Operator) -> tuple[str, int]:
+        """The tensor that a window reads, padded explicitly where LiteRT's own padding would differ.
+
+        Returns:
+            The tensor, and how LiteRT pads it itself.
+        """
+        source, before, size = operator.inputs[0], operator.padding, operator.in_size
+        step, paddings = operator.stride, self.schema.Padding
+        after = max(0, (operator.out_size - 1) * step + operator.kernel_size - size - before)
+        if before == after == 0:
+            return source, paddings.VALID
+        same_size = -(-size // step)
+        same = max(0, (same_size - 1) * step + operator.kernel_size - size)
+        if (same_size, same // 2) == (operator.out_size, before):
+            return source, paddings.SAME
+        amounts = np.array([[0, 0], [before, after], [before, after], [0, 0]], np.int32)
+        constant = self.constant(f"{operator.name}{MARK}padding", amounts)
+        padded = self.like(f"{operator.name}{MARK}padded", source, size + before + after, operator.in_channels)
+        self.node("PAD", [source, constant], padded, self.schema.PadOptionsT())
+        return padded, paddings.VALID
+
+    def convolve(self, operator: Operator, constants: Sequence[str], output: str, activation: int = 0) -> None:
+        """Add a convolution with `constants`: weights and bias."""
+        schema, step = self.schema, operator.stride
+        source, padding = self.window(operator)
+        if operator.depthwise:
+            options = schema.DepthwiseConv2DOptionsT(padding, step, step, 1, activation)
+            self.node("DEPTHWISE_CONV_2D", [source, *constants], output, options)
+        else:
+            options = schema.Conv2DOptionsT(padding, step, step, activation)
+            self.node("CONV_2D", [source, *constants], output, options)
+
+    def mean(self, operator: Operator, output: str) -> None:
+        """Add a global average pool."""
+        axes = self.constant(f"{operator.name}{MARK}axes", np.array([1, 2], np.int32))
+        self.node("MEAN", [operator.inputs[0], axes], output, self.schema.ReducerOptionsT(keepDims=True))
+
+    def max_pool(self, operator: Operator, output: str) -> None:
+        """Add a max pool.
+
+        LiteRT pads with zeros where it is told to: right only where nothing is lower. Elsewhere the windows around
+        every position are pooled, which need no such padding, and every `stride`-th is kept.
+        """
+        schema, size = self.schema, operator.kernel_size
+        name, channels = operator.name, operator.out_channels
+        every = replace(operator, stride=1, out_size=operator.in_size)
+        split = operator.stride > 1 and operator.inputs[0] not in self.zero_is_lowest
+        pooled = every if split else operator
+        source, padding = self.window(pooled)
+        options = schema.Pool2DOptionsT(padding, pooled.stride, pooled.stride, size, size)
+        if not split:
+            self.node("MAX_POOL_2D", [source], output, options)
+            return
+        dense = self.like(f"{name}{MARK}dense", source, operator.in_size, channels)
+        self.node("MAX_POOL_2D", [source], dense, options)
+        kept = replace(operator, inputs=(dense,), kernel_size=1, depthwise=True, pad=0)
+        self.convolve(kept, self.identity(channels, name), output)
+
+
+class _Int8Writer(_Writer):
+    """Every tensor is named after its operator and holds codes."""
+
+    def __init__(self, graph: IntegerGraph) -> None:
+        super().__init__(graph.operators)
+        self.graph = graph
+        self.zero_is_lowest = {name for name, params in graph.quant_params.items() if params.zero_point == 0}
+
+    def put(self, operator: Operator) -> None:
+        schema, name, inputs = self.schema, operator.name, operator.inputs
+        if operator.kind == "linear":
+            self.classify(operator)
+            return
+        self.add_codes(name, operator.out_size, operator.out_channels, self.graph.quant_params[name])
+        match operator.kind:
+            case "quantize":
+                self.node("QUANTIZE", [IMAGE], name, schema.QuantizeOptionsT())
+            case "conv":
+                self.convolve(operator, self.weights(operator), name)
+            case "gate" | "relabel":  # x / 6 + 0.5; XNNPACK has no such operator
+                half = replace(operator, kernel_size=1, stride=1, depthwise=True, pad=0)
+                self.convolve(half, self.half(operator), name)
+            case "sigmoid":
+                self.node("LOGISTIC", inputs, name)
+            case "pool":
+                self.mean(operator, name)
+            case "max_pool":
+                self.max_pool(operator, name)
+            case "multiply":
+                self.node("MUL", inputs, name, schema.MulOptionsT())
+            case "add":
+                self.node("ADD", inputs, name, schema.AddOptionsT())
+
+    def finish(self, last: Operator) -> None:
+        if last.kind != "linear":
+            self.add(LOGITS, last.out_size, last.out_channels, "FLOAT32")
+            self.node("DEQUANTIZE", [last.name], LOGITS, self.schema.DequantizeOptionsT())
+
+    def classify(self, operator: Operator) -> None:
+        schema, name, source = self.schema, operator.name + MARK, operator.inputs[0]
+        own, x = self.graph.weights[operator.name], self.graph.quant_params[source]
+        scales = own.scales.astype(np.float32)
+        ends = np.array([-OFFSET, NUM_CODES - 1 - OFFSET], np.int8)
+        wider = operator.in_channels + len(ends)
+        end = self.tensor(f"{name}ends", [1, 1, 1, len(ends)], "INT8", self.buffer(ends.tobytes()), self.per_tensor(x))
+        codes = self.add_codes(f"{name}codes", 1, wider, x)
+        self.node("CONCATENATION", [source, end], codes, schema.ConcatenationOptionsT(axis=3))
+        values = self.add(f"{name}x", 1, wider, "FLOAT32")
+        self.node("DEQUANTIZE", [codes], values, schema.DequantizeOptionsT())
+        weights = np.pad(own.codes, ((0, 0), (0, len(ends))))
+        bias = own.bias.astype(np.float32) * (np.float32(x.scale) * scales)
+        inputs = [values, self.constant(f"{name}w", weights, scales), self.constant(f"{name}b", bias)]
+        self.tensor(LOGITS, [1, operator.out_channels], "FLOAT32", 0)
+        options = schema.FullyConnectedOptionsT(asymmetricQuantizeInputs=True)
+        self.node("FULLY_CONNECTED", inputs, LOGITS, options)
+
+    def per_tensor(self, params: QuantParams) -> Any:
+        return self.quantization(np.array([params.scale]), np.array([params.zero_point - OFFSET]))
+
+    def add_codes(self, name: str, size: int, channels: int, params: QuantParams) -> str:
+        return self.add(name, size, channels, "INT8", self.per_tensor(params))
+
+    def like(self, name: str, source: str, size: int, channels: int) -> str:
+        quantization = self.tensors[self.index[source]].quantization
+        return self.add(name, size, channels, "INT8", quantization)
+
+    def weights(self, operator: Operator) -> list[str]:
+        own, x = self.graph.weights[operator.name], self.graph.quant_params[operator.inputs[0]]
+        return self.quantized(operator.name, own.codes, own.scales, own.bias, x, operator.depthwise)
+
+    def half(self, operator: Operator) -> list[str]:
+        x = self.graph.quant_params[operator.inputs[0]]
+        code, scale, bias = _half(operator, x)
+        ones = np.ones(operator.out_channels)
+        codes = (ones * code).astype(np.int8).reshape(-1, 1, 1, 1)
+        return self.quantized(operator.name, codes, ones * scale, (ones * bias).astype(np.int32), x, True)
+
+    def identity(self, channels: int, name: str) -> Sequence[str]:
+        ones, x = np.ones(channels), self.graph.quant_params[name]
+        codes = ones.astype(np.int8).reshape(-1, 1, 1, 1)
+        return self.quantized(name, codes, ones, np.zeros(channels, np.int32), x, True)
+
+    def quantized(
+        self, name: str, codes: np.ndarray, scales: np.ndarray, bias: np.ndarray, x: QuantParams, depthwise: bool
+    ) -> list[str]:
+        """Weights [out, in, K, K] and bias of a convolution that reads `x`."""
+        scales = scales.astype(np.float32)
+        ordered, axis = _ordered(codes, depthwise), 3 if depthwise else 0
+        return [
+            self.constant(f"{name}{MARK}w", ordered, scales, axis),
+            self.constant(f"{name}{MARK}b", bias, np.float32(x.scale) * scales),
+        ]
+
+
+class _Fp32Writer(_Writer):
+    """Every tensor is named after its operator and holds floats, activation applied."""
+
+    def __init__(self, graph: FloatGraph) -> None:
+        super().__init__(graph.operators)
+        self.graph = graph
+        self.zero_is_lowest = set()
+        readers: dict[str, list[Operator]] = {}
+        for operator in graph.operators:
+            for source in operator.inputs:
+                readers.setdefault(source, []).append(operator)
+            if operator.quantizer in ("relu", "relu6") or (
+                operator.quantizer == "input" and operator.inputs[0] in self.zero_is_lowest
+            ):
+                self.zero_is_lowest.add(operator.name)
+        # XNNPACK has hard-swish in one operator
+        self.hard_swish_gates = {
+            operator.name
+            for operator in graph.operators
+            if operator.kind == "gate"
+            and [(r.kind, r.inputs) for r in readers.get(operator.name, [])]
+            == [("multiply", (operator.inputs[0], operator.name))]
+        }
+
+    def put(self, operator: Operator) -> None:
+        schema, name, inputs = self.schema, operator.name, operator.inputs
+        activations = schema.ActivationFunctionType
+        activation = {"relu": activations.RELU, "relu6": activations.RELU6}.get(operator.quantizer, activations.NONE)
+        if operator.kind == "quantize":
+            self.index[name] = self.index[IMAGE]
+            return
+        if operator.kind == "linear":
+            self.tensor(name, [1, operator.out_channels], "FLOAT32", 0)
+        elif name not in self.hard_swish_gates:
+            self.add(name, operator.out_size, operator.out_channels, "FLOAT32")
+        match operator.kind:
+            case "conv":
+                self.convolve(operator, self.weights(operator), name, activation)
+            case "gate" | "relabel" if name not in self.hard_swish_gates:
+                x = self.add(f"{name}{MARK}six", operator.out_size, operator.out_channels, "FLOAT32")
+                three, sixth = (np.array([value], np.float32) for value in (3, 1 / 6))
+                self.node("ADD", [inputs[0], self.constant(f"{name}{MARK}three", three)], x,
+                          schema.AddOptionsT(activations.RELU6))  # fmt: skip
+                self.node("MUL", [x, self.constant(f"{name}{MARK}sixth", sixth)], name, schema.MulOptionsT())
+            case "sigmoid":
+                self.node("LOGISTIC", inputs, name)
+            case "pool":
+                self.mean(operator, name)
+            case "max_pool":
+                self.max_pool(operator, name)
+            case "multiply" if inputs[1] in self.hard_swish_gates:
+                self.node("HARD_SWISH", inputs[:1], name)
+            case "multiply":
+                self.node("MUL", inputs, name, schema.MulOptionsT())
+            case "add":
+                self.node("ADD", inputs, name, schema.AddOptionsT(activation))
+            case "linear":
+                options = schema.FullyConnectedOptionsT()
+                self.node("FULLY_CONNECTED", [*inputs, *self.weights(operator)], name, options)
+
+    def finish(self, last: Operator) -> None:
+        self.index[LOGITS] = self.index[last.name]
+        self.tensors[self.index[LOGITS]].name = LOGITS
+
+    def like(self, name: str, source: str, size: int, channels: int) -> str:
+        return self.add(name, size, channels, "FLOAT32")
+
+    def identity(self, channels: int, name: str) -> Sequence[str]:
+        ones = np.ones((1, 1, 1, channels), np.float32)
+        bias = np.zeros(channels, np.float32)
+        return [self.constant(f"{name}{MARK}w", ones), self.constant(f"{name}{MARK}b", bias)]
+
+    def weights(self, operator: Operator) -> list[str]:
+        own, mark = self.graph.weights[operator.name], operator.name + MARK
+        weight = own.weight.astype(np.float32)
+        if operator.kind == "conv":
+            weight = _ordered(weight, operator.depthwise)
+        return [self.constant(f"{mark}w", weight), self.constant(f"{mark}b", own.bias.astype(np.float32))]
+
+
+def _ordered(weight: np.ndarray, depthwise: bool) -> np.ndarray:
+    """Weights [out, in, K, K] in LiteRT's order: [out, K, K, in], depthwise [1, K, K, out]."""
+    return np.ascontiguousarray(weight.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1)))
+
+
+def _half(operator: Operator, x: QuantParams) -> tuple[int, np.float32, int]:
+    """x / 6 + 0.5 as a 1x1 depthwise convolution: weight code, weight scale and bias.
+
+    Of the weight codes, which are all equal, that on whose grid 0.5 is rounded least.
+    """
+    step = np.float32(x.scale)
+    codes = np.arange(1, MAX_WEIGHT + 1)
+    scales = (1 / (6 * codes)).astype(np.float32)
+    steps = (step * scales).astype(np.float64)
+    with np.errstate(all="ignore"):  # of a scale that is 0 or no number
+        biases = np.rint(0.5 / steps)
+        errors = np.where(biases <= MAX_BIAS, abs(biases * steps - 0.5), np.inf)
+    best = int(errors.argmin())
+    if not np.isfinite(errors[best]):
+        raise ExportError(
+            f"LiteRT cannot compute {operator.name}",
+            found=f"its input {operator.inputs[0]} has a scale of {x.scale}",
+            remedy="Train again with a lower lr_int8",
+        )
+    return int(codes[best]), scales[best], int(biases[best])
+
+
+def _pack(model: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _structure(model: Any) -> str:
+    """Digest of everything in a model but its numbers (scales, zero points, codes, biases) and texts.
+
+    A garbled file may kill the process within LiteRT; other numbers do not. Axes and paddings count as structure.
+    """
+    int32, buffers = _schema().TensorType.INT32, model.buffers
+    settings = [t.buffer for t in model.subgraphs[0].tensors if t.type == int32 and t.quantization is None]
+    return content_hash([_outline(model), [_outline(list(buffers[index].data)) for index in settings]])
+
+
+def _outline(value: Any) -> Any:
+    """A model's object as JSON, numbers and default values left out."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | np.ndarray):
+        return [_outline(item) for item in value]
+    if not hasattr(value, "__dict__"):
+        return int(value)
+    fields = {}
+    for key, item in vars(value).items():
+        if key in ("scale", "zeroPoint", "data"):
+            fields[key] = 0 if item is None else len(item)
+        elif item is not None and key != "debugMetadataIndex" and (not np.isscalar(item) or item):
+            fields[key] = _outline(item)
+    return fields
+
+
+def _read(path: Path) -> Any:
+    """A model that spaceevo wrote, as objects, its structure intact.
+
+    Raises:
+        ArtifactError: The file is missing, truncated, damaged or foreign.
+    """
+    remedy = "Export it again"
+    if not path.is_file():
+        raise ArtifactError(f"There is no model at {path}", remedy=remedy)
+    schema = _schema()
+    try:
+        content = path.read_bytes()
+        if content[4:8] != IDENTIFIER:
+            raise ValueError("It does not begin like a TFLite model")
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        graph = model.subgraphs[0]
+        names = [graph.tensors[index].name.decode() for index in (*graph.inputs, *graph.outputs)]
+        is_marked = STRUCTURE.encode() in [entry.name for entry in model.metadata or ()]
+        is_ours = is_marked and names == [IMAGE, LOGITS]
+        is_intact = is_ours and _texts(model)[STRUCTURE] == _structure(model)
+    except Exception as error:  # whatever garbled offsets lead the parser to
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ArtifactError(f"{path} is no model that LiteRT can load", found=reason, remedy=remedy) from error
+    if not is_ours:
+        found = f"Its inputs and outputs are {', '.join(names)}; expected {IMAGE}, {LOGITS}"
+        if names == [IMAGE, LOGITS]:
+            found = f"Its metadata have no {STRUCTURE}"
+        raise ArtifactError(f"{path} was not written by spaceevo", found=found, remedy=remedy)
+    if not is_intact:
+        found = "its tensors or operators are not those that were written"
+        raise ArtifactError(f"{path} is no model that LiteRT can load", found=found, remedy=remedy)
+    found = _refused(model)
+    if found:
+        raise ArtifactError(f"{path} is no model that LiteRT can load", found=found, remedy=remedy)
+    return model
+
+
+def _refused(model: Any) -> str:
+    """What XNNPACK does not take about a model's numbers, "" for nothing: LiteRT would be inexact there, or crash."""
+    graph, limits, kinds = model.subgraphs[0], np.finfo(np.float32), _schema().BuiltinOperator
+    scales: list[np.ndarray] = []
+    for tensor in graph.tensors:
+        own = tensor.quantization
+        values, zero_points = ([], []) if own is None or own.scale is None else (own.scale, own.zeroPoint)
+        values, zero_points = np.asarray(values, np.float32), np.asarray(zero_points)
+        scales.append(values)
+        if not ((values >= limits.tiny) & (values <= limits.max / NUM_CODES)).all():
+            return f"The tensor {_outline(tensor.name)} has scales from {values.min():.3g} to {values.max():.3g}"
+        if (abs(zero_points + 0.5) > OFFSET).any():
+            return f"The tensor {_outline(tensor.name)} has a zero point of {zero_points[0]} in int8"
+    smallest = {kinds.CONV_2D: 0, kinds.DEPTHWISE_CONV_2D: 0, kinds.MUL: 2**-16, kinds.ADD: 2**-10}
+    for node in graph.operators:
+        kind, y = model.operatorCodes[node.opcodeIndex].builtinCode, scales[node.outputs[0]]
+        if kind not in smallest or not y.size:
+            continue
+        a, b = (scales[index] for index in node.inputs[:2])
+        with np.errstate(over="ignore"):
+            ratios = (np.concatenate([a, b]) if kind == kinds.ADD else a * b) / y
+        if not ((ratios >= smallest[kind]) & (ratios < 256)).all():
+            return (
+                f"The scales before {_outline(graph.tensors[node.outputs[0]].name)} are {ratios.min():.3g} to "
+                f"{ratios.max():.3g} times its own; XNNPACK takes {smallest[kind]:.3g} to 256"
+            )
+    return ""
+
+
+def _texts(model: Any) -> dict[str, str]:
+    return {entry.name.decode(): bytes(model.buffers[entry.buffer].data).decode() for entry in model.metadata or ()}
+
+
+def _load(path: Path, content: bytes, threads: int) -> Any:
+    _package()
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ArtifactError(
+            f"{path} is no model that LiteRT can load", found=reason, remedy="Export it again"
+        ) from error
+    return interpreter

@@ -1,0 +1,368 @@
+"""OpenVINO on the processor, on QDQ ONNX files (see `_qdq`) that differ from ONNX Runtime's in three forms.
+
+What OpenVINO (2026.4, its graph of execution read on every preset and zoo network) needs otherwise:
+
+- INT8: a 1x1 convolution of stride 2 whose input has other readers runs in float: OpenVINO takes the stride out of it,
+  into a float pool that parts the codes from their scale. Here the file takes it out, as a slice of the codes, and the
+  convolution stays in integers (a max pool would do as well; it takes five times as long).
+- FP32: a HardSigmoid node has no fast kernel. hard-swish is written as HardSwish, a hard sigmoid as a clip: both
+  become part of the convolution before (hard-swish networks: 1.5 to 5 times faster).
+
+What OpenVINO makes of INT8 files: every convolution and fully connected layer in 8 bit. A convolution and the addition
+after it become one kernel, which does not round between them (`ARITHMETIC`). Gates and products of an activation become
+one kernel that reads and puts out codes, and computes in float registers what the contract says; only a
+product of squeeze-and-excite whose first input has a zero point reads floats from memory: dequantized codes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from spaceevo.errors import ArtifactError, ExportError
+from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
+from spaceevo.runtimes import Profile, _qdq, check_images, require
+from spaceevo.runtimes._qdq import IMAGE, LOGITS, MARK, Fp32Writer, Int8Writer, write_model
+from spaceevo.spaces.operators import NUM_CODES, Operator
+
+SUFFIX = ".openvino.onnx"
+WARM_UP = 5
+metadata, constants = _qdq.metadata, _qdq.constants
+QUANTIZER = f"{MARK}q"  # ends the name of a node that quantizes an operator's output
+INT8_TYPES = ("u8", "i8")
+MOVING_TYPES = ("Input", "Output", "Const", "Reorder", "Reshape")
+WEIGHTED_TYPES = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
+
+
+def version() -> str:
+    """Version of OpenVINO.
+
+    Raises:
+        TargetError: It is not installed.
+    """
+    return str(_openvino().__version__).split("-")[0]
+
+
+def w_qmax(profile: Profile) -> int:
+    """Largest absolute weight code that is exact on a kind of processor.
+
+    Measured with oneDNN held to AVX2 and to AVX-512 without VNNI: with codes up to 127, a third of a per cent of the
+    codes that convolutions put out are wrong, by up to 98; depthwise ones stay exact. With 63 none is wrong.
+    """
+    return 63 if profile.pair_sums_saturate else 127
+
+
+def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a quantized network as QDQ ONNX, with exactly the graph's parameters.
+
+    Args:
+        graph: A whole network, or a part: without "linear", the output is the last tensor, dequantized.
+        path: Written atomically.
+        metadata: Put into the model's metadata, beside the versions.
+
+    Raises:
+        ExportError: The graph is no valid ONNX.
+        NoSpaceError: The file cannot be written.
+        TargetError: OpenVINO is not installed.
+    """
+    write_model(_Int8Writer(graph).model(), path, metadata, f"openvino {version()}")
+
+
+def export_fp32(graph: FloatGraph, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the FP32 twin of a quantized network, in the form that OpenVINO runs fastest.
+
+    Args:
+        graph: A whole network, or a part.
+        path: Written atomically.
+        metadata: Put into the model's metadata, beside the versions.
+
+    Raises:
+        ExportError: The graph is no valid ONNX.
+        NoSpaceError: The file cannot be written.
+        TargetError: OpenVINO is not installed.
+    """
+    write_model(_Fp32Writer(graph).model(), path, metadata, f"openvino {version()}")
+
+
+def float_operators(path: Path) -> tuple[str, ...]:
+    """What OpenVINO would still compute in float, after its own optimization of a model.
+
+    Returns:
+        "Type name" of every convolution and fully connected layer that is not in 8 bit or puts out what is not
+        quantized (but logits), and of every other node that reads floats and does not quantize its result. Empty for a
+        model that computes as the contract says.
+
+    Raises:
+        ArtifactError: The file cannot be loaded.
+    """
+    found = []
+    for node in _compile(path).get_runtime_model().get_ordered_ops():
+        kind, precision, quantizers = _kind(node), _info(node, "runtimePrecision"), _quantizers(node)
+        name = node.get_friendly_name()
+        if kind == "Convolution":
+            is_float = precision not in INT8_TYPES or f"{name.split(MARK)[0]}{QUANTIZER}" not in quantizers
+        elif kind in WEIGHTED_TYPES:
+            is_float = precision not in INT8_TYPES
+        else:
+            is_float = precision == "f32" and kind not in MOVING_TYPES and not quantizers
+        if is_float:
+            found.append(f"{kind} {name}")
+    return tuple(found)
+
+
+class Session:
+    """A loaded model.
+
+    Args:
+        path: A file that `export_int8` or `export_fp32` wrote.
+        threads: Threads within an operator; operators run one after another.
+        taps: Operators whose codes `codes` gives: none of kind "relabel" (it has its input's) or "linear". A tap is
+            read through a node of its own, which leaves kernels as they are, with one exception: an addition of which
+            a summand is tapped no longer becomes part of a convolution, and adds rounded codes. Tap those one by one.
+
+    Raises:
+        ArtifactError: The file is missing, truncated, damaged or foreign, or has no such tensor.
+        TargetError: OpenVINO is not installed.
+    """
+
+    def __init__(self, path: Path, threads: int = 1, taps: Sequence[str] = ()) -> None:
+        self._taps = list(taps)
+        self._request = _compile(path, threads, taps).create_infer_request()
+        self._input = self._request.get_input_tensor()
+        self._shape = tuple(self._input.shape)
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, S, S]; one image at a time.
+
+        Raises:
+            DataError: The images have another size.
+            ExportError: OpenVINO refuses to run the model.
+        """
+        return self._run([0], images)[0]
+
+    def codes(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Codes, uint8 [N, C, H, W], of every tapped tensor, for images as of `run`."""
+        return dict(zip(self._taps, self._run(range(1, 1 + len(self._taps)), images), strict=True))
+
+    def _run(self, outputs: Sequence[int], images: np.ndarray) -> list[np.ndarray]:
+        check_images(images, self._shape)
+        kept: list[list[np.ndarray]] = [[] for _ in outputs]
+        try:
+            for image in images:
+                self._input.data[0] = image
+                self._request.infer()
+                for parts, output in zip(kept, outputs, strict=True):
+                    parts.append(self._request.get_output_tensor(output).data.copy())
+        except RuntimeError as error:
+            raise ExportError(
+                "OpenVINO cannot run an exported model",
+                found=_short(error),
+                remedy="Train again with a lower lr_int8; if it stays, report it to the authors of spaceevo",
+            ) from error
+        return [np.concatenate(parts) for parts in kept]
+
+    def time(self, repeats: int) -> list[float]:
+        """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
+        self._input.data[:] = np.random.default_rng(0).standard_normal(self._shape, dtype=np.float32)
+        samples = []
+        for _ in range(WARM_UP + repeats):
+            start = time.perf_counter_ns()
+            self._request.infer()
+            samples.append((time.perf_counter_ns() - start) / 1e6)
+        return samples[WARM_UP:]
+
+
+def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
+    """Milliseconds per operator, in the context of the whole network, from OpenVINO's counters.
+
+    They count whole microseconds: a time is off by one or two, and what takes less than one may be missing.
+
+    Returns:
+        By operator name, the mean over the runs; what belongs to no operator (for example a reorder that OpenVINO put
+        in) is summed under "~" and its type. Operators that were fused into another one are missing.
+
+    Raises:
+        ArtifactError: The file cannot be loaded.
+    """
+    compiled = _compile(path, threads, counters=True)
+    request = compiled.create_infer_request()
+    tensor = request.get_input_tensor()
+    tensor.data[:] = np.random.default_rng(0).standard_normal(tuple(tensor.shape), dtype=np.float32)
+    # Of all runs until then: the counters give means since the start, the slow first runs included
+    totals: list[list[tuple[Any, float]]] = []
+    for runs in (WARM_UP, repeats):
+        for _ in range(runs):
+            request.infer()
+        num_runs = WARM_UP + (runs if totals else 0)
+        totals.append([(entry, entry.real_time.total_seconds() * 1e3 * num_runs) for entry in request.profiling_info])
+    owners = {node.get_friendly_name(): _owner(node) for node in compiled.get_runtime_model().get_ordered_ops()}
+    times: dict[str, float] = defaultdict(float)
+    for (_, before), (entry, after) in zip(*totals, strict=True):
+        if entry.status == entry.Status.EXECUTED:
+            times[owners.get(entry.node_name, f"~{entry.node_type}")] += max(0.0, after - before) / repeats
+    return dict(times)
+
+
+def _quantize_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+    """Codes of the image."""
+    return _codes(inputs[0][0], y)
+
+
+def _multiply_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+    """A product of codes, as in the contract; where squeeze-and-excite scales codes with a zero point, of floats."""
+    (a_codes, a), (b_codes, b) = inputs
+    a_codes, b_codes = a_codes - np.float32(a.zero_point), b_codes - np.float32(b.zero_point)
+    a_scale, b_scale = np.float32(a.scale), np.float32(b.scale)
+    if a.zero_point and operator.inputs[1] != f"{operator.name}:gate":
+        return _codes((a_codes * a_scale) * (b_codes * b_scale), y)
+    product = a_codes * b_codes * (a_scale * b_scale / np.float32(y.scale)) + np.float32(y.zero_point)
+    codes: np.ndarray = np.rint(product).clip(0, NUM_CODES - 1)
+    return codes
+
+
+def _codes(values: np.ndarray, y: QuantParams) -> np.ndarray:
+    """Times a factor, where the contract divides, and the zero point, but for rounding, before rounding."""
+    low, high = (np.float32(code - y.zero_point) * np.float32(y.scale) for code in (0, NUM_CODES - 1))
+    factor = np.float32(NUM_CODES - 1) / (high - low)
+    codes: np.ndarray = np.rint(values * factor - low * factor).clip(0, NUM_CODES - 1)
+    return codes
+
+
+#: As OpenVINO computes on x86, code by code: found in its source and its choice of kernels, and confirmed on random
+#: networks of every preset and the zoo. Its gates, sigmoids and pools are the contract's.
+ARITHMETIC = Arithmetic({"quantize": _quantize_codes, "multiply": _multiply_codes}, fused_additions=True)
+
+
+class _Int8Writer(Int8Writer):
+    """Takes the stride out of 1x1 convolutions."""
+
+    def put(self, operator: Operator) -> None:
+        if operator.kind != "conv" or operator.kernel_size > 1 or operator.stride == 1 or operator.padding:
+            super().put(operator)
+            return
+        name = f"{operator.name}{MARK}picked"
+        bounds = {"starts": [0, 0], "ends": [operator.in_size] * 2, "axes": [2, 3], "steps": [operator.stride] * 2}
+        inputs = [self.codes[operator.inputs[0]]]
+        inputs += [self.constant(f"{name}_{key}", np.array(value, np.int64)) for key, value in bounds.items()]
+        picked = self.node("Slice", inputs, name, name)
+        inputs = [self.dequantize(operator, 0, codes=picked), *self.weights(operator)]
+        window = _qdq.window(replace(operator, stride=1))
+        self.compute("Conv", inputs, operator, group=operator.groups, **window)
+
+
+class _Fp32Writer(Fp32Writer):
+    """Writes hard-swish as one node, and a hard sigmoid as a clip."""
+
+    def __init__(self, graph: FloatGraph) -> None:
+        super().__init__(graph)
+        self.gates: set[str] = set()
+
+    def put(self, operator: Operator) -> None:
+        name, inputs = operator.name, operator.inputs
+        if operator.kind == "gate":  # only its product reads it
+            self.gates.add(name)
+        elif operator.kind == "multiply" and inputs[1] in self.gates:
+            self.node("HardSwish", [inputs[0]], name, name + MARK)
+        elif operator.kind == "relabel":
+            three, zero, six, sixth = (
+                self.constant(f"{name}{MARK}{what}", np.array(value, np.float32))
+                for what, value in (("three", 3), ("zero", 0), ("six", 6), ("sixth", 1 / 6))
+            )
+            shifted = self.node("Add", [inputs[0], three], f"{name}{MARK}shifted", f"{name}{MARK}shift")
+            clipped = self.node("Clip", [shifted, zero, six], f"{name}{MARK}clipped", f"{name}{MARK}clip")
+            self.node("Mul", [clipped, sixth], name, name + MARK)
+        else:
+            super().put(operator)
+
+
+def _openvino() -> ModuleType:
+    """The package. On import it tells a server that it was imported, unless its telemetry is not installed."""
+    with _not_installed("openvino_telemetry"):
+        return require("openvino", "OpenVINO", "openvino")
+
+
+@contextmanager
+def _not_installed(package: str) -> Iterator[None]:
+    known = sys.modules.get(package)
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        if known is not None:
+            sys.modules[package] = known
+
+
+@cache
+def _core() -> Any:
+    return _openvino().Core()
+
+
+def _compile(path: Path, threads: int = 1, taps: Sequence[str] = (), counters: bool = False) -> Any:
+    core = _core()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(threads),
+        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        "ENABLE_CPU_PINNING": "NO",  # the caller's affinity holds
+        "CACHE_DIR": "",
+        "PERF_COUNT": "YES" if counters else "NO",
+    }
+    remedy = "Export it again"
+    model = _qdq.read_model(path)
+    if taps:
+        from onnx import TensorProto, helper
+
+        for name in taps:
+            output = f"{name}{MARK}tap"  # a direct output would change which kernels additions become part of
+            model.graph.node.append(helper.make_node("MaxPool", [name], [output], name=output, kernel_shape=[1, 1]))
+            model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.UINT8, None))
+    try:
+        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+    except RuntimeError as error:
+        message = f"{path} is no model that OpenVINO can load"
+        raise ArtifactError(message, found=_short(error), remedy=remedy) from error
+    names = [port.get_any_name() for port in (*compiled.inputs, *compiled.outputs)]
+    if names != [IMAGE, LOGITS, *(f"{name}{MARK}tap" for name in taps)]:
+        found = f"Its inputs and outputs are {', '.join(names)}; expected {IMAGE}, {LOGITS}"
+        raise ArtifactError(f"{path} was not written by spaceevo", found=found, remedy=remedy)
+    return compiled
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _info(node: Any, key: str) -> str:
+    """What the graph of execution tells of a node; "" if nothing."""
+    info = node.get_rt_info()
+    return str(info[key].value if hasattr(info[key], "value") else info[key]) if key in info else ""
+
+
+def _kind(node: Any) -> str:
+    return _info(node, "layerType")
+
+
+def _quantizers(node: Any) -> list[str]:
+    """Names of the quantizers that a node comprises, in order."""
+    return [name for name in _info(node, "originalLayersNames").split(",") if name.endswith(QUANTIZER)]
+
+
+def _owner(node: Any) -> str:
+    """The operator that a node is counted as."""
+    kind, name, quantizers = _kind(node), node.get_friendly_name(), _quantizers(node)
+    if quantizers and kind not in WEIGHTED_TYPES:  # a chain of operators is counted as its last one
+        return quantizers[-1].removesuffix(QUANTIZER)
+    return name.split(MARK)[0] if MARK in name and kind != "Reorder" else f"~{kind}"

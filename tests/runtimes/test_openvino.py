@@ -1,0 +1,322 @@
+"""OpenVINO's view of exported files, against the integer executor that follows its arithmetic."""
+
+import importlib.util
+import os
+import platform
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch.nn import functional as F
+
+from spaceevo import plugins
+from spaceevo.errors import ArtifactError, TargetError
+from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
+from spaceevo.nets.executors import _fused_with_addition, run_integer
+from spaceevo.nets.verification import compare
+from spaceevo.runtimes import PROFILES
+from spaceevo.runtimes import onnxruntime as files
+from spaceevo.runtimes import openvino as runtime
+from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
+from spaceevo.spaces.operators import operators
+from spaceevo.spaces.subnet import BLOCKS, Block, BlockType, Head, Stage, Subnet, network_layers
+from spaceevo.spaces.zoo import load_network
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+
+#: In the presets and the zoo; every other block type is taken with relu.
+ACTIVATIONS = {
+    "mbv2": "relu6", "mbv2-k3": "relu6", "mbv3": "hard_swish", "mbv3-k3": "swish", "fused-mbconv": "swish",
+    "fused-mbconv-se": "swish", "mbv3-identity": "hard_swish", "mbconv": "swish", "fbnet-se": "hard_swish",
+    "fbnet-cropped": "hard_swish", "fbnet-se-cropped": "hard_swish",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors on a shared machine: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def block_program(kind):
+    """Two blocks of a type, the first of stride 2, the second with an identity shortcut, and a head."""
+    stem = Stage("stem", BlockType("conv", "relu"), 2, (Block(16, 3, 1.0),))
+    block_type = BlockType(kind, ACTIVATIONS.get(kind, "relu"))
+    stage = Stage("stage1", block_type, 2, (Block(24, 3, 2.0), Block(24, 5, 2.0)))
+    return operators(network_layers(Subnet(32, (stem, stage), Head(48, 64, "hard_swish"), 10)))
+
+
+def micro_program(block):
+    space = load_hyperspace("micro").space(SpaceChoice((block,) * 3, (0, 1, 2)), 10)
+    return operators(network_layers(space.sample(random.Random(0))))
+
+
+def coarse_images(size, count):
+    patterns = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(patterns * 1.5, size=(size, size), mode="bilinear")
+
+
+def agreement(graph, path, count):
+    """Of a file with its own arithmetic, and with the contract's."""
+    images = coarse_images(graph.operators[0].in_size, count)
+    logits = torch.from_numpy(runtime.Session(path).run(images.numpy()))
+    return compare(logits, run_integer(graph, images, None, runtime.ARITHMETIC)), compare(
+        logits, run_integer(graph, images)
+    )
+
+
+def check_exact(found):
+    assert found.top1 == 1
+    if platform.machine() == "x86_64":  # whose formulae ARITHMETIC follows
+        assert found.identical_codes == 1
+        assert found.max_steps < 1e-3
+    else:
+        assert found.mean_steps < 1
+
+
+@pytest.mark.parametrize("kind", plugins.names(BLOCKS))
+def test_every_block_type_is_in_integers_and_exact(tmp_path, kind):
+    graph = random_integer_graph(block_program(kind), 1, 63)
+    path = tmp_path / "net.onnx"
+    runtime.export_int8(graph, path, {})
+    assert runtime.float_operators(path) == ()
+    check_exact(agreement(graph, path, 6)[0])
+
+
+@pytest.mark.parametrize(
+    ("preset", "block"), [("micro", 2), ("micro", 4), ("onnxw", 4), ("mobilew", 1), ("mobilew", 4)]
+)
+def test_networks_of_the_presets_are_exact(tmp_path, preset, block):
+    hyperspace = load_hyperspace(preset)
+    choice = (0,) * (len(hyperspace.stages) - 1)
+    blocks = tuple(min(block, len(stage.choices) - 1) for stage in hyperspace.stages[1:])
+    subnet = hyperspace.space(SpaceChoice(blocks, choice), 10).sample(random.Random(0))
+    graph = random_integer_graph(operators(network_layers(replace(subnet, resolution=64))), block, 63)
+    path = tmp_path / "net.onnx"
+    runtime.export_int8(graph, path, {})
+    assert runtime.float_operators(path) == ()
+    own, contract = agreement(graph, path, 5)
+    check_exact(own)
+    assert contract.mean_steps > 0.1  # so that the arithmetic of its own makes the difference
+
+
+@pytest.mark.parametrize("name", ["ResNet-18", "MobileNetV3-Small", "EfficientNet-Lite0"])
+def test_networks_of_the_zoo_are_exact(tmp_path, name):
+    subnet = replace(load_network(name).subnet, resolution=64, num_classes=10)
+    graph = random_integer_graph(operators(network_layers(subnet)), 1, 63)
+    path = tmp_path / "net.onnx"
+    runtime.export_int8(graph, path, {})
+    assert runtime.float_operators(path) == ()
+    check_exact(agreement(graph, path, 4)[0])
+
+
+@pytest.fixture
+def graph():
+    return random_integer_graph(micro_program(2), 1, 63)
+
+
+@pytest.fixture
+def int8_file(tmp_path, graph):
+    path = tmp_path / "net.onnx"
+    runtime.export_int8(graph, path, {"encoding": "micro-222-012"})
+    return path
+
+
+def test_the_executor_knows_which_additions_become_part_of_a_convolution(int8_file, graph):
+    fused = set()
+    for node in runtime._compile(int8_file).get_runtime_model().get_ordered_ops():
+        quantizers = runtime._quantizers(node)
+        if runtime._kind(node) == "Convolution" and any(name.endswith("/add|q") for name in quantizers):
+            fused.add(quantizers[0].removesuffix("|q"))
+    assert fused == _fused_with_addition(graph.operators)
+    assert len(fused) == 6
+
+
+def test_taps_leave_the_network_as_it_is(int8_file, graph):
+    summands = {name for op in graph.operators if op.kind == "add" for name in op.inputs}
+    taps = [op.name for op in graph.operators if op.kind not in ("relabel", "linear") and op.name not in summands]
+    images = coarse_images(graph.operators[0].in_size, 3)
+    session = runtime.Session(int8_file, taps=taps)
+    assert session.run(images.numpy()).tobytes() == runtime.Session(int8_file).run(images.numpy()).tobytes()
+    expected = {}
+    run_integer(graph, images, lambda name, codes: expected.update({name: codes.numpy()}), runtime.ARITHMETIC)
+    found = session.codes(images.numpy())
+    assert list(found) == taps
+    different = sum(int((found[name] != expected[name]).sum()) for name in taps)
+    assert different <= 1e-4 * sum(codes.size for codes in found.values())
+    if platform.machine() == "x86_64":
+        assert different == 0
+
+
+def test_a_summand_that_is_tapped_has_the_codes_of_the_reference(int8_file, graph):
+    images = coarse_images(graph.operators[0].in_size, 3)
+    expected = {}
+    run_integer(graph, images, lambda name, codes: expected.update({name: codes.numpy()}), runtime.ARITHMETIC)
+    for name in ("stage1/0/project", "stage1/1/shortcut"):
+        codes = runtime.Session(int8_file, taps=[name]).codes(images.numpy())[name]
+        assert codes.dtype == np.uint8
+        assert (codes != expected[name]).mean() < 1e-4
+
+
+@pytest.mark.parametrize("block", range(5))
+def test_fp32_twin_equals_float_evaluation(tmp_path, block):
+    graph = random_float_graph(micro_program(block), seed=1)
+    runtime.export_fp32(graph, tmp_path / "net.onnx", {})
+    images = coarse_images(graph.operators[0].in_size, 4)
+    expected = evaluate(graph, images).numpy()
+    np.testing.assert_allclose(
+        runtime.Session(tmp_path / "net.onnx").run(images.numpy()), expected, rtol=1e-3, atol=1e-3
+    )
+    nodes = runtime._compile(tmp_path / "net.onnx").get_runtime_model().get_ordered_ops()
+    assert "Math" not in {runtime._kind(node) for node in nodes}  # slow functions, element by element
+    assert any("stem/0/conv" in name for name in runtime.float_operators(tmp_path / "net.onnx"))
+
+
+def evaluate(graph, images):
+    values = {}
+    for op in graph.operators:
+        x, *rest = [values.get(name, images) for name in op.inputs]
+        own = graph.weights.get(op.name)
+        if own is not None:
+            weight, bias = torch.from_numpy(own.weight), torch.from_numpy(own.bias)
+        match op.kind:
+            case "conv":
+                x = F.conv2d(x, weight, bias, op.stride, op.padding, groups=op.groups)
+            case "gate" | "relabel":
+                x = F.hardsigmoid(x)
+            case "sigmoid":
+                x = torch.sigmoid(x)
+            case "multiply":
+                x = x * rest[0]
+            case "add":
+                x = x + rest[0]
+            case "pool":
+                x = F.adaptive_avg_pool2d(x, 1)
+            case "linear":
+                x = F.linear(x.flatten(1), weight, bias)
+        activation = {"relu": F.relu, "relu6": F.relu6}.get(op.quantizer, lambda value: value)
+        values[op.name] = activation(x)
+    return x
+
+
+@pytest.mark.parametrize("name", ["stage1/0/project", "stage2/0/se/reduce", "stage1/0/add", "stage1/0/se/scale"])
+def test_output_that_is_not_quantized_is_reported(int8_file, name):
+    model = onnx.load(int8_file)
+    nodes = model.graph.node
+    (quantize,) = (node for node in nodes if node.output[0] == name)
+    readers = {node.output[0] for node in nodes if name in node.input}
+    for node in nodes:
+        node.input[:] = [quantize.input[0] if source in readers else source for source in node.input]
+    nodes.remove(quantize)
+    for dangling in [node for node in nodes if node.output[0] in readers]:
+        if dangling.op_type == "DequantizeLinear":
+            nodes.remove(dangling)
+    onnx.save(model, int8_file)
+    assert runtime.float_operators(int8_file) != ()
+
+
+def test_onnx_runtimes_file_would_run_strided_shortcuts_in_float(tmp_path, graph):
+    files.export_int8(graph, tmp_path / "net.onnx", {})
+    found = runtime.float_operators(tmp_path / "net.onnx")
+    assert any(name.startswith("Convolution stage2/0/shortcut") for name in found)
+
+
+def test_metadata_names_this_runtime(int8_file):
+    stored = runtime.metadata(int8_file)
+    assert stored["encoding"] == "micro-222-012"
+    assert stored["runtime"] == f"openvino {runtime.version()}"
+
+
+def test_foreign_file(tmp_path):
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["a"], ["b"])],
+        "foreign",
+        [info("a", onnx.TensorProto.FLOAT, [1])],
+        [info("b", onnx.TensorProto.FLOAT, [1])],
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "net.onnx")
+    with pytest.raises(ArtifactError, match="not written by spaceevo"):
+        runtime.Session(tmp_path / "net.onnx")
+
+
+def test_missing_tensor(int8_file):
+    with pytest.raises(ArtifactError, match="no model that OpenVINO can load"):
+        runtime.Session(int8_file, taps=["stage9"])
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_time_and_profile(tmp_path, block, capfd):
+    ops = micro_program(block)
+    int8, fp32 = tmp_path / "int8.onnx", tmp_path / "fp32.onnx"
+    runtime.export_int8(random_integer_graph(ops, seed=1), int8, {})
+    runtime.export_fp32(random_float_graph(ops, seed=1), fp32, {})
+    names = {op.name for op in ops}
+    for path in (int8, fp32):
+        samples = runtime.Session(path).time(7)
+        assert len(samples) == 7
+        assert min(samples) > 0
+        times = runtime.profile(path, 7)
+        assert all(name in names or name.startswith("~") for name in times), times.keys() - names
+        assert min(times.values()) >= 0
+        assert sum(times.values()) < 10 * np.mean(samples)
+        assert "stem/0/conv" in times
+    assert sum(map(len, capfd.readouterr())) == 0
+
+
+def test_w_qmax():
+    assert {profile.name: runtime.w_qmax(profile) for profile in PROFILES} == {
+        "x86-vnni": 127, "x86-avx2": 63, "arm-dotprod": 127, "arm": 127, "other": 127,
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86")
+@pytest.mark.parametrize(("w_qmax", "is_exact"), [(63, True), (127, False)])
+def test_x86_without_vnni_is_exact_up_to_63(tmp_path, w_qmax, is_exact):
+    graph = random_integer_graph(micro_program(3), 1, w_qmax)
+    path, images = tmp_path / "net.onnx", coarse_images(graph.operators[0].in_size, 4)
+    runtime.export_int8(graph, path, {})
+    np.save(tmp_path / "images.npy", images.numpy())
+    code = (
+        "import sys, pathlib, numpy as np; from spaceevo.runtimes import openvino;"
+        "folder = pathlib.Path(sys.argv[1]); session = openvino.Session(folder / 'net.onnx');"
+        "np.save(folder / 'logits.npy', session.run(np.load(folder / 'images.npy')))"
+    )
+    # oneDNN takes no better instructions than these
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
+    logits = torch.from_numpy(np.load(tmp_path / "logits.npy"))
+    found = compare(logits, run_integer(graph, images, None, runtime.ARITHMETIC))
+    assert (found.mean_steps < 0.1) == is_exact
+
+
+def test_nothing_is_printed_sent_or_left_in_the_home_folder(tmp_path):
+    code = (
+        "import sys, socket; from spaceevo.runtimes import openvino;"
+        "assert not {'torch', 'onnx', 'onnxruntime', 'openvino'} & sys.modules.keys();"
+        "socket.socket.connect = socket.getaddrinfo = None;"
+        "openvino.version();"
+        "assert 'openvino_telemetry' not in sys.modules"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**environment, "HOME": str(tmp_path)}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(TargetError, match=r"spaceevo\[openvino\]"):
+        runtime.version()

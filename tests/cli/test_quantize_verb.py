@@ -39,6 +39,10 @@ def test_json(cli, weights, tmp_path):
     assert result["ptq"]["ranges"] == "mse"
     assert "[3/3] Correct biases" in done.stderr
     assert sorted(path.name for path in out.glob("*.safetensors")) == ["fp32.safetensors", "int8.safetensors"]
+    assert result["verification"]["problems"] == []
+    done = cli("verify", out, "--json")  # the folder knows its data
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["models"][0]["top1"] == result["verification"]["top1"]
 
 
 def test_table(cli, weights, tmp_path, monkeypatch):

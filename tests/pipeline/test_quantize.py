@@ -130,9 +130,27 @@ def test_the_figures_are_those_of_the_networks(quantized):
     assert len(images) == 450, "validation images only"
 
 
-def test_files(quantized, tmp_path):
-    fp32, int8, result = room.write(quantized, tmp_path)
-    assert json.loads(result.read_text()) == json.loads(quantized.result.model_dump_json())
+@pytest.fixture(scope="module")
+def written(quantized):
+    return room.write(quantized, "net", Console(quiet=True))
+
+
+def test_the_exported_file_computes_what_the_network_does(quantized, written):
+    verification = written[0].verification
+    assert verification.problems == ()
+    assert verification.integer.max_steps == verification.fake_quantized.max_steps == 0
+    assert verification.top1 == quantized.result.top1_ptq
+
+
+def test_files(quantized, written, tmp_path):
+    result, (fp32, int8, network, int8_file, fp32_file, figures) = written
+    assert json.loads(figures.read_text()) == json.loads(result.model_dump_json())
+    assert result.model_copy(update={"verification": None}) == quantized.result
+    assert [path.name for path in (network, int8_file, fp32_file)] == [
+        "net.safetensors",
+        "net-int8.onnx",
+        "net-fp32.onnx",
+    ]
     again = single_network(program_of(SUBNET), quantized.network.w_qmax, torch.Generator())
     notes = load_weights(again, int8)
     assert notes["space"] == SPACE
@@ -267,7 +285,7 @@ def test_a_network_of_the_zoo(few, tmp_path):
     )
     assert done.subnet == subnet
     assert done.result.space == "zoo:MobileNetV3-Small"
-    fp32 = room.write(done, tmp_path)[0]
+    fp32 = room.write(done, "net", Console(quiet=True))[1][0]
     again = run(tmp_path, fp32, "", "", data=few, bias_correction=False)
     assert again.subnet == subnet
 
@@ -374,8 +392,8 @@ def test_weights_so_large_that_they_overflow(weights, tmp_path):
         run(tmp_path, changed(weights, tmp_path / "o.safetensors", spoil))
 
 
-def test_weights_that_are_quantized_already(quantized, tmp_path):
-    int8 = room.write(quantized, tmp_path)[1]
+def test_weights_that_are_quantized_already(written, tmp_path):
+    int8 = written[1][1]
     with pytest.raises(ArtifactError, match="after quantization-aware training"):
         run(tmp_path, int8)
 

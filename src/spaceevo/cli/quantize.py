@@ -98,11 +98,11 @@ def register(app: typer.Typer) -> None:
         console.print(f"Output folder: {folder}", highlight=False, soft_wrap=True)
         with RunFolder(folder).locked():
             quantized = room.quantize(which, inputs, ptq, finetuning, folder, console)
-            files = room.write(quantized, folder)
+            result, files = room.write(quantized, run_name(name), console)
         if as_json:
-            typer.echo(quantized.result.model_dump_json(indent=1))
+            typer.echo(result.model_dump_json(indent=1))
             return
-        console.print(_table(quantized.result))
+        console.print(_table(result))
         for file in files:
             console.print(f"  {file}", highlight=False, soft_wrap=True)
 
@@ -114,6 +114,8 @@ def _table(result: Any) -> Table:
     table.add_column("against FP32", justify="right")
     table.add_row("FP32", f"{result.top1_fp32:.2%}", "")
     rows = {"post-training quantization": result.top1_ptq, "fine-tuned (LSQ+)": result.top1_finetuned}
+    if result.verification is not None:
+        rows["INT8 file, computed by the runtime"] = result.verification.top1
     for name, value in rows.items():
         if value is not None:
             table.add_row(name, f"{value:.2%}", f"{100 * (value - result.top1_fp32):+.2f} points")

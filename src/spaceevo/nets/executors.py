@@ -112,6 +112,14 @@ def run_fake_quantized(graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None
 def integer_operator(
     operator: Operator, inputs: list[tuple[Tensor, QuantParams]], y: QuantParams, own: IntegerWeights | None
 ) -> Tensor:
+    """Codes that an operator puts out, by the contract.
+
+    Args:
+        operator: Any but "quantize" and "linear".
+        inputs: (codes, parameters) of each input.
+        y: Parameters of the output.
+        own: Of a convolution.
+    """
     (a, a_params), *rest = inputs
     match operator.kind:
         case "conv" if own is not None:
@@ -263,10 +271,12 @@ def requantize(x: Tensor, params: QuantParams) -> Tensor:
 
 
 def quantize(x: Tensor, params: QuantParams) -> Tensor:
+    """Codes of values."""
     return requantize(x / _f32(params.scale), params)
 
 
 def dequantize(codes: Tensor, params: QuantParams) -> Tensor:
+    """Values of codes."""
     return (codes - params.zero_point) * _f32(params.scale)
 
 

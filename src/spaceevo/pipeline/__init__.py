@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from spaceevo import interrupts
-from spaceevo.artifacts import RunFolder, content_hash, write_atomically
+from spaceevo.artifacts import RunFolder, content_hash
 from spaceevo.config import Recipe
 from spaceevo.pipeline import baselines, blocks, export, predict, report, space, study, subnets, supernet
-from spaceevo.pipeline.context import Context, StageModule
+from spaceevo.pipeline.context import Context, StageModule, write_recipe
 from spaceevo.pipeline.memory import peak_rss_mib, return_free_memory
-from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import shown
 
 STAGES: tuple[StageModule, ...] = (
@@ -52,14 +49,9 @@ def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME
     wanted = _with_needs(until)
     with context.run.locked():
         shutil.rmtree(context.work_dir, ignore_errors=True)  # what a killed process left there
-        write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-        _ = (
-            context.target,
-            context.hyperspace,
-            context.data,
-        )  # what is wrong with them is told before long work
-        provenance = {"versions": versions(), "target": context.target.model_dump(), "seed": recipe.seed}
-        write_atomically(folder / "provenance.json", json.dumps(provenance, indent=1))
+        # What is wrong with them is told before long work
+        _ = context.target, context.hyperspace, context.data
+        write_recipe(context)
         outputs: dict[str, str] = {}
         for number, stage in enumerate(wanted, start=1):
             needed = {name: outputs[name] for name in stage.NEEDS}

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import yaml
+
 from spaceevo import plugins
-from spaceevo.artifacts import RunFolder, content_hash, storage_errors
+from spaceevo.artifacts import RunFolder, content_hash, storage_errors, write_atomically
 from spaceevo.config import DataSettings, Recipe, load_recipe, parse
 from spaceevo.errors import ArtifactError, DataError, RecipeError
 from spaceevo.measure.store import Store
 from spaceevo.measure.target import describe
+from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import ImageData, Record, TargetDescription
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
@@ -122,6 +126,14 @@ class Context:
     def path(self, stage: str, name: str) -> Path:
         """A file of a stage."""
         return self.run.stage(stage).path / name
+
+
+def write_recipe(context: Context) -> None:
+    """Write what makes a folder a run folder: the resolved recipe and the provenance."""
+    folder, recipe = context.run.path, context.recipe
+    write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    provenance = {"versions": versions(), "target": context.target.model_dump(), "seed": recipe.seed}
+    write_atomically(folder / "provenance.json", json.dumps(provenance, indent=1))
 
 
 def load_data(settings: DataSettings, cache: Path) -> ImageData:

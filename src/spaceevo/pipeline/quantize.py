@@ -24,13 +24,15 @@ from spaceevo import interrupts, plugins
 from spaceevo.artifacts import RunFolder, content_hash, write_atomically
 from spaceevo.config import Recipe, Settings, TargetSettings, TrainingSettings, load_recipe
 from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError
-from spaceevo.nets.extracted import FORMAT, load_extracted
+from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
+from spaceevo.nets.graphs import float_graph, integer_graph
 from spaceevo.nets.network import Network, Program, program_of, single_network
-from spaceevo.pipeline.context import Context, named_data
+from spaceevo.pipeline.context import Context, named_data, write_recipe
+from spaceevo.pipeline.handout import hand_out, metadata_of
 from spaceevo.pipeline.memory import peak_rss_mib
 from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import ProgressCallback, shown
-from spaceevo.records import FloatGraph, Record, TargetDescription
+from spaceevo.records import ExtractedNetwork, FloatGraph, Record, TargetDescription, Verification
 from spaceevo.runtimes import profile_of
 from spaceevo.seeding import numpy_random
 from spaceevo.spaces import zoo
@@ -107,6 +109,7 @@ class QuantizedResult(Record):
         top1_fp32: With batch norm recalibrated.
         top1_ptq: After post-training quantization.
         top1_finetuned: After fine-tuning; None where none was asked for.
+        verification: Of the exported INT8 file.
         versions: Of Python and packages.
     """
 
@@ -131,6 +134,7 @@ class QuantizedResult(Record):
     top1_fp32: float
     top1_ptq: float
     top1_finetuned: float | None
+    verification: Verification | None = None
     versions: dict[str, str]
 
 
@@ -260,10 +264,21 @@ def quantize(
     return Quantized(result, float_network, source.subnet, names, val_images, context, record)
 
 
-def write(quantized: Quantized, folder: Path) -> list[Path]:
-    """Write both networks as safetensors and the figures as JSON.
+def write(quantized: Quantized, name: str, console: Console) -> tuple[QuantizedResult, list[Path]]:
+    """Write both networks as safetensors, export the quantized one for the target, and the figures as JSON.
+
+    The folder that `quantize` was given becomes one that `spaceevo verify` and `spaceevo export` take.
+
+    Args:
+        quantized: Of `quantize`.
+        name: Of the exported files.
+        console: Where progress is shown.
+
+    Returns:
+        The figures with the verification, and the files.
 
     Raises:
+        ExportError: The exported file does not compute what the network does; the networks are kept.
         NoSpaceError: The folder cannot be written.
     """
     result = quantized.result
@@ -275,11 +290,26 @@ def write(quantized: Quantized, folder: Path) -> list[Path]:
         "w_qmax": result.target.w_qmax,
         "profile": result.profile,
     }
-    paths = [folder / name for name in (FP32_FILE, INT8_FILE, RESULT_FILE)]
-    save_tensors(paths[0], quantized.float_network.state_dict(), {**notes, "quantized": False})
-    save_tensors(paths[1], quantized.network.state_dict(), {**notes, "quantized": True})
-    write_atomically(paths[2], result.model_dump_json(indent=1))
-    return paths
+    folder = quantized.context.run.path
+    fp32, int8, figures = (folder / file for file in (FP32_FILE, INT8_FILE, RESULT_FILE))
+    save_tensors(fp32, quantized.float_network.state_dict(), {**notes, "quantized": False})
+    save_tensors(int8, quantized.network.state_dict(), {**notes, "quantized": True})
+    context, program, target = quantized.context, program_of(quantized.subnet), result.target
+    profile = profile_of(target.machine, target.flags)
+    network = ExtractedNetwork(
+        integer_graph(quantized.network, program),
+        float_graph(quantized.float_network, program),
+        metadata_of(quantized.subnet, quantized.class_names, profile, target.w_qmax, result.space),
+    )
+    models = folder / "export" / "models"
+    save_extracted(models / f"{name}{SUFFIX}", network)
+    write_recipe(context)
+    with _step(console, "Export and verify", "export") as progress:
+        bound = context.recipe.export.min_agreement
+        out = hand_out(network, target.runtime, models, name, quantized.val_images, bound, progress)
+    result = result.model_copy(update={"verification": out.verification})
+    write_atomically(figures, result.model_dump_json(indent=1))
+    return result, [fp32, int8, models / f"{name}{SUFFIX}", out.int8, out.fp32, figures]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from spaceevo import plugins
-from spaceevo.errors import ArtifactError, DataError, NoSpaceError, TargetError
+from spaceevo.errors import ArtifactError, DataError, ExportError, NoSpaceError, TargetError
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.extracted import digest
@@ -82,7 +82,11 @@ def test_file_computes_what_the_reference_does(runtime, file):
     assert found.integer.mean_steps < 0.05
     assert found.changed_constants == found.float_operators == ()
     assert (found.exported_for, found.verified_on) == ("x86-avx2", "x86-vnni")
-    assert found.runtime.split() == [runtime.__name__.rsplit(".", 1)[1], runtime.version()]
+    assert found.runtime == f"{name_of(runtime)} {runtime.version()}"
+
+
+def name_of(runtime):
+    return runtime.__name__.rsplit(".", 1)[1].replace("_", "-")
 
 
 def _scale(graph):
@@ -173,10 +177,26 @@ def test_constants_are_those_of_the_graph_bit_for_bit(runtime, file):
         assert np.sort(own.codes.astype(np.int16), axis=None).tobytes() in sorted_codes, name
 
 
+def test_operator_that_it_lacks(runtime, tmp_path):
+    first, *others = GRAPH.operators
+    odd = replace(GRAPH, operators=(first, replace(others[0], kind="teleport"), *others[1:]))
+    with pytest.raises(ExportError, match=rf"no form for the operator {others[0].name}.*'teleport'"):
+        runtime.export_int8(odd, tmp_path / f"net{runtime.SUFFIX}", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_published_placement_is_refused(runtime, tmp_path):
+    layers = network_layers(replace(load_hyperspace("onnxw").space(SpaceChoice((0,) * 6, (0,) * 6), 10).smallest(),
+                                    resolution=32))  # fmt: skip
+    graph = replace(GRAPH, operators=operators(layers, "published"))
+    with pytest.raises(ExportError, match=r"published placement.*spaceevo quantize"):
+        runtime.export_int8(graph, tmp_path / f"net{runtime.SUFFIX}", {})
+
+
 def test_metadata_and_bytes(runtime, file, tmp_path):
     stored = runtime.metadata(file)
     assert METADATA.items() <= stored.items()
-    assert stored["runtime"] == f"{runtime.__name__.rsplit('.', 1)[1]} {runtime.version()}"
+    assert stored["runtime"] == f"{name_of(runtime)} {runtime.version()}"
     again = tmp_path / f"again{runtime.SUFFIX}"
     runtime.export_int8(GRAPH, again, METADATA)
     assert again.read_bytes() == file.read_bytes()

@@ -94,7 +94,7 @@ def verify(
     first, share = first_difference(path, runtime, graph, images_BCHW[:BISECTION_IMAGES]) if problems else ("", 0.0)
     return Verification(
         file=path.name,
-        runtime=f"{runtime.__name__.rsplit('.', 1)[-1]} {runtime.version()}",
+        runtime=f"{runtime.__name__.rsplit('.', 1)[-1].replace('_', '-')} {runtime.version()}",
         exported_for=stored.get(PROFILE, "unknown"),
         verified_on=verified_on,
         num_images=len(images_BCHW),

@@ -48,7 +48,9 @@ def verification_table(verifications: Sequence[Verification]) -> Table:
     table = Table(
         title=Text(f"Exported files on {', '.join(f'{count:,}' for count in counts)} images, against what was trained"),
         caption=Text(
-            "class: the same top-1; code: logits on the same 8-bit code; mean, max: difference of logits in such codes"
+            "Against the fake-quantized network: class, the same top-1; code, logits on the same 8-bit code; mean and "
+            "max, difference of logits in such codes. Against exact integers as the runtime rounds: exact, the same "
+            "top-1. " + ", ".join(dict.fromkeys(one.runtime for one in verifications))
         ),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -56,16 +58,16 @@ def verification_table(verifications: Sequence[Verification]) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("file", overflow="fold")
-    table.add_column("runtime", overflow="fold")
-    for header in ("top-1", "class", "code", "mean", "max", "integers"):
+    table.add_column("model", overflow="fold")
+    table.add_column("runtime", no_wrap=True)
+    for header in ("top-1", "class", "code", "mean", "max", "exact"):
         table.add_column(header, justify="right", no_wrap=True)
     for one in verifications:
         against = one.fake_quantized
         shares = [words.share(value) for value in (against.top1, against.identical_codes, one.integer.top1)]
         values = (
-            one.file,
-            one.runtime,
+            one.file.rsplit("-int8", 1)[0],
+            one.runtime.split()[0],
             words.percent(one.top1),
             *shares[:2],
             f"{against.mean_steps:.3f}",

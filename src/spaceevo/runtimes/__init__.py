@@ -4,6 +4,7 @@ A runtime is a module, without torch, with
 
     SUFFIX: str                                      suffix of its files, for example ".onnx"
     ARITHMETIC: Arithmetic                           where its integer results differ from the contract's
+    KINDS: frozenset[str]                            kinds of operators that its files have a form for
     version() -> str                                 version of the runtime
     w_qmax(profile) -> int                           largest weight code that is exact on such a processor
     export_int8(graph: IntegerGraph, path, metadata) write the INT8 model; nothing is calibrated again
@@ -22,13 +23,14 @@ is not installed is a `TargetError`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
 
-from spaceevo.errors import DataError, TargetError
+from spaceevo.errors import DataError, ExportError, TargetError
+from spaceevo.spaces.operators import Operator
 
 SATURATION_FREE_CODE = 63  # 2 * 255 * 63 < 2**15
 
@@ -102,6 +104,32 @@ def require(package: str, runtime: str, extra: str) -> ModuleType:
             found=str(error),
             remedy=f"Install it with: pip install 'spaceevo[{extra}]'",
         ) from error
+
+
+def check_operators(operators: Iterable[Operator], kinds: Collection[str], runtime: str) -> None:
+    """Refuse a network that a runtime's files have no form for.
+
+    Args:
+        operators: Of the network.
+        kinds: That the files have.
+        runtime: For people.
+
+    Raises:
+        ExportError: An operator is of another kind, or leaves its output in float, as the published placement does.
+    """
+    for operator in operators:
+        if operator.kind not in kinds:
+            raise ExportError(
+                f"{runtime} has no form for the operator {operator.name}",
+                found=f"Its kind is {operator.kind!r}; there are {', '.join(sorted(kinds))}",
+                remedy="Take a hyperspace whose blocks do without it, or another runtime",
+            )
+        if operator.stays_float or operator.quantizer == "offset":
+            raise ExportError(
+                f"The operator {operator.name} is not quantized as devices compute",
+                found="It has the published placement: quantizers in front of convolutions, all else in float",
+                remedy="Quantize its FP32 weights with: spaceevo quantize",
+            )
 
 
 def check_images(images: np.ndarray, shape: Sequence[int]) -> None:

@@ -22,6 +22,7 @@ IR_VERSION = 10
 IMAGE = "image"
 LOGITS = "logits"
 MARK = "|"  # ends an operator's name within the name of a node
+KINDS = frozenset(("quantize", "conv", "gate", "sigmoid", "relabel", "multiply", "add", "pool", "max_pool", "linear"))
 LARGEST_CODE = "largest_weight_code"  # key of the metadata
 
 

@@ -19,10 +19,11 @@ import numpy as np
 from spaceevo.artifacts import content_hash, write_atomically
 from spaceevo.errors import ArtifactError, ExportError, TargetError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
-from spaceevo.runtimes import Profile, check_images, require
+from spaceevo.runtimes import Profile, check_images, check_operators, require
 from spaceevo.spaces.operators import NUM_CODES, Operator
 
 SUFFIX = ".tflite"
+KINDS = frozenset(("quantize", "conv", "gate", "sigmoid", "relabel", "multiply", "add", "pool", "max_pool", "linear"))
 IMAGE = "image"
 LOGITS = "logits"
 MARK = "|"  # ends an operator's name within the name of a tensor
@@ -71,10 +72,12 @@ def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) ->
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: A scale is not a positive number, or too far from those of its neighbours.
+        ExportError: A scale is not a positive number, or too far from those of its neighbours; or LiteRT lacks an
+            operator.
         NoSpaceError: The file cannot be written.
         TargetError: LiteRT is not installed.
     """
+    check_operators(graph.operators, KINDS, "LiteRT")
     write_atomically(path, _Int8Writer(graph).content(metadata))
 
 

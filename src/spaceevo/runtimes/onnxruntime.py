@@ -15,13 +15,13 @@ import numpy as np
 
 from spaceevo.errors import ArtifactError, ExportError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph
-from spaceevo.runtimes import SATURATION_FREE_CODE, Profile, _qdq, check_images
+from spaceevo.runtimes import SATURATION_FREE_CODE, Profile, _qdq, check_images, check_operators
 from spaceevo.runtimes._qdq import IMAGE, LARGEST_CODE, LOGITS, MARK, Fp32Writer, Int8Writer, largest_code, write_model
 
 SUFFIX = ".onnx"
 ARITHMETIC = Arithmetic()  # the contract is its arithmetic on x86; on ARM it adds and pools in fixed point
 WARM_UP = 5
-metadata, constants = _qdq.metadata, _qdq.constants
+metadata, constants, KINDS = _qdq.metadata, _qdq.constants, _qdq.KINDS
 
 
 def version() -> str:
@@ -45,9 +45,10 @@ def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) ->
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: The graph is no valid ONNX.
+        ExportError: The graph is no valid ONNX, or has an operator without a form in it.
         NoSpaceError: The file cannot be written.
     """
+    check_operators(graph.operators, KINDS, "ONNX Runtime")
     metadata = {**metadata, LARGEST_CODE: str(largest_code(graph))}
     write_model(Int8Writer(graph).model(), path, metadata, f"onnxruntime {version()}")
 

@@ -31,13 +31,13 @@ import numpy as np
 
 from spaceevo.errors import ArtifactError, ExportError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
-from spaceevo.runtimes import Profile, _qdq, check_images, require
+from spaceevo.runtimes import Profile, _qdq, check_images, check_operators, require
 from spaceevo.runtimes._qdq import IMAGE, LOGITS, MARK, Fp32Writer, Int8Writer, write_model
 from spaceevo.spaces.operators import NUM_CODES, Operator
 
 SUFFIX = ".openvino.onnx"
 WARM_UP = 5
-metadata, constants = _qdq.metadata, _qdq.constants
+metadata, constants, KINDS = _qdq.metadata, _qdq.constants, _qdq.KINDS
 QUANTIZER = f"{MARK}q"  # ends the name of a node that quantizes an operator's output
 INT8_TYPES = ("u8", "i8")
 MOVING_TYPES = ("Input", "Output", "Const", "Reorder", "Reshape")
@@ -71,10 +71,11 @@ def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) ->
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: The graph is no valid ONNX.
+        ExportError: The graph is no valid ONNX, or has an operator without a form in it.
         NoSpaceError: The file cannot be written.
         TargetError: OpenVINO is not installed.
     """
+    check_operators(graph.operators, KINDS, "OpenVINO")
     write_model(_Int8Writer(graph).model(), path, metadata, f"openvino {version()}")
 
 

@@ -132,19 +132,19 @@ def integer_operator(
         case "multiply":
             b, b_params = rest[0]
             scale = _f32(a_params.scale) * _f32(b_params.scale) / _f32(y.scale)
-            product = (a - a_params.zero_point) * (b - b_params.zero_point) * scale
-            return (product + y.zero_point).round().clamp(0, NUM_CODES - 1)
+            product = (a - a_params.zero_point).mul_(b - b_params.zero_point).mul_(scale)
+            return product.add_(y.zero_point).round_().clamp_(0, NUM_CODES - 1)
         case "add":
             b, b_params = rest[0]
             ratio_a, ratio_b = _f32(a_params.scale) / _f32(y.scale), _f32(b_params.scale) / _f32(y.scale)
             zero_points = torch.tensor([a_params.zero_point, b_params.zero_point], dtype=torch.float32)
             offset = y.zero_point - _fused_multiply_add(zero_points[0], ratio_a, zero_points[1] * ratio_b)
             total = _fused_multiply_add(a, ratio_a, _fused_multiply_add(b, ratio_b, offset))
-            return total.round().clamp(0, NUM_CODES - 1)
+            return total.round_().clamp_(0, NUM_CODES - 1)
         case "gate":
             ratio = _f32(a_params.scale / 6) / _f32(y.scale)
             offset = NUM_CODES // 2 - ratio * a_params.zero_point
-            return _fused_multiply_add(a, ratio, offset).round().clamp(0, NUM_CODES - 1)
+            return _fused_multiply_add(a, ratio, offset).round_().clamp_(0, NUM_CODES - 1)
         case "sigmoid":
             return quantize(dequantize(a, a_params).sigmoid(), y)
         case "relabel":
@@ -266,8 +266,8 @@ def _step(params: QuantParams, own: IntegerWeights) -> Tensor:
 
 
 def requantize(x: Tensor, params: QuantParams) -> Tensor:
-    """Codes of x, given in units of the scale: round half to even, then the zero point."""
-    return x.round().add_(params.zero_point).clamp_(0, NUM_CODES - 1)
+    """Codes of x, given in units of the scale, in its place: round half to even, then the zero point."""
+    return x.round_().add_(params.zero_point).clamp_(0, NUM_CODES - 1)
 
 
 def quantize(x: Tensor, params: QuantParams) -> Tensor:
@@ -282,7 +282,7 @@ def dequantize(codes: Tensor, params: QuantParams) -> Tensor:
 
 def _fused_multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """a * b + c rounded once to float32."""
-    return (a.double() * b.double() + c.double()).float()
+    return a.to(torch.float64, copy=True).mul_(b).add_(c).float()
 
 
 def _f32(value: float) -> Tensor:

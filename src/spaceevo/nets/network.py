@@ -312,7 +312,7 @@ class Network(nn.Module):
             if operator.kind == "linear":
                 return sums * step
             y_params = self._quant_params(operator.name)
-            return requantize(sums * (step / torch.tensor(y_params.scale)).view(-1, 1, 1), y_params)
+            return requantize(sums.mul_((step / torch.tensor(y_params.scale)).view(-1, 1, 1)), y_params)
         return integer_operator(
             operator, list(zip(inputs, x_params, strict=True)), self._quant_params(operator.name), None
         )

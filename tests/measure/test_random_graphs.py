@@ -12,14 +12,7 @@ from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.operators import FIXED_QUANTIZERS, RELU6_MAX_SCALE, operators
 from spaceevo.spaces.subnet import network_layers
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors on a shared machine: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def program(block, seed=0):

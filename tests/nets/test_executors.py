@@ -17,14 +17,7 @@ from spaceevo.spaces.layers import Feature, Tracer
 from spaceevo.spaces.operators import Operator, operators
 from spaceevo.spaces.subnet import network_layers
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors on a shared machine: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def onnx_runtime(graph, images, folder):

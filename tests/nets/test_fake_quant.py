@@ -12,13 +12,7 @@ from spaceevo.errors import ArtifactError
 from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight, weight_codes
 from spaceevo.spaces.operators import FIXED_QUANTIZERS, RELU6_MAX_SCALE
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 few = settings(max_examples=60, deadline=None)

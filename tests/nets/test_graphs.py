@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from float_evaluation import evaluate
 from spaceevo.errors import ExportError
 from spaceevo.nets.executors import run_fake_quantized, run_integer
 from spaceevo.nets.graphs import float_graph, integer_graph
@@ -16,16 +17,10 @@ from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import BlockType, Head
 from spaceevo.train.recalibration import recalibrate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_CLASSES = 4
 SIZE = 16
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def space():
@@ -184,30 +179,6 @@ def test_not_a_finite_number(network_and_program, parameter, value):
         integer_graph(network, program)
 
 
-def run_float(graph, x):
-    """The FP32 graph, read by its documentation."""
-    values = {"input": x}
-    for o in graph.operators:
-        a, *b = (values[name] for name in o.inputs)
-        if o.has_weights:
-            weight, bias = (torch.from_numpy(t) for t in (graph.weights[o.name].weight, graph.weights[o.name].bias))
-            if o.kind == "linear":
-                return F.linear(a.flatten(1), weight, bias)
-            y = F.conv2d(a, weight, bias, o.stride, o.padding, groups=o.groups)
-        else:
-            y = {
-                "quantize": lambda a, _: a,
-                "gate": lambda a, _: F.hardsigmoid(a),
-                "relabel": lambda a, _: F.hardsigmoid(a),
-                "sigmoid": lambda a, _: a.sigmoid(),
-                "multiply": lambda a, b: a * b[0],
-                "add": lambda a, b: a + b[0],
-                "pool": lambda a, _: a.mean((2, 3), keepdim=True),
-            }[o.kind](a, b)
-        values[o.name] = {"relu": F.relu, "relu6": F.relu6}.get(o.quantizer, lambda y: y)(y)
-    raise AssertionError("no logits")
-
-
 def test_float_graph_is_the_network(network_and_program):
     network, program = network_and_program
     network.quantized = False
@@ -217,7 +188,7 @@ def test_float_graph_is_the_network(network_and_program):
     with torch.no_grad():
         expected = network(x, program)
     assert expected.std() > 0.1
-    torch.testing.assert_close(run_float(graph, x), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(evaluate(graph, x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_graphs_do_not_share_memory_with_the_network(network_and_program):

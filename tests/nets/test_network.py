@@ -18,15 +18,9 @@ from spaceevo.spaces.operators import Operator
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import BLOCKS, BlockType, Head
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MICRO = load_hyperspace("micro")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def generator(seed=0):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from float_evaluation import evaluate
 from spaceevo import plugins
 from spaceevo.errors import ArtifactError, DataError, ExportError, NoSpaceError, TargetError
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
@@ -23,20 +24,13 @@ from spaceevo.spaces.operators import Operator, operators
 from spaceevo.spaces.subnet import BLOCKS, BlockSpec, network_layers
 from spaceevo.spaces.zoo import load_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
 
 BLOCK_TYPES = plugins.names(BLOCKS)
 NUM_MICRO_BLOCKS = 5
 SIZE = 15
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors on a shared machine: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def micro_program(block, seed=0):
@@ -246,35 +240,6 @@ def compare_fp32(graph, path):
     assert delegates(session) == 1
     expected = evaluate(graph, torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(session.run(images), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-
-
-def evaluate(graph, images):
-    values = {}
-    for op in graph.operators:
-        x, *rest = [values.get(name, images) for name in op.inputs]
-        own = graph.weights.get(op.name)
-        if own is not None:
-            weight, bias = torch.from_numpy(own.weight), torch.from_numpy(own.bias)
-        match op.kind:
-            case "conv":
-                x = F.conv2d(x, weight, bias, op.stride, op.padding, groups=op.groups)
-            case "gate" | "relabel":
-                x = F.hardsigmoid(x)
-            case "sigmoid":
-                x = torch.sigmoid(x)
-            case "multiply":
-                x = x * rest[0]
-            case "add":
-                x = x + rest[0]
-            case "pool":
-                x = F.adaptive_avg_pool2d(x, 1)
-            case "max_pool":
-                x = F.max_pool2d(x, op.kernel_size, op.stride, op.padding)
-            case "linear":
-                x = F.linear(x.flatten(1), weight, bias)
-        activation = {"relu": F.relu, "relu6": F.relu6}.get(op.quantizer, lambda value: value)
-        values[op.name] = activation(x)
-    return values[op.name]
 
 
 @pytest.mark.parametrize(("stride", "size"), [(2, 8), (2, 7), (1, 8)])

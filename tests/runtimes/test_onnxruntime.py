@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch.nn import functional as F
 
+from float_evaluation import evaluate
 from spaceevo.errors import ArtifactError
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
@@ -22,16 +23,9 @@ from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import network_layers
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_BLOCKS = 5
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors on a shared machine: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def program(block, seed=0):
@@ -108,33 +102,6 @@ def test_fp32_twin_equals_float_evaluation(tmp_path, block):
     images = coarse_images(graph.operators[0].in_size, 8)
     expected = evaluate(graph, torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(runtime.Session(tmp_path / "net.onnx").run(images), expected, rtol=1e-3, atol=1e-3)
-
-
-def evaluate(graph, images):
-    values = {}
-    for op in graph.operators:
-        x, *rest = [values.get(name, images) for name in op.inputs]
-        own = graph.weights.get(op.name)
-        if own is not None:
-            weight, bias = torch.from_numpy(own.weight), torch.from_numpy(own.bias)
-        match op.kind:
-            case "conv":
-                x = F.conv2d(x, weight, bias, op.stride, op.padding, groups=op.groups)
-            case "gate" | "relabel":
-                x = F.hardsigmoid(x)
-            case "sigmoid":
-                x = torch.sigmoid(x)
-            case "multiply":
-                x = x * rest[0]
-            case "add":
-                x = x + rest[0]
-            case "pool":
-                x = F.adaptive_avg_pool2d(x, 1)
-            case "linear":
-                x = F.linear(x.flatten(1), weight, bias)
-        activation = {"relu": F.relu, "relu6": F.relu6}.get(op.quantizer, lambda value: value)
-        values[op.name] = activation(x)
-    return x
 
 
 @pytest.fixture

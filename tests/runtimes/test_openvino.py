@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from float_evaluation import evaluate
 from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
@@ -28,6 +29,8 @@ from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import BLOCKS, Block, BlockType, Head, Stage, Subnet, network_layers
 from spaceevo.spaces.zoo import load_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 
 #: In the presets and the zoo; every other block type is taken with relu.
@@ -36,15 +39,6 @@ ACTIVATIONS = {
     "fused-mbconv-se": "swish", "mbv3-identity": "hard_swish", "mbconv": "swish", "fbnet-se": "hard_swish",
     "fbnet-cropped": "hard_swish", "fbnet-se-cropped": "hard_swish",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors on a shared machine: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def block_program(kind):
@@ -179,33 +173,6 @@ def test_fp32_twin_equals_float_evaluation(tmp_path, block):
     nodes = runtime._compile(tmp_path / "net.onnx").get_runtime_model().get_ordered_ops()
     assert "Math" not in {runtime._kind(node) for node in nodes}  # slow functions, element by element
     assert any("stem/0/conv" in name for name in runtime.float_operators(tmp_path / "net.onnx"))
-
-
-def evaluate(graph, images):
-    values = {}
-    for op in graph.operators:
-        x, *rest = [values.get(name, images) for name in op.inputs]
-        own = graph.weights.get(op.name)
-        if own is not None:
-            weight, bias = torch.from_numpy(own.weight), torch.from_numpy(own.bias)
-        match op.kind:
-            case "conv":
-                x = F.conv2d(x, weight, bias, op.stride, op.padding, groups=op.groups)
-            case "gate" | "relabel":
-                x = F.hardsigmoid(x)
-            case "sigmoid":
-                x = torch.sigmoid(x)
-            case "multiply":
-                x = x * rest[0]
-            case "add":
-                x = x + rest[0]
-            case "pool":
-                x = F.adaptive_avg_pool2d(x, 1)
-            case "linear":
-                x = F.linear(x.flatten(1), weight, bias)
-        activation = {"relu": F.relu, "relu6": F.relu6}.get(op.quantizer, lambda value: value)
-        values[op.name] = activation(x)
-    return x
 
 
 @pytest.mark.parametrize("name", ["stage1/0/project", "stage2/0/se/reduce", "stage1/0/add", "stage1/0/se/scale"])

@@ -13,20 +13,14 @@ from spaceevo.spaces.layers import INPUT, Feature, Tracer
 from spaceevo.spaces.operators import elementwise_maximum, operators
 from spaceevo.spaces.subnet import BLOCKS, BlockSpec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = plugins.names(BLOCKS)
 IDENTITY_ONLY = ("mbv2-identity", "mbv3-identity", "mbconv", "uib", "fused-ib", "fbnet-se")
 CROPPED = ("fbnet-cropped", "fbnet-se-cropped")
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
 SHAPES = tuple(product((8, 16), (8, 24), (1, 2)))  # in_width, out_width, stride
 SIZE = 7
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def spec_of(in_width=8, out_width=24, stride=1, kernel_size=3, expand_ratio=2.0, activation="relu"):

@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 from spaceevo.records import ImageData
 from spaceevo.train.batches import Images, augment, batch_indices, equal_parts, split, to_input, torch_generator
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def data(num_train=40, num_val=6):

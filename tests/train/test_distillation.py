@@ -23,6 +23,8 @@ from spaceevo.train.distillation import (
     stage_features,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CHOICES = (
     BlockChoice(BlockType("mbv2", "relu6"), (3,), (1.0, 2.0)),
     BlockChoice(BlockType("mbv1-dual", "relu"), (3, 5)),
@@ -40,14 +42,6 @@ HYPERSPACE = Hyperspace(
 SETTINGS = BlocksSettings(
     num_images=32, score_images=16, steps_fp32=5, steps_int8=3, batch_size=8, lr=0.01, substages=2
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class MadeUpTeacher:

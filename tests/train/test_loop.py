@@ -14,19 +14,13 @@ from spaceevo.train.batches import Images
 from spaceevo.train.checkpoints import load_weights
 from spaceevo.train.supernet import make_supernet, sandwich
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NUM_CLASSES = 3
 #: 3 steps per epoch: 6 steps in FP32, then 6 of LSQ+.
 SETTINGS = SupernetSettings(epochs_fp32=2, epochs_int8=2, batch_size=8, lr=0.5, lr_int8=0.1, num_random=1)
 NUM_STEPS = 12
 DATA = DataSettings(flip=True, shift=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def space(depths=(1, 2), widths=(8, 16)):

@@ -11,13 +11,7 @@ from spaceevo.train.batches import Images, to_input
 from spaceevo.train.evaluation import calibrated_subnet, predict_logits, top1
 from spaceevo.train.recalibration import recalibrate
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def space():

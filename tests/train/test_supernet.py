@@ -41,3 +41,10 @@ def test_make_supernet():
             assert not torch.equal(one, three)
     names = {o.name for o in SPACE.maximal_operators().values() if o.has_weights}
     assert set(first.weighted) == names
+
+
+def test_one_weight_scale_for_all_channels():
+    scales = [value for name, value in make_supernet(SPACE, 63, 0, per_channel=False).state_dict().items()
+              if name.endswith("weight_scale")]  # fmt: skip
+    assert scales
+    assert all(scale.shape == (1,) for scale in scales)

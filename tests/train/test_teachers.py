@@ -16,6 +16,8 @@ from spaceevo.spaces.subnet import BlockType, Head
 from spaceevo.train.batches import Images, to_input
 from spaceevo.train.teachers import ModuleTeacher, TrainedTeacher, builtin_teacher, load_module_teacher
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CHOICES = (BlockChoice(BlockType("mbv2", "relu6"), (3,), (2.0,)), BlockChoice(BlockType("mbv1-dual", "relu"), (3,)))
 HYPERSPACE = Hyperspace(
     "tiny",
@@ -27,14 +29,6 @@ HYPERSPACE = Hyperspace(
     Head(16, 24, "relu"),
     (12, 16),
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def images(count):

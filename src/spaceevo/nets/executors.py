@@ -76,8 +76,8 @@ def run_integer(
 def run_fake_quantized(graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None = None) -> Tensor:
     """Run a quantized network as training simulates it: in float32, every tensor quantized and dequantized.
 
-    Sums are those of whole codes, which float32 adds exactly below 2**24, and additions keep the order of devices:
-    another order flips a code in a million, and deep networks amplify it.
+    Sums are those of whole codes, exact as on devices, and additions keep the order of devices: another order flips a
+    code in a million, and deep networks amplify it.
 
     Args:
         graph: A network, or a part: without "linear", the last tensor is returned.
@@ -92,13 +92,13 @@ def run_fake_quantized(graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None
         inputs = [(codes[name], graph.quant_params[name]) for name in operator.inputs if name in codes]
         own = graph.weights.get(operator.name)
         if operator.kind == "linear" and own is not None:
-            return _float_sum(operator, *inputs[0], own) * _step(inputs[0][1], own)
+            return accumulate(operator, *inputs[0], own).float() * _step(inputs[0][1], own)
         params = graph.quant_params[operator.name]
         if operator.kind == "quantize":
             y = quantize(images_BCHW, params)
         elif own is not None:
             scales = (_step(inputs[0][1], own) / _f32(params.scale)).view(-1, 1, 1)
-            y = requantize(_float_sum(operator, *inputs[0], own) * scales, params)
+            y = requantize(accumulate(operator, *inputs[0], own).float() * scales, params)
         elif operator.kind == "add":
             y = integer_operator(operator, inputs, params, None)
         else:
@@ -216,13 +216,6 @@ def _fused_with_addition(operators: Sequence[Operator]) -> frozenset[str]:
                     fused.add(name)
                 break
     return frozenset(fused)
-
-
-def _float_sum(operator: Operator, codes: Tensor, params: QuantParams, own: IntegerWeights) -> Tensor:
-    x, weight, bias = codes - params.zero_point, torch.from_numpy(own.codes).float(), torch.from_numpy(own.bias).float()
-    if operator.kind == "linear":
-        return F.linear(x.flatten(1), weight, bias)
-    return F.conv2d(x, weight, bias, operator.stride, operator.padding, groups=operator.groups)
 
 
 def _float(operator: Operator, inputs: list[Tensor]) -> Tensor:

@@ -109,6 +109,8 @@ def simulate_published(graph: IntegerGraph, images_BCHW: Tensor) -> Tensor:
             y = F.hardsigmoid(x)
         elif operator.kind == "add":
             y = x + values[operator.inputs[1]]
+        elif operator.kind == "multiply":
+            y = x * values[operator.inputs[1]]
         else:
             y = executors._float(operator, [values.get(name, images_BCHW) for name in operator.inputs])
         values[operator.name] = {"relu": F.relu, "relu6": F.relu6}.get(operator.quantizer, lambda value: value)(y)

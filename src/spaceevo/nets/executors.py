@@ -76,8 +76,8 @@ def run_integer(
 def run_fake_quantized(graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None = None) -> Tensor:
     """Run a quantized network as training simulates it: in float32, every tensor quantized and dequantized.
 
-    Sums are those of whole codes, exact as on devices, and additions keep the order of devices: another order flips a
-    code in a million, and deep networks amplify it.
+    Sums are those of whole codes, exact as on devices, and additions and products keep the order of devices: another
+    order flips a code in a million, and deep networks amplify it.
 
     Args:
         graph: A network, or a part: without "linear", the last tensor is returned.
@@ -99,7 +99,7 @@ def run_fake_quantized(graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None
         elif own is not None:
             scales = (_step(inputs[0][1], own) / _f32(params.scale)).view(-1, 1, 1)
             y = requantize(accumulate(operator, *inputs[0], own).float() * scales, params)
-        elif operator.kind == "add":
+        elif operator.kind in ("add", "multiply"):
             y = integer_operator(operator, inputs, params, None)
         else:
             y = quantize(_float(operator, [dequantize(*one) for one in inputs]), params)
@@ -225,8 +225,6 @@ def _float(operator: Operator, inputs: list[Tensor]) -> Tensor:
             return x / 6 + 0.5
         case "sigmoid":
             return x.sigmoid()
-        case "multiply":
-            return x * inputs[1]
         case "pool":
             return x.mean(dim=(2, 3), keepdim=True)
         case "max_pool":

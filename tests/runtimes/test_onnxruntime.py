@@ -217,6 +217,23 @@ def test_w_qmax(profile):
     assert runtime.w_qmax(profile) == (63 if profile.name == "x86-avx2" else 127)
 
 
+@pytest.mark.parametrize(("w_qmax", "profile", "asked"), [(127, 1, True), (63, 1, False), (127, 0, False)])
+def test_exact_kernels_are_asked_for_only_where_sums_saturate(tmp_path, monkeypatch, w_qmax, profile, asked):
+    import onnxruntime
+
+    path = tmp_path / "net.onnx"
+    runtime.export_int8(random_integer_graph(program(0), 1, w_qmax), path, {})
+    monkeypatch.setattr(runtime, "this_profile", lambda: PROFILES[profile])
+    entries = []
+    options = onnxruntime.SessionOptions
+    add = options.add_session_config_entry
+    monkeypatch.setattr(
+        options, "add_session_config_entry", lambda self, *pair: (entries.append(pair), add(self, *pair))
+    )
+    runtime.Session(path)
+    assert (("session.x64quantprecision", "1") in entries) == asked
+
+
 def test_import_is_light():
     code = (
         "import sys, spaceevo.runtimes.onnxruntime, spaceevo.measure.random_graphs;"

@@ -23,8 +23,11 @@ is not installed is a `TargetError`.
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -83,6 +86,17 @@ def profile_of(machine: str, flags: Collection[str]) -> Profile:
         if (not profile.machines or machine.lower() in profile.machines)
         and (not profile.flags or not profile.flags.isdisjoint(flags))
     )
+
+
+@cache
+def this_profile() -> Profile:
+    """The profile of the processor that this process runs on; without Linux's list of flags the most careful one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    flags = {word for line in lines if line.lower().startswith(("flags", "features")) for word in line.split()[1:]}
+    return profile_of(platform.machine(), flags)
 
 
 def require(package: str, runtime: str, extra: str) -> ModuleType:

@@ -25,7 +25,6 @@ from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import TargetError
 from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import digest, load_extracted, save_extracted
-from spaceevo.nets.graphs import float_graph, integer_graph
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.nets.verification import DIGEST, verify
 from spaceevo.pipeline.context import load_data
@@ -84,7 +83,7 @@ def trained(name: str, subnet: Subnet, w_qmax: int, images: Images, folder: Path
     fp32 = calibrated_subnet(twin, program, images, 16)
     names = tuple(f"class{index}" for index in range(NUM_CLASSES))
     metadata = metadata_of(subnet, names, local_profile(), w_qmax, "benchmark")
-    return ExtractedNetwork(integer_graph(int8, program), float_graph(fp32, program), metadata)
+    return ExtractedNetwork(int8.integer_graph(program), fp32.float_graph(program), metadata)
 
 
 def _fp32_state(path: Path, network: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -8,7 +8,6 @@ import torch
 
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.nets.executors import run_fake_quantized, run_integer
-from spaceevo.nets.graphs import integer_graph
 from spaceevo.nets.network import single_network
 from spaceevo.records import IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.runtimes import onnxruntime as runtime
@@ -190,7 +189,7 @@ def test_max_pool_picks_codes_as_onnx_runtime_does(stem_activation, tmp_path):
     network = single_network(program, 63, torch.Generator().manual_seed(0))
     images = torch.randn(4, 3, 17, 17, generator=torch.Generator().manual_seed(1))
     network.start_quantization([(images, program)])
-    graph = integer_graph(network.eval(), program)
+    graph = network.eval().integer_graph(program)
     assert graph.quant_params["max_pool"] == graph.quant_params["stem"]
     assert (graph.quant_params["stem"].zero_point > 0) == (stem_activation is None)
     expected = run_integer(graph, images)

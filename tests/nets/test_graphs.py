@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from float_evaluation import evaluate
 from spaceevo.errors import ExportError
 from spaceevo.nets.executors import run_fake_quantized, run_integer
-from spaceevo.nets.graphs import float_graph, integer_graph
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import BlockType, Head
@@ -78,7 +77,7 @@ def network_and_program(networks):
 def test_integer_graph_is_the_network(networks, w_qmax):
     network, program = networks[w_qmax]
     assert any((w.gamma < 0).any() for w in network.weighted.values() if hasattr(w, "gamma"))
-    graph = integer_graph(network, program)
+    graph = network.integer_graph(program)
     x, labels = clear_images(64, 1)
     with torch.no_grad():
         expected = network(x, program)
@@ -95,7 +94,7 @@ def test_integer_graph_is_the_network(networks, w_qmax):
 @pytest.mark.parametrize("w_qmax", [63, 127])
 def test_integer_graph_is_complete(networks, w_qmax):
     network, program = networks[w_qmax]
-    graph = integer_graph(network, program)
+    graph = network.integer_graph(program)
     assert graph.operators == program
     assert set(graph.quant_params) == {o.name for o in program} - {"head/logits"}
     assert set(graph.weights) == {o.name for o in program if o.has_weights}
@@ -119,7 +118,7 @@ def test_integer_graph_is_complete(networks, w_qmax):
 
 def test_biases_are_on_the_int32_grid(networks):
     network, program = networks[127]
-    graph = integer_graph(network, program)
+    graph = network.integer_graph(program)
     for operator in program:
         if operator.kind == "conv":
             own, weighted = graph.weights[operator.name], network.weights_of(operator)
@@ -144,7 +143,7 @@ def test_extraction_never_casts_what_does_not_fit(network_and_program):
                 weighted.bias[2:5] = torch.tensor([3.0, -100.0, 1e4])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        graph = integer_graph(network, program)
+        graph = network.integer_graph(program)
     for own in graph.weights.values():
         assert np.abs(own.codes.astype(int)).max() <= 63
         assert (own.scales > 0).all()
@@ -176,7 +175,7 @@ def test_not_a_finite_number(network_and_program, parameter, value):
     with torch.no_grad():
         network.state_dict()[parameter].view(-1)[0] = value
     with pytest.raises(ExportError, match=parameter.split(".")[1]):
-        integer_graph(network, program)
+        network.integer_graph(program)
 
 
 def test_float_graph_is_the_network(network_and_program):
@@ -184,7 +183,7 @@ def test_float_graph_is_the_network(network_and_program):
     network.quantized = False
     x, _ = clear_images(32, 3)
     recalibrate(network, program, x.split(16))
-    graph = float_graph(network, program)
+    graph = network.float_graph(program)
     with torch.no_grad():
         expected = network(x, program)
     assert expected.std() > 0.1
@@ -193,7 +192,7 @@ def test_float_graph_is_the_network(network_and_program):
 
 def test_graphs_do_not_share_memory_with_the_network(network_and_program):
     network, program = network_and_program
-    graphs = integer_graph(network, program), float_graph(network, program)
+    graphs = network.integer_graph(program), network.float_graph(program)
     before = copy.deepcopy([graph.weights for graph in graphs])
     with torch.no_grad():
         for parameter in network.parameters():

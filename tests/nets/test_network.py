@@ -11,7 +11,6 @@ from spaceevo import plugins
 from spaceevo.errors import ExportError
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.fake_quant import ActivationQuantizer
-from spaceevo.nets.graphs import integer_graph
 from spaceevo.nets.network import BATCH_NORM_EPS, Network, extract, program_of, single_network
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.operators import Operator
@@ -137,7 +136,7 @@ def trained_like(space, seed=0, per_channel=True):
 def test_evaluation_is_the_integer_executor_bit_for_bit(kind, activation):
     network, program, x = trained_like(space_of_block(kind, activation))
     network.eval()
-    graph, codes = integer_graph(network, program), {}
+    graph, codes = network.integer_graph(program), {}
     expected = run_integer(graph, x, codes.__setitem__)
     logits, values = network(x, program, list(codes))
     assert torch.equal(logits, expected)
@@ -152,7 +151,7 @@ def test_evaluation_of_the_micro_spaces_is_the_integer_executor(seed):
     choice = MICRO.sample(random.Random(seed))
     network, program, x = trained_like(MICRO.space(choice, 10), seed, per_channel=seed != 0)
     network.eval()
-    assert torch.equal(network(x, program), run_integer(integer_graph(network, program), x))
+    assert torch.equal(network(x, program), run_integer(network.integer_graph(program), x))
 
 
 def test_evaluation_beyond_what_float32_counts():
@@ -166,7 +165,7 @@ def test_evaluation_beyond_what_float32_counts():
         network.weights_of(program[1]).weight.mul_(100).sigmoid_().add_(1)
     network.start_quantization([(x, program)])
     network.eval()
-    assert torch.equal(network(x, program), run_integer(integer_graph(network, program), x))
+    assert torch.equal(network(x, program), run_integer(network.integer_graph(program), x))
 
 
 def composed(monkeypatch):
@@ -370,7 +369,7 @@ def test_one_scale_per_weight():
     network(x, program).square().sum().backward()
     assert all(w.weight_scale.grad.shape == (1,) and w.weight_scale.grad != 0 for w in network.weighted.values())
     # Per channel after folding, as gamma is; without a norm the one scale for all
-    graph = integer_graph(shaken(network).eval(), program)
+    graph = shaken(network).eval().integer_graph(program)
     for operator in program:
         if operator.has_weights:
             own, gain = graph.weights[operator.name], network.norm_of(operator).gain_and_bias(operator)[0]
@@ -401,7 +400,7 @@ def test_dead_tensors():
     logits.square().mean().backward()
     assert torch.isfinite(logits).all()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
-    graph = integer_graph(network.eval(), program)
+    graph = network.eval().integer_graph(program)
     assert all((own.scales > 0).all() for own in graph.weights.values())
     assert torch.equal(network(x, program), run_integer(graph, x))
 
@@ -418,7 +417,7 @@ def test_loaded_scales_that_are_not_positive(value):
     network.load_state_dict(state)
     for training in (True, False):
         assert torch.isfinite(network.train(training)(x, program)).all()
-    graph = integer_graph(network, program)
+    graph = network.integer_graph(program)
     assert all(params.scale > 0 for params in graph.quant_params.values())
     assert all((own.scales > 0).all() for own in graph.weights.values())
     assert torch.equal(network(x, program), run_integer(graph, x))
@@ -435,7 +434,7 @@ def test_loaded_numbers_that_are_not_finite_are_not_exported(key, value):
     state[key] = torch.full_like(state[key], value)
     network.load_state_dict(state)
     with pytest.raises(ExportError, match="finite"):
-        integer_graph(network.eval(), program)
+        network.eval().integer_graph(program)
     if math.isnan(value) and not key.endswith(("beta", "start_scale")):
         assert not torch.isfinite(network(x, program)).all(), "evaluation shows it"
 

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from spaceevo.config import DataSettings, TrainingSettings, parse
 from spaceevo.errors import ArtifactError, DataError, EncodingError, PluginError, RecipeError, TrainingError
 from spaceevo.nets.extracted import save_extracted
-from spaceevo.nets.graphs import float_graph, integer_graph
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.pipeline import quantize as room
 from spaceevo.progress import silent
@@ -192,7 +191,7 @@ def test_without_bias_correction(quantized, weights, tmp_path):
 def test_w_qmax_is_the_targets(weights, few, tmp_path, monkeypatch):
     monkeypatch.setattr("spaceevo.runtimes.onnxruntime.w_qmax", lambda *_: 63)
     done = run(tmp_path, weights, data=few)
-    graph = integer_graph(done.network, program_of(SUBNET))
+    graph = done.network.integer_graph(program_of(SUBNET))
     assert max(abs(own.codes.astype(int)).max() for own in graph.weights.values()) == 63
 
 
@@ -256,7 +255,7 @@ def test_an_extracted_network(quantized, tmp_path):
     program = program_of(SUBNET)
     path = tmp_path / "e.safetensors"
     metadata = {"spaceevo.space": SPACE, "spaceevo.encoding": ENCODING, "class_names": "[]"}
-    graphs = integer_graph(quantized.network, program), float_graph(quantized.float_network, program)
+    graphs = quantized.network.integer_graph(program), quantized.float_network.float_graph(program)
     save_extracted(path, ExtractedNetwork(*graphs, metadata))
     done = run(tmp_path, path, "", "", epochs=0.1, lr=0.001, flip=False)
     assert done.result.weights_kind == "extracted"

@@ -4,10 +4,20 @@ import json
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from spaceevo import plugins
 from spaceevo.errors import TargetError
+from spaceevo.nets.network import program_of
+from spaceevo.nets.verification import compare
+from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.export import RECALIBRATION_BATCHES
+from spaceevo.pipeline.space import load_space
+from spaceevo.pipeline.supernet import load_supernet
+from spaceevo.spaces.encoding import decode
+from spaceevo.train.batches import split, to_input
+from spaceevo.train.evaluation import calibrated_subnet, predict_logits
 
 
 @pytest.mark.parametrize("runtime", ["litert", "openvino"])
@@ -31,4 +41,17 @@ def test_run_for_another_runtime(tiny: Any, tmp_path: Any, cli: Any, runtime: st
         assert model["int8_file"].endswith(f"-int8{module.SUFFIX}")
         assert model["verification"]["problems"] == []
         assert model["verification"]["integer"]["top1"] == 1
+        assert model["verification"]["fake_quantized"]["mean_steps"] <= 0.1
         assert model["int8_ms"] > 0
+    # What the search evaluates is what the file computes.
+    context = Context.of_folder(folder)
+    train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
+    for model in summary["models"]:
+        program = program_of(decode(model["encoding"], load_space(context)))
+        calibrated = calibrated_subnet(load_supernet(context, "int8"), program, train_images, RECALIBRATION_BATCHES)
+        ours = predict_logits(calibrated, program, val_images.pixels)
+        inputs = to_input(val_images.pixels, program[0].in_size)
+        theirs = torch.from_numpy(module.Session(folder / model["int8_file"]).run(inputs.numpy()))
+        found = compare(theirs, ours)
+        assert found.top1 == 1
+        assert found.mean_steps < 1e-3

@@ -19,7 +19,8 @@ from float_evaluation import evaluate
 from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
-from spaceevo.nets.executors import _fused_with_addition, run_integer
+from spaceevo.nets.executors import run_integer
+from spaceevo.nets.fused_additions import fused_convolutions
 from spaceevo.nets.verification import compare
 from spaceevo.runtimes import PROFILES
 from spaceevo.runtimes import onnxruntime as files
@@ -131,7 +132,7 @@ def test_the_executor_knows_which_additions_become_part_of_a_convolution(int8_fi
         quantizers = runtime._quantizers(node)
         if runtime._kind(node) == "Convolution" and any(name.endswith("/add|q") for name in quantizers):
             fused.add(quantizers[0].removesuffix("|q"))
-    assert fused == _fused_with_addition(graph.operators)
+    assert fused == fused_convolutions(graph.operators)
     assert len(fused) == 6
 
 

@@ -12,7 +12,6 @@ from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import DataError, TrainingError
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight
-from spaceevo.nets.graphs import float_graph, integer_graph
 from spaceevo.nets.network import extract, program_of, single_network
 from spaceevo.progress import silent
 from spaceevo.spaces.hyperspace import load_hyperspace
@@ -257,7 +256,7 @@ def test_little_is_lost(trained, program, images, pixels, how, w_qmax):
     assert not floating.quantized
     assert all(torch.equal(before[name], tensor) for name, tensor in floating.state_dict().items())
     x_BCHW = to_input(images[1].pixels[:16], 32)
-    graph = integer_graph(corrected, program)
+    graph = corrected.integer_graph(program)
     assert max(int(np.abs(own.codes).max()) for own in graph.weights.values()) <= w_qmax
     with torch.no_grad():
         torch.testing.assert_close(run_integer(graph, x_BCHW), corrected(x_BCHW, program), rtol=0.05, atol=0.2)
@@ -278,7 +277,7 @@ def test_channels_without_information(trained, program, images, pixels, what):
     corrected = bias_corrected(quantized, floating, program, pixels)
     for tensor in corrected.state_dict().values():
         assert torch.isfinite(tensor).all()
-    graph = integer_graph(corrected, program)
+    graph = corrected.integer_graph(program)
     assert np.isfinite(graph.weights["stem/0/conv"].scales).all()
     logits, others = (predict_logits(network, program, images[1].pixels) for network in (corrected, floating))
     assert (logits.argmax(1) == others.argmax(1)).float().mean() > 0.95
@@ -298,7 +297,7 @@ def test_values_that_overflow(trained, program, pixels):
 
 
 def test_norms_are_given_back(trained, program, images, pixels):
-    folded = float_graph(trained, program).weights
+    folded = trained.float_graph(program).weights
     network = single_network(program, 127, torch.Generator())
     ptq.unfold_norms(network, program, folded, images[0].pixels[:512])
     x_BCHW = to_input(pixels, 32)

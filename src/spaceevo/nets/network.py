@@ -6,16 +6,20 @@ touches no state; a program's operators use the leading channels and the centre 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaceevo.nets.executors import EXACT_FLOAT32, dequantize, integer_operator, quantize, requantize
-from spaceevo.nets.fake_quant import MAX_CODE, ActivationQuantizer, fake_quantize_weight, weight_codes
-from spaceevo.records import QuantParams
+from spaceevo.errors import ExportError
+from spaceevo.nets.arithmetic import dequantize
+from spaceevo.nets.executors import CONTRACT, run_integer
+from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight, weight_codes
+from spaceevo.records import Arithmetic, FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.spaces.operators import Operator, Placement, elementwise_maximum, operators
 from spaceevo.spaces.subnet import Subnet, network_layers
 
@@ -94,6 +98,7 @@ class Network(nn.Module):
         quantized: False in the FP32 phase; True from `start_quantization` on.
         batch_norm_momentum: None normalizes by the batch alone; a number also updates the running statistics
             (only meaningful for a single network, see `train.recalibration`).
+        arithmetic: What evaluation rounds as, once quantized: a runtime's, so that it computes what that runtime will.
     """
 
     def __init__(
@@ -104,6 +109,7 @@ class Network(nn.Module):
         self.per_channel = per_channel
         self.quantized = False
         self.batch_norm_momentum: float | None = None
+        self.arithmetic: Arithmetic = CONTRACT
         self.weighted = nn.ModuleDict(
             {o.name: WeightedOperator(o, generator, per_channel) for o in largest.values() if o.has_weights}
         )
@@ -126,22 +132,79 @@ class Network(nn.Module):
         Returns:
             The last operator's output; with taps also the tapped tensors.
         """
+        if self.quantized and not self.training and not _is_published(program):
+            output, tapped = self._evaluate(x_BCHW, program, taps)
+            return (output, tapped) if taps else output
         last_reads = _last_reads(program)
-        on_codes = self.quantized and not self.training and not _is_published(program)
-        run = self._run_on_codes if on_codes else self._run
         values = {program[0].inputs[0]: x_BCHW.contiguous(memory_format=torch.channels_last)}
         for index, operator in enumerate(program):
             inputs = [values[name] for name in operator.inputs]
             for name in operator.inputs:
                 if last_reads[name] == index and name not in taps:
                     values.pop(name, None)
-            values[operator.name] = run(operator, inputs)
-        if on_codes:
-            for operator in program:
-                if operator.name in values and operator.quantizer != "none":
-                    values[operator.name] = dequantize(values[operator.name], self._quant_params(operator.name))
+            values[operator.name] = self._run(operator, inputs)
         output = values[program[-1].name]
         return (output, [values[name] for name in taps]) if taps else output
+
+    @torch.no_grad()
+    def _evaluate(self, x_BCHW: Tensor, program: Program, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        """What a device computes (`nets.executors.run_integer`), or NaN where a parameter is not a finite number."""
+        tapped: dict[str, Tensor] = {}
+
+        def tap(name: str, codes: Tensor) -> None:
+            if name in taps:
+                tapped[name] = dequantize(codes, graph.quant_params[name])
+
+        try:
+            graph = self.integer_graph(program)
+        except ExportError:
+            shapes = {o.name: (len(x_BCHW), o.out_channels, o.out_size, o.out_size) for o in program}
+            output, *values = (x_BCHW.new_full(shapes[name], torch.nan) for name in (program[-1].name, *taps))
+            return (output.flatten(1) if program[-1].kind == "linear" else output), values
+        output = run_integer(graph, x_BCHW, tap if taps else None, self.arithmetic)
+        return output, [tapped[name] for name in taps]
+
+    def integer_graph(self, program: Program) -> IntegerGraph:
+        """The integer graph that every exporter writes out: trained scales, zero points and codes, batch norm folded.
+
+        Args:
+            program: What to extract.
+
+        Raises:
+            ExportError: A scale or a weight is not a finite number.
+        """
+        quant_params = {}
+        for operator in program:
+            if operator.quantizer != "none":
+                quantizer = self._quantizer(operator.name)
+                if not all(math.isfinite(value.item()) for value in (*quantizer.parameters(), *quantizer.buffers())):
+                    raise ExportError(
+                        f"The quantizer of {operator.name} has a scale or a zero point that is not a finite number",
+                        remedy="Train again with a lower learning rate",
+                    )
+                quant_params[operator.name] = QuantParams(*quantizer.quant_params())
+        weights = {}
+        for operator in program:
+            if operator.has_weights:
+                folded = self.fold(operator, quant_params[operator.inputs[0]].scale)
+                weight = self.weights_of(operator).sliced_weight(operator)
+                if not all(bool(torch.isfinite(tensor).all()) for tensor in (*folded, weight)):
+                    raise ExportError(
+                        f"Operator {operator.name} has weights that are not finite numbers",
+                        remedy="Train again with a lower learning rate",
+                    )
+                codes, scales, bias = (tensor.numpy() for tensor in folded)
+                weights[operator.name] = IntegerWeights(codes.astype(np.int8), scales, bias.astype(np.int32))
+        return IntegerGraph(program, quant_params, weights)
+
+    def float_graph(self, program: Program) -> FloatGraph:
+        """The FP32 graph of a program, batch norm folded."""
+        weights = {}
+        for operator in program:
+            if operator.has_weights:
+                weight, bias = self.fold_float(operator)
+                weights[operator.name] = FloatWeights(weight.detach().numpy().copy(), bias.detach().numpy().copy())
+        return FloatGraph(program, weights)
 
     @torch.no_grad()
     def start_quantization(self, batches: Sequence[tuple[Tensor, Program]]) -> None:
@@ -298,28 +361,6 @@ class Network(nn.Module):
             BATCH_NORM_EPS,
         )
 
-    @torch.no_grad()
-    def _run_on_codes(self, operator: Operator, inputs: list[Tensor]) -> Tensor:
-        """What a device computes: `nets.executors.run_integer`, codes in and out, logits float."""
-        if operator.kind == "quantize":
-            return quantize(inputs[0], self._quant_params(operator.name))
-        x_params = [self._quant_params(name) for name in operator.inputs]
-        if operator.has_weights:
-            scale, zero_point = x_params[0].scale, x_params[0].zero_point
-            codes, scales, bias = self.fold(operator, scale)
-            sums = _exact_sums(operator, inputs[0] - zero_point, codes, bias, max(zero_point, MAX_CODE - zero_point))
-            step = torch.tensor(scale) * scales
-            if operator.kind == "linear":
-                return sums * step
-            y_params = self._quant_params(operator.name)
-            return requantize(sums.mul_((step / torch.tensor(y_params.scale)).view(-1, 1, 1)), y_params)
-        return integer_operator(
-            operator, list(zip(inputs, x_params, strict=True)), self._quant_params(operator.name), None
-        )
-
-    def _quant_params(self, name: str) -> QuantParams:
-        return QuantParams(*self.quant_params(name))
-
 
 def program_of(subnet: Subnet, placement: Placement = "device") -> Program:
     """The program of a whole network."""
@@ -350,19 +391,8 @@ def extract(supernet: Network, program: Program) -> Network:
         if operator.name in network.quantizers:
             state = supernet.quantizers[operator.name].state_dict()
             network.quantizers[operator.name].load_state_dict(state)
-    network.quantized = supernet.quantized
+    network.quantized, network.arithmetic = supernet.quantized, supernet.arithmetic
     return network.train(supernet.training)
-
-
-def _exact_sums(operator: Operator, x: Tensor, codes: Tensor, bias: Tensor, largest_x: int) -> Tensor:
-    """The int32 accumulators with bias, exact, then rounded to float32 once."""
-    largest = (codes.flatten(1).abs().sum(1) * largest_x + bias.abs()).max()
-    if largest >= EXACT_FLOAT32:
-        x, codes, bias = x.double(), codes.double(), bias.double()
-    if operator.kind == "linear":
-        return F.linear(x.flatten(1), codes, bias).float()
-    with torch.backends.nnpack.flags(enabled=False):  # its Winograd convolutions are not exact
-        return F.conv2d(x, codes, bias, operator.stride, operator.padding, groups=operator.groups).float()
 
 
 @lru_cache(maxsize=1024)

@@ -75,7 +75,7 @@ def verify(
         for run, start, end in (
             (run_file, 0.0, 0.3),
             (run_reference, 0.3, 0.65),
-            (partial(run_fake_quantized, graph), 0.65, 1.0),
+            (partial(run_fake_quantized, graph, arithmetic=runtime.ARITHMETIC), 0.65, 1.0),
         )
     )
     against_integer, against_float = compare(logits, integer), compare(logits, fake_quantized)

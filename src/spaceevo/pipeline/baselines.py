@@ -87,7 +87,7 @@ def load_network(context: Context, subnet: Subnet, number: int, precision: str) 
     """A trained baseline at the end of its "fp32" or "int8" phase."""
     network = _network(context, subnet, number)
     load_weights(network, context.path(NAME, f"baseline{number}-{precision}.safetensors"))
-    network.quantized = precision == "int8"
+    network.quantized, network.arithmetic = precision == "int8", context.arithmetic
     return network.eval()
 
 

@@ -16,10 +16,10 @@ from spaceevo.artifacts import RunFolder, content_hash, storage_errors, write_at
 from spaceevo.config import DataSettings, Recipe, load_recipe, parse
 from spaceevo.errors import ArtifactError, DataError, RecipeError
 from spaceevo.measure.store import Store
-from spaceevo.measure.target import describe
+from spaceevo.measure.target import RUNTIMES, describe
 from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import ProgressCallback
-from spaceevo.records import ImageData, Record, TargetDescription
+from spaceevo.records import Arithmetic, ImageData, Record, TargetDescription
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
 
 R = TypeVar("R", bound=Record)
@@ -113,6 +113,12 @@ class Context:
     def target(self) -> TargetDescription:
         """The target as it is now."""
         return describe(self.recipe.target.name, self.recipe.target.threads)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How the runtime of the target rounds: quantized networks are evaluated accordingly."""
+        arithmetic: Arithmetic = plugins.load(RUNTIMES, self.target.runtime).ARITHMETIC
+        return arithmetic
 
     @property
     def work_dir(self) -> Path:

@@ -12,7 +12,6 @@ from spaceevo.artifacts import write_atomically
 from spaceevo.measure.campaign import measure_files
 from spaceevo.measure.session import Plan
 from spaceevo.nets.extracted import SUFFIX, save_extracted
-from spaceevo.nets.graphs import float_graph, integer_graph
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, predict, space, subnets, supernet
 from spaceevo.pipeline.context import Context
@@ -141,4 +140,4 @@ def _extract(context: Context, candidate: _Candidate, images: Images) -> Extract
         context.target.w_qmax,
         space.load(context).best.encoding if searched else "hand-made",
     )
-    return ExtractedNetwork(integer_graph(int8, program), float_graph(fp32, program), metadata)
+    return ExtractedNetwork(int8.integer_graph(program), fp32.float_graph(program), metadata)

@@ -25,7 +25,6 @@ from spaceevo.artifacts import RunFolder, content_hash, write_atomically
 from spaceevo.config import Recipe, Settings, TargetSettings, TrainingSettings, load_recipe
 from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
-from spaceevo.nets.graphs import float_graph, integer_graph
 from spaceevo.nets.network import Network, Program, program_of, single_network
 from spaceevo.pipeline.context import Context, named_data, write_recipe
 from spaceevo.pipeline.handout import hand_out, metadata_of
@@ -217,6 +216,7 @@ def quantize(
     total = 4 if finetuning.epochs else 3
     console.print(f"[1/{total}] Recalibrate batch norm", highlight=False)
     float_network = _float_network(source, program, target.w_qmax, train_images)
+    float_network.arithmetic = context.arithmetic
     top1_fp32 = accuracy(float_network)
     with _step(console, f"[2/{total}] Set ranges and scales", "ranges") as progress:
         uncorrected = with_ranges(float_network, program, calibration, ptq, seed=inputs.seed, progress=progress)
@@ -297,8 +297,8 @@ def write(quantized: Quantized, name: str, console: Console) -> tuple[QuantizedR
     context, program, target = quantized.context, program_of(quantized.subnet), result.target
     profile = profile_of(target.machine, target.flags)
     network = ExtractedNetwork(
-        integer_graph(quantized.network, program),
-        float_graph(quantized.float_network, program),
+        quantized.network.integer_graph(program),
+        quantized.float_network.float_graph(program),
         metadata_of(quantized.subnet, quantized.class_names, profile, target.w_qmax, result.space),
     )
     models = folder / "export" / "models"

@@ -64,5 +64,5 @@ def load_supernet(context: Context, precision: str) -> Network:
     recipe = context.recipe
     network = make_supernet(space.load_space(context), context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
     load_weights(network, context.path(NAME, f"{NAME}-{precision}.safetensors"))
-    network.quantized = precision == "int8"
+    network.quantized, network.arithmetic = precision == "int8", context.arithmetic
     return network.eval()

@@ -141,6 +141,9 @@ def main() -> None:
             one = verify(file, runtime, network.integer, inputs, labels, local_profile().name, min_agreement=0.99,
                          threads=torch.get_num_threads())  # fmt: skip
             found.append((runtime_name, one))
+            print(f"{one.file}: same class as integers {one.integer.top1:.2%}, as fake-quantized "
+                  f"{one.fake_quantized.top1:.2%}, {one.fake_quantized.mean_steps:.4f} steps, "
+                  f"{time.monotonic() - start:.0f} s", flush=True)  # fmt: skip
             for problem in one.problems:
                 print(f"{one.file}: {problem}; first at {one.first_difference}", flush=True)
     Console(width=120).print(verification_table([one for _, one in found]))

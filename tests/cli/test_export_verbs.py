@@ -45,7 +45,7 @@ def test_verify_says_it_in_a_table(tiny: Any, cli: Any) -> None:
     assert f"onnxruntime {runtime.version()}" in " ".join(done.stdout.split())
 
 
-def test_verify_one_file_elsewhere(models: Any, cli: Any) -> None:
+def test_verify_one_file_elsewhere(tiny: Any, models: Any, cli: Any) -> None:
     file = int8_files(models)[0]
     renamed = file.rename(models / "my-int8.onnx")
     done = cli("verify", renamed)
@@ -53,6 +53,7 @@ def test_verify_one_file_elsewhere(models: Any, cli: Any) -> None:
     assert "There are no images to run" in done.stderr
     assert "--data" in done.stderr
     assert cli("verify", renamed, "--data", "digits").returncode == 0
+    assert cli("verify", renamed, "--data", tiny.recipe).returncode == 0
     network = models / file.name.replace("-int8.onnx", ".safetensors")
     moved = network.rename(models.parent / "kept.safetensors")
     done = cli("verify", renamed, "--data", "digits")

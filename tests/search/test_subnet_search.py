@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
@@ -185,3 +186,26 @@ def test_failures_are_errors_not_numbers() -> None:
     for values in ({"budget_ms": 0.0}, {"window": 0.0}, {"population_size": 1}, {"num_mutations": -1}):
         with pytest.raises(RecipeError):
             search_subnet(SPACE, **{"budget_ms": 1.2, **FEW, **values}, latency_ms=latency_ms, top1=top1)
+
+
+def weights_above(limit: int) -> Callable[[Subnet], dict[str, float]]:
+    return lambda subnet: {"weights": subnet.num_params / limit - 1}
+
+
+def test_limits_on_other_metrics_are_met() -> None:
+    free = search_subnet(SPACE, budget_ms=3.5, latency_ms=latency_ms, top1=top1, **FEW)
+    limit = sorted(subnet.num_params for subnet, _, _ in free)[len(free) // 10]
+    found = search_subnet(SPACE, budget_ms=3.5, latency_ms=latency_ms, top1=top1, excess=weights_above(limit), **FEW)
+    assert len(found) > 20
+    assert all(subnet.num_params <= limit and latency <= 3.5 for subnet, latency, _ in found)
+    assert found[0][2] > 0.8 * free[0][2]
+    loose = search_subnet(SPACE, budget_ms=3.5, latency_ms=latency_ms, top1=top1, excess=weights_above(10**9), **FEW)
+    assert loose == free
+
+
+def test_a_limit_that_no_subnet_meets_is_told() -> None:
+    smallest = SPACE.smallest().num_params
+    with pytest.raises(InfeasibleBudgetError, match=r"exceeds weights by 100\.0%.*subnets\.limits"):
+        search_subnet(
+            SPACE, budget_ms=3.5, latency_ms=latency_ms, top1=top1, excess=weights_above(smallest // 2), **FEW
+        )

@@ -15,7 +15,11 @@ from spaceevo.cli.run import JsonOption, run_until
 RuntimeOption = Annotated[list[str] | None, typer.Option("--runtime", help="A runtime; may be given several times.")]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="A built-in data set or a folder of images; the run's without it.", show_default=False),
+    typer.Option(
+        "--data",
+        help="A built-in data set, a folder of images, or a recipe whose data are taken; the run's without it.",
+        show_default=False,
+    ),
 ]
 
 

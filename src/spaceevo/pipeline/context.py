@@ -161,20 +161,33 @@ def load_data(settings: DataSettings, cache: Path) -> ImageData:
     return data
 
 
+def is_recipe(path: Path) -> bool:
+    """Whether a path of a command line is that of a recipe."""
+    return path.suffix in (".yaml", ".yml")
+
+
 def named_data(name: str, image_size: int) -> DataSettings:
-    """The data set that a word of a command line means: the name of a built-in one, or a folder of images.
+    """The data set that a word of a command line means: the name of a built-in one, a folder of images, or a recipe.
+
+    Args:
+        name: The word.
+        image_size: For a built-in one or a folder; a recipe has its own.
 
     Raises:
-        DataError: It is neither.
+        DataError: It is none of these.
+        RecipeError: The recipe is malformed.
     """
-    if Path(name).is_dir():
-        return DataSettings(name="folder", image_size=image_size, options={"path": name})
+    path = Path(name).expanduser()
+    if is_recipe(path):
+        return load_recipe(path).data
+    if path.is_dir():
+        return DataSettings(name="folder", image_size=image_size, options={"path": str(path)})
     known = [known for known in plugins.names(DATASETS) if known != "folder"]
     if name not in known:
         raise DataError(
             f"There is no data set {name!r}",
             found=f"It is no folder; built in are {', '.join(known)}",
-            remedy="Give a folder with train/<class>/... and val/<class>/..., or one of these names",
+            remedy="Give a folder with train/<class>/... and val/<class>/..., a recipe, or one of these names",
         )
     return DataSettings(name=name, image_size=image_size)
 

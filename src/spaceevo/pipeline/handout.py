@@ -143,7 +143,8 @@ def verify_file(
         path: The file.
         network: The extracted network; without it, the one in the file's folder that the file names.
         runtime_name: Runs the file; without it, the runtime that it was written for.
-        data: Name of a built-in data set, or a folder of images; without it, that of the run that the file lies in.
+        data: Name of a built-in data set, a folder of images, or a recipe; without it, the data of the run that the
+            file lies in.
         progress: Called as work goes on.
 
     Raises:
@@ -282,7 +283,7 @@ def validation_images(path: Path, network: ExtractedNetwork, data: str | None) -
     Args:
         path: Of a file; its run names the data where `data` is None.
         network: Says which classes, and at which size.
-        data: Name of a built-in data set, or a folder of images.
+        data: Name of a built-in data set, a folder of images, or a recipe.
 
     Raises:
         DataError: There is no data, or it has other classes.

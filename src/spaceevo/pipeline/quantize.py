@@ -26,7 +26,7 @@ from spaceevo.config import Recipe, Settings, TargetSettings, TrainingSettings, 
 from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
 from spaceevo.nets.network import Network, Program, program_of, single_network
-from spaceevo.pipeline.context import Context, named_data, write_recipe
+from spaceevo.pipeline.context import Context, is_recipe, named_data, write_recipe
 from spaceevo.pipeline.handout import hand_out, metadata_of
 from spaceevo.pipeline.memory import peak_rss_mib
 from spaceevo.pipeline.provenance import versions
@@ -360,21 +360,15 @@ def _finetune(
 
 def _data(inputs: InputSettings, subnet: Subnet, folder: Path) -> tuple[Context, Images]:
     """The context, and the training images in random order: those of a folder are sorted by class."""
-    changes: dict[str, Any] = {} if inputs.flip is None else {"flip": inputs.flip}
-    path = Path(inputs.data).expanduser()
-    recipe = load_recipe(path) if path.suffix in (".yaml", ".yml") else None
-    if recipe is not None:
-        if inputs.image_size is not None:
-            changes["image_size"] = inputs.image_size
-        data = recipe.data.model_copy(update=changes)
-    else:
-        image_size = inputs.image_size or max(MIN_IMAGE_SIZE, subnet.resolution)
-        data = named_data(inputs.data, image_size).model_copy(update=changes)
+    given = {"flip": inputs.flip, "image_size": inputs.image_size}
+    changes = {key: value for key, value in given.items() if value is not None}
+    data = named_data(inputs.data, max(MIN_IMAGE_SIZE, subnet.resolution)).model_copy(update=changes)
     target = TargetSettings(name=inputs.target)
     context = Context(Recipe(name="quantize", seed=inputs.seed, data=data, target=target), RunFolder(folder))
     _ = context.target  # what is wrong with it is told before images are read
-    if recipe is not None:
-        images, _, _ = split(context.data, data.search_share, recipe.seed)  # not those that a search may choose by
+    path = Path(inputs.data).expanduser()
+    if is_recipe(path):
+        images, _, _ = split(context.data, data.search_share, load_recipe(path).seed)  # not those a search chooses by
     else:
         images = Images(torch.from_numpy(context.data.train_images), torch.from_numpy(context.data.train_labels))
     order = numpy_random(inputs.seed, "quantize", "images").permutation(len(images))

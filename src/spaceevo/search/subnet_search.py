@@ -29,6 +29,7 @@ def search_subnet(
     budget_ms: float,
     latency_ms: Callable[[Subnet], float],
     top1: Callable[[Subnet], float],
+    excess: Callable[[Subnet], dict[str, float]] = lambda subnet: {},
     window: float = 0.05,
     population_size: int = 512,
     num_generations: int = 20,
@@ -50,6 +51,8 @@ def search_subnet(
         budget_ms: Largest latency, positive.
         latency_ms: Predicted latency of a subnet; must be a pure function.
         top1: Accuracy of a subnet, 0 to 1, higher is better; must be a pure function.
+        excess: By name of another metric how far a subnet lies above its limit, relative to the limit; metrics that
+            meet theirs are missing or not positive. Must be a pure function.
         window: Share of the budget below it that is acceptable at first, in (0, 1].
         population_size: At least 2.
         num_generations: At least 0.
@@ -66,7 +69,7 @@ def search_subnet(
 
     Raises:
         RecipeError: A setting out of its range.
-        InfeasibleBudgetError: The fastest subnet that was found misses the budget; its latency is named.
+        InfeasibleBudgetError: The subnet that came closest misses the budget or a limit; by how much is told.
         TargetError: A latency that is not a positive number.
         TrainingError: An accuracy that is not a number.
     """
@@ -80,15 +83,22 @@ def search_subnet(
             remedy="budget_ms is positive, window lies in (0, 1], population_size is at least 2",
         )
     total = population_size + num_generations * (num_mutations + num_crossovers)
-    latencies = _Latencies(latency_ms)
-    fastest = _fastest(space, latencies, budget_ms, seed)
+    latencies, over = _Latencies(latency_ms), _Excess(excess)
+    fastest = _fastest(space, latencies, over, budget_ms, seed)
     if latencies[fastest] > budget_ms:
         raise InfeasibleBudgetError(
             f"No subnet of {space.encoding} meets {budget_ms:g} ms",
             found=f"The fastest takes {latencies[fastest]:.4g} ms",
             remedy=f"The closest feasible budget is {np.ceil(latencies[fastest] * 1000) / 1000:g} ms",
         )
-    candidates = _Candidates(space, latencies, budget_ms, window, fastest)
+    if over[fastest]:
+        told = ", ".join(f"{name} by {share:.1%}" for name, share in excess(fastest).items() if share > 0)
+        raise InfeasibleBudgetError(
+            f"No subnet of {space.encoding} within {budget_ms:g} ms meets every limit",
+            found=f"The closest exceeds {told}",
+            remedy="Raise these limits in subnets.limits by as much",
+        )
+    candidates = _Candidates(space, latencies, over, budget_ms, window, fastest)
     rated: dict[Subnet, float] = {}
     known = {} if known is None else known
 
@@ -127,14 +137,33 @@ class _Latencies(dict[Subnet, float]):
         return latency
 
 
+class _Excess(dict[Subnet, float]):
+    """How far a subnet lies above the limits, all metrics together; 0 where it meets them. Each asked for once."""
+
+    def __init__(self, excess: Callable[[Subnet], dict[str, float]]) -> None:
+        super().__init__()
+        self._excess = excess
+
+    def __missing__(self, subnet: Subnet) -> float:
+        self[subnet] = total = sum(max(0.0, share) for share in self._excess(subnet).values())
+        return total
+
+
 class _Candidates:
     """Draws distinct subnets within the latency window, which widens when they are rare."""
 
     def __init__(
-        self, space: SearchSpace, latencies: _Latencies, budget_ms: float, window: float, fastest: Subnet
+        self,
+        space: SearchSpace,
+        latencies: _Latencies,
+        excess: _Excess,
+        budget_ms: float,
+        window: float,
+        fastest: Subnet,
     ) -> None:
         self._space = space
         self._latencies = latencies
+        self._excess = excess
         self._budget_ms = budget_ms
         self._window = window
         self._fastest = fastest
@@ -180,8 +209,10 @@ class _Candidates:
         return found
 
     def _distance(self, subnet: Subnet) -> float:
-        latency = self._latencies[subnet]
-        return max(latency - self._budget_ms, (1 - self._window) * self._budget_ms - latency, 0.0)
+        """From the window, as a share of the budget, and from the limits."""
+        share, excess = self._latencies[subnet] / self._budget_ms, self._excess[subnet]
+        too_fast = 0.0 if excess else 1 - self._window - share  # a limit may keep subnets from the window
+        return max(share - 1, too_fast, 0.0) + excess
 
     def _into_window(self, subnet: Subnet, rng: Random) -> Subnet | None:
         """Change a subnet step by step until it is in the window; None where that takes too long."""
@@ -193,26 +224,31 @@ class _Candidates:
                 changed = self._space.mutate(subnet, rng, SMALL, SMALL)
             else:
                 # Crossing with an extreme covers large distances, mutation the small ones.
-                too_slow = self._latencies[subnet] > self._budget_ms
+                too_slow = self._latencies[subnet] > self._budget_ms or self._excess[subnet] > 0
                 changed = self._space.crossover(subnet, self._fastest if too_slow else self._largest, rng)
             if self._distance(changed) < distance:
                 subnet, distance = changed, self._distance(changed)
         return subnet if distance == 0 else None
 
 
-def _fastest(space: SearchSpace, latencies: _Latencies, budget_ms: float, seed: int) -> Subnet:
-    """A fast subnet: the smallest at its best resolution, improved by small changes if it misses the budget.
+def _fastest(space: SearchSpace, latencies: _Latencies, excess: _Excess, budget_ms: float, seed: int) -> Subnet:
+    """A fast subnet: the smallest at its best resolution, improved by small changes if it misses budget or limits.
 
     The smallest subnet need not be the fastest: a wider layer can fit the processor better.
     """
+
+    def missed(subnet: Subnet) -> float:
+        return max(0.0, latencies[subnet] / budget_ms - 1) + excess[subnet]
+
     smallest = space.smallest()
-    fastest = min((replace(smallest, resolution=r) for r in space.resolutions), key=latencies.__getitem__)
+    sizes = [replace(smallest, resolution=resolution) for resolution in space.resolutions]
+    fastest = min(sizes, key=lambda subnet: (missed(subnet), latencies[subnet]))
     rng = python_random(seed, "search_subnet", "fastest")
     for _ in range(DESCENT_STEPS):
-        if latencies[fastest] <= budget_ms:
+        if not missed(fastest):
             break
         changed = space.mutate(fastest, rng, SMALL, SMALL)
-        if latencies[changed] < latencies[fastest]:
+        if missed(changed) < missed(fastest):
             fastest = changed
     return fastest
 

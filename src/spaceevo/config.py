@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -35,8 +35,11 @@ class DataSettings(Settings):
 class TargetSettings(Settings):
     """The device and the runtime on it."""
 
-    name: str = Field("onnxruntime@local", description="runtime@transport.")
+    name: str = Field("onnxruntime@local", description="runtime@transport or runtime@transport:device.")
     threads: int = Field(1, ge=1, le=256, description="Threads that the runtime may use.")
+    cores: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="Logical cores that it is pinned to; none: any."
+    )
 
 
 class StudySettings(Settings):
@@ -44,6 +47,10 @@ class StudySettings(Settings):
 
     widths: tuple[int, ...] = Field((16, 32, 64, 96), description="Channel counts to measure.")
     sizes: tuple[int, ...] = Field((6, 12, 24), description="Feature-map sizes to measure.")
+    conv_widths: tuple[int, ...] = Field(
+        (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256),
+        description="Channel counts of 1x1 convolutions to measure beside them, at the middle size.",
+    )
 
 
 class PredictSettings(Settings):

@@ -1,6 +1,7 @@
 """The study finds the costs that a simulated device has."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from spaceevo.measure.campaign import Precision, Program
 from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store
 from spaceevo.records import Measurement, StudyRow, TargetDescription
+from spaceevo.spaces.hyperspace import load_hyperspace
 
 TARGET = TargetDescription(
     name="onnxruntime@local",
@@ -22,6 +24,9 @@ TARGET = TargetDescription(
     threads=1,
     w_qmax=63,
 )
+
+
+MICRO = load_hyperspace("micro")
 
 
 def ignore(done: int, total: int) -> None:
@@ -49,10 +54,19 @@ def fake_campaign(overhead_ms: float, per_operator_ms: float) -> object:
 
 def run(tmp_path: Path) -> dict[tuple[str, int, int], StudyRow]:
     with Store(tmp_path / "m.db") as store:
-        found = study.study(TARGET, store, tmp_path, widths=(8, 16), sizes=(4, 6), progress=ignore)
+        found = study.study(
+            TARGET,
+            store,
+            tmp_path,
+            hyperspace=MICRO,
+            conv_widths=(8, 12),
+            widths=(8, 16),
+            sizes=(4, 6),
+            progress=ignore,
+        )
     assert found.target == TARGET
     rows = {(row.operator, row.width, row.size): row for row in found.rows}
-    assert len(rows) == len(found.rows) == len(study.OPERATORS) * 4
+    assert len(rows) == len(found.rows) == (len(study.OPERATORS) + len(study.block_types(MICRO))) * 4 + 1
     return rows
 
 
@@ -66,31 +80,34 @@ def test_overheads_of_the_chain_do_not_count(tmp_path: Path, monkeypatch: pytest
     assert rows["hard_swish", 16, 6].int8_ms == pytest.approx(0.03 + 16 * 16 * 36 * 1e-6)  # gate, product
     assert rows["relu", 16, 6].int8_ms == pytest.approx(rows["conv1x1", 16, 6].int8_ms)
     assert rows["se", 8, 4].int8_ms == pytest.approx(0.04 + 2 * 8 * 8 * 1e-6)
-    hidden = 64
+    assert rows["conv1x1", 12, 6].int8_ms == pytest.approx(0.01 + 12 * 12 * 36 * 1e-6)
+    hidden = 48
     block = 2 * 16 * hidden * 36 + 9 * hidden * 36
-    assert rows["mbv2", 16, 6].int8_ms == pytest.approx(0.04 + block * 1e-6)
+    assert rows["mbv2-relu6", 16, 6].int8_ms == pytest.approx(0.04 + block * 1e-6)
 
 
 def test_a_latency_lost_in_the_noise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "measure_programs", fake_campaign(overhead_ms=5.0, per_operator_ms=-0.1))
+    monkeypatch.setattr(study, "measure_programs", fake_campaign(overhead_ms=50.0, per_operator_ms=-0.1))
     with pytest.raises(UnstableSessionError, match="lost in the noise"):
         run(tmp_path)
 
 
 def test_a_real_study_of_one_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "OPERATORS", {"conv3x3": study.OPERATORS["conv3x3"]})
+    monkeypatch.setattr(study, "OPERATORS", {"conv1x1": study.OPERATORS["conv1x1"]})
     steps: list[tuple[int, int]] = []
     with Store(tmp_path / "m.db") as store:
         found = study.study(
             target.describe("onnxruntime@local"),
             store,
             tmp_path,
+            hyperspace=replace(MICRO, stages=()),
+            conv_widths=(),
             widths=(32,),
             sizes=(12,),
             plan=Plan(visits=3, runs_per_visit=2),
             progress=lambda *step: steps.append(step),
         )
-    assert [(row.operator, row.width, row.size) for row in found.rows] == [("conv3x3", 32, 12)]
+    assert [(row.operator, row.width, row.size) for row in found.rows] == [("conv1x1", 32, 12)]
     assert found.rows[0].int8_ms > 0
     assert found.rows[0].fp32_ms > 0
     assert steps[-1] == (8, 8)
@@ -116,3 +133,24 @@ def test_advice_follows_from_the_rows() -> None:
 
 def test_advice_where_int8_never_loses() -> None:
     assert any("faster than FP32 in every row" in line for line in study.advise(TARGET, [row("conv1x1", 2.0)]))
+
+
+def test_advice_on_block_types_of_a_hyperspace() -> None:
+    rows = [row("conv1x1", 9.0), row("mbv2-relu6", 3.0), row("mbv3-swish", 2.0)]
+    text = " ".join(study.advise(TARGET, rows, ("mbv2-relu6", "mbv3-swish"), "mine"))
+    assert "INT8 gains most in conv1x1 (9.0x)" in text
+    assert "Of the block types of mine, INT8 gains most in mbv2-relu6 (3.0x) and least in mbv3-swish (2.0x)" in text
+
+
+def conv(width: int, int8_ms: float) -> StudyRow:
+    return StudyRow(operator="conv1x1", width=width, size=6, fp32_ms=3 * int8_ms, int8_ms=int8_ms)
+
+
+def test_advice_on_widths() -> None:
+    widths = range(8, 72, 8)
+    padded = [conv(width, (-(-width // 16) * 16) ** 2 * 1e-6) for width in widths]  # computed in tiles of 16
+    text = " ".join(study.advise(TARGET, padded))
+    assert "The speedup of a 1x1 convolution is 3.0 at 8 channels and 3.0 at 64." in text
+    assert "multiples of 16 pay" in text
+    smooth = [conv(width, (width**2 + 100) * 1e-6) for width in widths]
+    assert "pay" not in " ".join(study.advise(TARGET, smooth))

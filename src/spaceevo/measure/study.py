@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -14,12 +14,18 @@ from spaceevo.measure.campaign import Precision, Program, measure_programs
 from spaceevo.measure.session import Plan, Progress
 from spaceevo.measure.store import Store
 from spaceevo.records import Measurement, Study, StudyRow, TargetDescription
+from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.layers import INPUT, Activation, Feature, Tracer, make_divisible
 from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import BLOCKS, BlockSpec
 
 WIDTHS = (16, 48, 128)
 SIZES = (6, 12, 24)
+CONV_WIDTHS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256)
+#: Multiples that widths may better have, and how much less time per MAC makes them better.
+_MULTIPLES = (64, 32, 16, 8)
+_BETTER = 0.9
+_MIN_RATIOS = 2
 PLAN = Plan(visits=6, runs_per_visit=3)
 
 #: Copies in a chain: enough to swamp what surrounds them, few where one takes long.
@@ -41,9 +47,9 @@ def _squeeze_excite(net: Tracer, x: Feature, name: str) -> Feature:
     return net.squeeze_excite(name, x, make_divisible(x.channels / 4))
 
 
-def _block(kind: str, expand_ratio: float, activation: Activation) -> Declare:
+def _block(kind: str, kernel_size: int, expand_ratio: float, activation: Activation) -> Declare:
     def declare(net: Tracer, x: Feature, name: str) -> Feature:
-        spec = BlockSpec(x.channels, x.channels, 3, expand_ratio, 1, activation)
+        spec = BlockSpec(x.channels, x.channels, kernel_size, expand_ratio, 1, activation)
         with net.scope(name):
             output: Feature = plugins.load(BLOCKS, kind).declare(spec, x, net)
         return output
@@ -51,24 +57,31 @@ def _block(kind: str, expand_ratio: float, activation: Activation) -> Declare:
     return declare
 
 
-#: What is studied. Activations are studied as 1x1 convolutions with them; blocks have kernel size 3.
+#: Operator types that are studied on every target. Activations are studied as 1x1 convolutions with them.
 OPERATORS: dict[str, Declare] = {
     "conv1x1": _convolution(1),
     "conv3x3": _convolution(3),
     "conv5x5": _convolution(5),
     "depthwise3x3": _depthwise(3),
     "depthwise5x5": _depthwise(5),
+    "depthwise7x7": _depthwise(7),
     "se": _squeeze_excite,
     "relu": _convolution(1, "relu"),
     "relu6": _convolution(1, "relu6"),
     "hard_swish": _convolution(1, "hard_swish"),
     "swish": _convolution(1, "swish"),
-    "mbv1-dual": _block("mbv1-dual", 0, "relu"),
-    "mbv2": _block("mbv2", 4, "relu6"),
-    "mbv3": _block("mbv3", 4, "hard_swish"),
-    "bottleneck": _block("bottleneck", 1, "relu"),
-    "fused-mbconv": _block("fused-mbconv", 2, "swish"),
 }
+
+
+def block_types(hyperspace: Hyperspace) -> dict[str, Declare]:
+    """The block types of a hyperspace, each at kernel size 3 (or its smallest) and its middle expand ratio."""
+    declared: dict[str, Declare] = {}
+    for choice in (choice for stage in hyperspace.searched for choice in stage.choices):
+        kind, activation = choice.block_type.kind, choice.block_type.activation
+        kernel_size = 3 if 3 in choice.kernel_sizes else choice.kernel_sizes[0]
+        ratio = choice.expand_ratios[len(choice.expand_ratios) // 2]
+        declared.setdefault(str(choice.block_type), _block(kind, kernel_size, ratio, activation))
+    return declared
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,7 @@ class _Point:
     width: int
     size: int
     copies: int
+    declare: Declare = field(compare=False)
 
 
 def study(
@@ -84,6 +98,8 @@ def study(
     store: Store,
     work_dir: Path,
     *,
+    hyperspace: Hyperspace,
+    conv_widths: Sequence[int] = CONV_WIDTHS,
     widths: Sequence[int] = WIDTHS,
     sizes: Sequence[int] = SIZES,
     plan: Plan = PLAN,
@@ -102,6 +118,8 @@ def study(
         target: Where to measure.
         store: Of measurements; what it has is not measured again.
         work_dir: For model files, which are removed.
+        hyperspace: Its block types are studied too.
+        conv_widths: Further channels of 1x1 convolutions, at the middle size.
         widths: Channels.
         sizes: Heights = widths of feature maps.
         plan: How to measure.
@@ -114,13 +132,12 @@ def study(
         TargetError: The target cannot be reached.
         UnstableSessionError: A chain was not slower than what surrounds it.
     """
-    points = [
-        _Point(name, width, size, _copies(name, width, size))
-        for name in OPERATORS
-        for width in widths
-        for size in sizes
-    ]
-    bare = [_Point(name, width, size, 0) for name in ("conv1x1",) for width in widths for size in sizes]
+    blocks = block_types(hyperspace)
+    cells = [(name, width, size) for name in (*OPERATORS, *blocks) for width in widths for size in sizes]
+    middle = sorted(sizes)[len(sizes) // 2]
+    cells += [("conv1x1", width, middle) for width in sorted(set(conv_widths) - set(widths))]
+    points = [_with_copies(_Point(*cell, 1, (OPERATORS | blocks)[cell[0]])) for cell in cells]
+    bare = [replace(point, copies=0) for point in points if point.operator == "conv1x1"]
     precisions: tuple[Precision, ...] = ("int8", "fp32")
     jobs = [(point, precision) for point in (*bare, *points) for precision in precisions]
     measurements = measure_programs(
@@ -143,22 +160,35 @@ def study(
         rows.append(
             StudyRow(operator=point.operator, width=point.width, size=point.size, fp32_ms=fp32_ms, int8_ms=int8_ms)
         )
-    return Study(target=target, rows=tuple(rows), advice=advise(target, rows))
+    return Study(target=target, rows=tuple(rows), advice=advise(target, rows, tuple(blocks), hyperspace.name))
 
 
-def advise(target: TargetDescription, rows: Sequence[StudyRow]) -> tuple[str, ...]:
-    """Sentences that follow from the rows of a study."""
+def advise(
+    target: TargetDescription, rows: Sequence[StudyRow], blocks: Sequence[str] = (), hyperspace: str = ""
+) -> tuple[str, ...]:
+    """Sentences that follow from the rows of a study.
+
+    Args:
+        target: Where they were measured.
+        rows: Of operator types and of block types.
+        blocks: Names of the block types.
+        hyperspace: Whose block types they are.
+    """
     speedups: dict[str, list[float]] = {}
     for row in rows:
         speedups.setdefault(row.operator, []).append(row.speedup)
     typical = {name: geometric_mean(values) for name, values in speedups.items()}
-    ranked = sorted(typical, key=lambda name: -typical[name])
-    half = max(1, min(3, len(ranked) // 2))
+    most, least = _extremes([name for name in typical if name not in blocks] or list(typical), typical)
     advice = [
-        f"INT8 gains most in {_listed(ranked[:half], typical)} "
-        f"and least in {_listed(ranked[-half:], typical)} "
+        f"INT8 gains most in {most} and least in {least} "
         "(FP32 over INT8 latency, geometric mean over widths and sizes)."
     ]
+    if len(blocks) > 1:
+        most, least = _extremes(blocks, typical)
+        advice.append(
+            f"Of the block types of {hyperspace}, INT8 gains most in {most} and least in {least}: of two networks of "
+            "equal FP32 latency, the one of the former is the faster in INT8."
+        )
     slower = Counter(row.operator for row in rows if row.speedup < 1)
     if slower:
         listed = ", ".join(f"{name} ({count} of {len(speedups[name])})" for name, count in slower.most_common())
@@ -166,11 +196,42 @@ def advise(target: TargetDescription, rows: Sequence[StudyRow]) -> tuple[str, ..
     else:
         advice.append("INT8 is faster than FP32 in every row.")
     advice += _activation_advice(rows)
-    narrow, wide = min(row.width for row in rows), max(row.width for row in rows)
-    if narrow < wide:
-        means = [geometric_mean([r.speedup for r in rows if r.width == width]) for width in (narrow, wide)]
-        advice.append(f"The mean speedup is {means[0]:.1f} at width {narrow} and {means[1]:.1f} at width {wide}.")
-    return (*advice, _weights_advice(target))
+    return (*advice, *_width_advice(rows), _weights_advice(target))
+
+
+def _extremes(names: Sequence[str], speedups: dict[str, float]) -> tuple[str, str]:
+    ranked = sorted(names, key=lambda name: -speedups[name])
+    half = max(1, min(3, len(ranked) // 2))
+    return _listed(ranked[:half], speedups), _listed(ranked[-half:], speedups)
+
+
+def _width_advice(rows: Sequence[StudyRow]) -> list[str]:
+    """How 1x1 convolutions depend on the width, at the size of which most widths were measured."""
+    own = [row for row in rows if row.operator == "conv1x1"]
+    if len({row.width for row in own}) < 2:
+        return []
+    size = Counter(row.size for row in own).most_common(1)[0][0]
+    by_width = {row.width: row for row in own if row.size == size}
+    narrow, wide = min(by_width), max(by_width)
+    advice = [
+        f"The speedup of a 1x1 convolution is {by_width[narrow].speedup:.1f} at {narrow} channels and "
+        f"{by_width[wide].speedup:.1f} at {wide}."
+    ]
+    for multiple in _MULTIPLES:
+        # A width against its neighbours, so that overheads, which weigh more on narrow layers, do not count
+        ratios = []
+        widths = sorted(by_width)
+        for below, width, above in zip(widths, widths[1:], widths[2:], strict=False):
+            if width % multiple == 0 and below % multiple and above % multiple:
+                per_mac = [by_width[one].int8_ms / one**2 for one in (below, width, above)]
+                ratios.append(per_mac[1] / geometric_mean([per_mac[0], per_mac[2]]))
+        if len(ratios) >= _MIN_RATIOS and (ratio := geometric_mean(ratios)) < _BETTER:
+            advice.append(
+                f"Widths that are multiples of {multiple} pay: in INT8 they take {ratio:.2f} of the time per MAC of "
+                "the widths beside them."
+            )
+            break
+    return advice
 
 
 def _activation_advice(rows: Sequence[StudyRow]) -> list[str]:
@@ -207,14 +268,14 @@ def _chain(point: _Point) -> Program:
     net = Tracer()
     x = net.conv("first", Feature(INPUT, 3, point.size), point.width, activation="relu")
     for copy in range(point.copies):
-        x = OPERATORS[point.operator](net, x, f"copy{copy}")
+        x = point.declare(net, x, f"copy{copy}")
     net.pool("pool", x)
     return operators(tuple(net.layers))
 
 
-def _copies(operator: str, width: int, size: int) -> int:
-    macs = sum(op.macs for op in _chain(_Point(operator, width, size, 1)))
-    return max(1, min(_MAX_COPIES, int(_CHAIN_MACS / macs)))
+def _with_copies(point: _Point) -> _Point:
+    macs = sum(op.macs for op in _chain(point))
+    return replace(point, copies=max(1, min(_MAX_COPIES, int(_CHAIN_MACS / macs))))
 
 
 def _difference(point: _Point, chain: Measurement, reference: Measurement) -> float:

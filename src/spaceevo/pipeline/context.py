@@ -112,7 +112,7 @@ class Context:
     @cached_property
     def target(self) -> TargetDescription:
         """The target as it is now."""
-        return describe(self.recipe.target.name, self.recipe.target.threads)
+        return describe(self.recipe.target.name, self.recipe.target.threads, self.recipe.target.cores)
 
     @property
     def arithmetic(self) -> Arithmetic:

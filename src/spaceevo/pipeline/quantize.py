@@ -38,6 +38,7 @@ from spaceevo.spaces import zoo
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.handmade import MULTIPLIERS, mobilenet_v3
 from spaceevo.spaces.hyperspace import PRESETS, Hyperspace, load_hyperspace
+from spaceevo.spaces.named import named_space, named_subnet
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split
@@ -391,12 +392,7 @@ def _source(settings: NetworkSettings) -> _Source:
     if settings.network:
         space, encoding = settings.space, settings.network
         if not space:
-            if re.fullmatch(r"d[^_]*_k[^_]*_w[^_]*_e[^_]*_r[^_]*", encoding):
-                raise RecipeError(
-                    f"{encoding} is an encoding, and those of different spaces look alike",
-                    remedy="Name its space too, for example --space micro-014-120",
-                )
-            subnet = zoo.load_network(encoding).subnet
+            subnet = named_subnet(encoding)
             resolution = settings.resolution or subnet.resolution
             space, encoding = f"{ZOO}:{encoding}", encode(replace(subnet, resolution=resolution))
         elif settings.resolution:
@@ -513,8 +509,7 @@ def _architectures(encoding: str, space: str, num_classes: int) -> Iterator[tupl
         for place, subnet in dict.fromkeys(alike):
             yield place, subnet, None
     else:
-        hyperspace = load_hyperspace(space.split("-", 1)[0])
-        searched = hyperspace.space(hyperspace.decode(space), num_classes)
+        searched = named_space(space, num_classes)
         yield space, decode(encoding, searched), searched
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spaceevo.artifacts import write_atomically
-from spaceevo.measure.study import study
+from spaceevo.measure.study import block_types, study
 from spaceevo.pipeline.context import Context, read_record
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import Study
@@ -17,7 +17,11 @@ NEEDS: tuple[str, ...] = ()
 
 def inputs(context: Context) -> dict[str, object]:
     """Target and what to measure."""
-    return {"target": context.target.model_dump(), "study": context.recipe.study.model_dump()}
+    return {
+        "target": context.target.model_dump(),
+        "study": context.recipe.study.model_dump(),
+        "blocks": list(block_types(context.hyperspace)),
+    }
 
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
@@ -28,6 +32,8 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
             context.target,
             store,
             context.work_dir,
+            hyperspace=context.hyperspace,
+            conv_widths=settings.conv_widths,
             widths=settings.widths,
             sizes=settings.sizes,
             progress=progress,

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 from made_up_report import make_data, make_model, make_target
 
-from spaceevo.errors import NoSpaceError
 from spaceevo.report import html
 from spaceevo.report.data import ReportData
 
@@ -160,14 +158,13 @@ def test_a_run_without_faults_says_so(data: ReportData) -> None:
     assert "Nothing went wrong" in Page(html.render(replace(data, cells=()))).text
 
 
-def test_write_replaces_the_file_and_leaves_nothing_behind(data: ReportData, tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    html.write(data, path)
-    assert path.read_text(encoding="utf-8") == html.render(data)
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_a_folder_that_cannot_be_written_is_an_expected_error(data: ReportData, tmp_path: Path) -> None:
-    with pytest.raises(NoSpaceError, match="cannot be written"):
-        html.write(data, tmp_path / "missing" / "report.html")
+def test_the_page_of_a_target(data: ReportData) -> None:
+    target = data.study.target.model_copy(update={"device": "Fast <1>"})
+    page = Page(html.render_target(target, data.study, data.assessment))
+    assert page.open == []
+    assert "Fast <1>" in page.text
+    assert data.study.advice[0] in page.text
+    assert "rank correlation" in page.text
+    bare = Page(html.render_target(target, data.study))
+    assert bare.open == []
+    assert "rank correlation" not in bare.text

@@ -11,7 +11,7 @@ from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import PredictorSummary, SpaceSummary, StageTime, Summary
 from spaceevo.report.data import ReportData
-from spaceevo.report.html import write
+from spaceevo.report.html import render
 
 NAME = "report"
 TITLE = "Write the report"
@@ -42,7 +42,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         subnets=subnets.load(context),
     )
     paths = [folder / REPORT, folder / SUMMARY]
-    write(data, paths[0])
+    write_atomically(paths[0], render(data))
     write_atomically(paths[1], summary.model_dump_json(indent=1))
     return paths
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from spaceevo.errors import NoSpaceError
-from spaceevo.records import DistilledCell, ModelResult, Summary
+from spaceevo.records import DistilledCell, ModelResult, PredictorAssessment, Study, Summary, TargetDescription
 from spaceevo.report import figures, words
 from spaceevo.report.data import ReportData
 
@@ -37,63 +33,24 @@ class Group:
     rows: tuple[Row, ...]
 
 
-def write(data: ReportData, path: Path) -> None:
-    """Write the report to `path`, completely or not at all.
+def render(data: ReportData) -> str:
+    """The report of a run.
 
     Links to model files are relative to the run folder, so the report belongs there.
 
     Raises:
-        NoSpaceError: The folder cannot be written.
-    """
-    page = render(data)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # a temporary file is private
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        raise NoSpaceError(
-            f"The report cannot be written to {path}",
-            found=str(error),
-            remedy="Free some space, or choose a folder that can be written",
-        ) from error
-
-
-def render(data: ReportData) -> str:
-    """The whole page.
-
-    Raises:
         EncodingError: A space of the search is not one of the hyperspace.
     """
-    from plotly.offline import get_plotlyjs  # 5 MB of text, read only when a page is made
-
-    environment = Environment(
-        loader=PackageLoader("spaceevo.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        ms=words.ms, budget=words.budget, percent=words.percent, points=words.points, times=words.times,
-        signed_percent=words.signed_percent, duration=words.duration, link=_link,
-    )  # fmt: skip
     plots = _Plots()
     summary = data.summary
     model = words.headline_model(summary.models)
     named = words.named_models(summary)
-    css, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
-    return environment.get_template("report.html.j2").render(
+    return _page(
+        "report.html.j2",
+        plots,
         data=data,
+        study=data.study,
+        assessment=data.assessment,
         summary=summary,
         headline=words.headline(summary),
         model=model,
@@ -107,9 +64,41 @@ def render(data: ReportData) -> str:
         space=_space_rows(data),
         why_w_qmax=words.why_w_qmax(summary.target),
         plots=_place_plots(data, plots),
-        figures_js=plots.script(),
-        css=Markup(css),
-        plotly_js=Markup(get_plotlyjs()),
+    )
+
+
+def render_target(
+    target: TargetDescription, study: Study | None = None, assessment: PredictorAssessment | None = None
+) -> str:
+    """What is known about a target: what gains from INT8 there, and whether its latencies can be predicted."""
+    plots = _Plots()
+    placed: dict[str, Any] = {}
+    if study:
+        placed |= _study_plots(study, plots)
+    if assessment:
+        placed["predictor"] = plots.place(figures.plot_predictor(assessment), "predictor")
+    operators = figures.styles(figures.study_operators(study)) if study else []
+    values = {"target": target, "study": study, "assessment": assessment, "operators": operators}
+    return _page("target.html.j2", plots, plots=placed, **values)
+
+
+def _page(template: str, figures_: _Plots, **values: Any) -> str:
+    from plotly.offline import get_plotlyjs  # 5 MB of text, read only when a page is made
+
+    environment = Environment(
+        loader=PackageLoader("spaceevo.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        ms=words.ms, budget=words.budget, percent=words.percent, points=words.points, times=words.times,
+        signed_percent=words.signed_percent, duration=words.duration, link=_link,
+    )  # fmt: skip
+    css, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
+    return environment.get_template(template).render(
+        figures_js=figures_.script(), css=Markup(css), plotly_js=Markup(get_plotlyjs()), **values
     )
 
 
@@ -142,7 +131,6 @@ def _place_plots(data: ReportData, plots: _Plots) -> dict[str, Any]:
     summary = data.summary
     single = {
         "pareto": figures.plot_pareto(summary),
-        "study_summary": figures.plot_study_summary(data.study),
         "predictor": figures.plot_predictor(data.assessment, words.named_models(summary)),
         "search": figures.plot_search(data.search),
         "block_choices": figures.plot_block_choices(data.search, data.hyperspace),
@@ -150,13 +138,22 @@ def _place_plots(data: ReportData, plots: _Plots) -> dict[str, Any]:
         "subnets": figures.plot_subnets(data.subnets),
         "stage_times": figures.plot_stage_times(summary),
     }
-    study = {f"{size} × {size}": figure for size, figure in figures.plot_study(data.study).items()}
     blocks = figures.plot_block_table(data.table, data.hyperspace) if data.table is not None else {}
-    return {name: plots.place(figure, name) for name, figure in single.items()} | {
-        "study": plots.panels(study, "study"),
-        "block_table": plots.panels(blocks, "block_table"),
-        "curves": plots.panels(figures.plot_curves(data.curves), "curve"),
-    }
+    placed: dict[str, Any] = {name: plots.place(figure, name) for name, figure in single.items()}
+    return (
+        placed
+        | _study_plots(data.study, plots)
+        | {
+            "block_table": plots.panels(blocks, "block_table"),
+            "curves": plots.panels(figures.plot_curves(data.curves), "curve"),
+        }
+    )
+
+
+def _study_plots(study: Study, plots: _Plots) -> dict[str, Any]:
+    panels = {f"{size} × {size}": figure for size, figure in figures.plot_study(study).items()}
+    summary = plots.place(figures.plot_study_summary(study), "study_summary")
+    return {"study_summary": summary, "study": plots.panels(panels, "study")}
 
 
 def _model_groups(models: Sequence[ModelResult], summary: Summary) -> tuple[Group, ...]:

@@ -6,7 +6,6 @@ modules (float and fake-quantized), by the integer executors, by every exporter 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -117,11 +116,6 @@ class Operator:
         return (self.out_channels, self.in_channels // self.groups, self.kernel_size, self.kernel_size)
 
     @property
-    def num_weights(self) -> int:
-        """Numbers in the weight, biases not counted."""
-        return math.prod(self.weight_shape)
-
-    @property
     def macs(self) -> int:
         """Multiply-accumulates of the weights, for one image."""
         if not self.has_weights:
@@ -218,27 +212,3 @@ def _operator(layer: Layer, name: str, quantizer: Quantizer) -> Operator:
 def _pointwise(layer: Layer, name: str, kind: OperatorKind, inputs: tuple[str, ...], quantizer: Quantizer) -> Operator:
     channels, size = layer.out_channels, layer.out_size
     return Operator(name, kind, inputs, channels, channels, size, size, quantizer)
-
-
-def activation_bytes(program: Sequence[Operator]) -> int:
-    """Largest total of the tensors that are alive at once when a program runs in order, for one image.
-
-    Codes take one byte, logits four, and a "relabel" none: its codes are its input's. A tensor lives until its last
-    reader has put out its own.
-
-    >>> conv = Operator("c", "conv", ("i",), 8, 16, 4, 4, "relu")
-    >>> activation_bytes([Operator("i", "quantize", ("image",), 8, 8, 4, 4, "free"), conv])
-    384
-    """
-    owner = {o.name: o.inputs[0] if o.kind == "relabel" else o.name for o in program}
-    last_reads = {owner.get(name, name): index for index, operator in enumerate(program) for name in operator.inputs}
-    alive: dict[str, int] = {}
-    peak = 0
-    for index, operator in enumerate(program):
-        if operator.kind != "relabel":
-            size = 4 if operator.quantizer == "none" else 1
-            alive[operator.name] = size * operator.out_channels * operator.out_size**2
-        peak = max(peak, sum(alive.values()))
-        for name in [name for name in alive if last_reads.get(name, len(program)) <= index]:
-            del alive[name]
-    return peak

@@ -3,7 +3,7 @@
 A metric is a module with
 
     ABOUT: str                                        for people, one sentence
-    features(program) -> tuple[float, ...]            a value is a sum of these, each times a coefficient >= 0
+    features(subnet)  -> tuple[float, ...]            a value is a sum of these, each times a coefficient >= 0
 
 and either, where the program alone decides it (the coefficients are 1),
 

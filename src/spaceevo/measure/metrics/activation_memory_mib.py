@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from spaceevo.spaces.operators import Operator, activation_bytes
+from spaceevo.spaces.layers import peak_activation_bytes
+from spaceevo.spaces.subnet import Subnet, network_layers
 
 ABOUT = "Largest total of the INT8 tensors that are alive at once, operators run in order; computed."
 DEVICE = False
 
 
-def features(program: Sequence[Operator]) -> tuple[float, ...]:
+def features(subnet: Subnet) -> tuple[float, ...]:
     """The value itself."""
-    return (activation_bytes(program) / 2**20,)
+    return (peak_activation_bytes(network_layers(subnet)) / 2**20,)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from spaceevo.errors import TargetError
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
-from spaceevo.spaces.operators import Operator
+from spaceevo.spaces.subnet import Subnet, network_layers
 
 ABOUT = "Energy of an inference by the device's own counter, all that runs beside it included."
 DEVICE = True
@@ -22,7 +21,7 @@ def measure(transport: Transport, target: TargetDescription, path: Path, latency
     Raises:
         TargetError: The device has no energy counter, or it does not advance.
     """
-    before = transport.energy_uj()  # first of all: where there is none, nothing is loaded
+    transport.energy_uj()  # where there is no counter, nothing is loaded
     model = transport.load(target.runtime, path, target.threads, target.cores)
     try:
         num_runs = max(MIN_RUNS, round(WINDOW_MS / latency_ms))
@@ -41,12 +40,8 @@ def measure(transport: Transport, target: TargetDescription, path: Path, latency
     return used / num_runs / 1e3
 
 
-def features(program: Sequence[Operator]) -> tuple[float, ...]:
-    """A constant, operators, millions of MACs, weights and elements put out."""
-    return (
-        1.0,
-        float(len(program)),
-        sum(operator.macs for operator in program) / 1e6,
-        sum(operator.num_weights for operator in program if operator.has_weights) / 1e6,
-        sum(operator.out_channels * operator.out_size**2 for operator in program) / 1e6,
-    )
+def features(subnet: Subnet) -> tuple[float, ...]:
+    """A constant, layers, millions of MACs, of parameters and of elements put out."""
+    layers = network_layers(subnet)
+    elements = sum(layer.out_channels * layer.out_size**2 for layer in layers)
+    return 1.0, float(len(layers)), subnet.macs / 1e6, subnet.num_params / 1e6, elements / 1e6

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
-from spaceevo.spaces.operators import Operator, activation_bytes
+from spaceevo.spaces.layers import peak_activation_bytes
+from spaceevo.spaces.subnet import Subnet, network_layers
 
 ABOUT = "Largest resident memory of a fresh process that loads the model and runs it a few times."
 DEVICE = True
@@ -22,7 +22,6 @@ def measure(transport: Transport, target: TargetDescription, path: Path, latency
     return transport.peak_memory_mib(target.runtime, path, target.threads)
 
 
-def features(program: Sequence[Operator]) -> tuple[float, ...]:
-    """A constant (the runtime), weights, activations."""
-    weights = sum(operator.num_weights for operator in program if operator.has_weights)
-    return 1.0, weights / 2**20, activation_bytes(program) / 2**20
+def features(subnet: Subnet) -> tuple[float, ...]:
+    """A constant (the runtime), parameters, activations."""
+    return 1.0, subnet.num_params / 2**20, peak_activation_bytes(network_layers(subnet)) / 2**20

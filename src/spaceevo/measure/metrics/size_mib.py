@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
-from spaceevo.spaces.operators import Operator
+from spaceevo.spaces.subnet import Subnet, network_layers
 
 ABOUT = "Size of the INT8 model file."
 DEVICE = True  # the runtime's format decides
@@ -18,12 +17,8 @@ def measure(transport: Transport, target: TargetDescription, path: Path, latency
     return path.stat().st_size / 2**20
 
 
-def features(program: Sequence[Operator]) -> tuple[float, ...]:
-    """A constant, operators, weights, and their channels (scales and biases)."""
-    weighted = [operator for operator in program if operator.has_weights]
-    return (
-        1.0,
-        float(len(program)),
-        sum(operator.num_weights for operator in weighted) / 2**20,
-        sum(operator.out_channels for operator in weighted) / 2**20,
-    )
+def features(subnet: Subnet) -> tuple[float, ...]:
+    """A constant, layers, parameters, and channels (scales and biases)."""
+    layers = network_layers(subnet)
+    channels = sum(layer.out_channels for layer in layers)
+    return 1.0, float(len(layers)), subnet.num_params / 2**20, channels / 2**20

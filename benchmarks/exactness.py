@@ -28,10 +28,11 @@ from spaceevo.nets.extracted import digest, load_extracted, save_extracted
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.nets.verification import DIGEST, verify
 from spaceevo.pipeline.context import load_data
-from spaceevo.pipeline.handout import PRECISION, local_profile, metadata_of
+from spaceevo.pipeline.handout import PRECISION, metadata_of
 from spaceevo.progress import silent
 from spaceevo.records import ExtractedNetwork
 from spaceevo.report.console import verification_table
+from spaceevo.runtimes import this_profile
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.subnet import BLOCKS, Subnet
@@ -82,7 +83,7 @@ def trained(name: str, subnet: Subnet, w_qmax: int, images: Images, folder: Path
     twin.load_state_dict(_fp32_state(files.fp32, twin))
     fp32 = calibrated_subnet(twin, program, images, 16)
     names = tuple(f"class{index}" for index in range(NUM_CLASSES))
-    metadata = metadata_of(subnet, names, local_profile(), w_qmax, "benchmark")
+    metadata = metadata_of(subnet, names, this_profile(), w_qmax, "benchmark")
     return ExtractedNetwork(int8.integer_graph(program), fp32.float_graph(program), metadata)
 
 
@@ -120,7 +121,7 @@ def main() -> None:
     runtimes = installed(options.runtime)
     chosen = [one for one in enumerate(subnets()) if not options.only or one[0] in options.only]
     kinds = {stage.block_type.kind for _, (_, subnet) in chosen for stage in subnet.stages}
-    print(f"{platform.machine()}, {local_profile().about}; torch {torch.__version__}, "
+    print(f"{platform.machine()}, {this_profile().about}; torch {torch.__version__}, "
           + ", ".join(f"{name} {plugins.load(RUNTIMES, name).version()}" for name in runtimes)
           + f"; {len(labels)} images of {RESOLUTION} pixels; block types: {len(kinds)} of "
           f"{len(plugins.names(BLOCKS))}")  # fmt: skip
@@ -138,7 +139,7 @@ def main() -> None:
             file = options.out / f"{name}-{runtime_name}{runtime.SUFFIX}"
             metadata = {**network.metadata, DIGEST: digest(network.integer), PRECISION: "int8"}
             runtime.export_int8(network.integer, file, metadata)
-            one = verify(file, runtime, network.integer, inputs, labels, local_profile().name, min_agreement=0.99,
+            one = verify(file, runtime, network.integer, inputs, labels, this_profile().name, min_agreement=0.99,
                          threads=torch.get_num_threads())  # fmt: skip
             found.append((runtime_name, one))
             print(f"{one.file}: same class as integers {one.integer.top1:.2%}, as fake-quantized "

@@ -23,9 +23,9 @@ from torch import Tensor
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.nets import executors
 from spaceevo.nets.verification import compare
-from spaceevo.pipeline.handout import local_profile
 from spaceevo.records import IntegerGraph
 from spaceevo.runtimes import onnxruntime as runtime
+from spaceevo.runtimes import this_profile
 from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import network_layers
 from spaceevo.spaces.zoo import load_network
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
-    print(f"{platform.machine()}, {local_profile().about}; onnxruntime {runtime.version()}, 1 thread, batch 1; "
+    print(f"{platform.machine()}, {this_profile().about}; onnxruntime {runtime.version()}, 1 thread, batch 1; "
           f"median of {options.rounds} rounds by turns; agreement on {options.images} images")  # fmt: skip
     for name in options.networks:
         subnet = load_network(name).subnet

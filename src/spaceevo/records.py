@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from spaceevo.errors import ArtifactError
 from spaceevo.spaces.operators import Operator
 
 
@@ -154,6 +157,25 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+R = TypeVar("R", bound=Record)
+
+
+def read_record(model: type[R], path: Path) -> R:
+    """Read a record of a finished stage.
+
+    Raises:
+        ArtifactError: It is not one.
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} is not a {model.__name__} that spaceevo wrote",
+            found=str(error).splitlines()[0],
+            remedy=f"Delete the folder {path.parent} and run the same command again",
+        ) from error
+
+
 class TargetDescription(Record):
     """What a target is, recorded beside every measurement.
 
@@ -166,6 +188,7 @@ class TargetDescription(Record):
         flags: Processor flags that matter for INT8, for example "avx512_vnni"; sorted.
         threads: Threads that the runtime may use.
         w_qmax: Largest weight code that is exact there: 127, or 63 on x86 without VNNI.
+        cores: Logical cores that it is pinned to; empty: any.
     """
 
     name: str
@@ -176,23 +199,80 @@ class TargetDescription(Record):
     flags: tuple[str, ...]
     threads: int
     w_qmax: int
+    cores: tuple[int, ...] = ()
+
+
+class MachineState(Record):
+    """How busy, fast and hot a device was; None for what it does not tell.
+
+    Attributes:
+        load: Processes that ran or wanted to, mean over a minute.
+        frequency_mhz: Of the cores that were used, mean.
+        temperature_c: Of the hottest thermal zone.
+    """
+
+    load: float | None = None
+    frequency_mhz: float | None = None
+    temperature_c: float | None = None
+
+
+_Latency = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Measurement(Record):
-    """One measured latency.
+    """One measured latency; never 0.
 
     Attributes:
         latency_ms: Lower quartile over the quiet visits of the fastest run of each visit (see
             `measure.session`).
-        low_ms: Lower end of the 95 % confidence interval of that quartile.
+        low_ms: Lower end of its 95 % confidence interval.
         high_ms: Upper end.
         samples_ms: Every sample of the quiet visits, in the order of measuring.
+        scale: What `latency_ms`, `low_ms` and `high_ms` were multiplied with, and samples were not: what the
+            reference model took when the target was first measured over what it took beside this model.
+        before: The device when the measuring of the model's group began.
+        after: And when it ended.
     """
 
+    latency_ms: _Latency
+    low_ms: _Latency
+    high_ms: _Latency
+    samples_ms: tuple[_Latency, ...]
+    scale: _Latency = 1.0
+    before: MachineState = MachineState()
+    after: MachineState = MachineState()
+
+
+class Measured(Record):
+    """What one model took.
+
+    Attributes:
+        name: As given.
+        precision: "int8", "fp32", or "file" for a model file.
+        measurement: Its latency.
+        metrics: By name of a metric its value, in the unit that the name ends in.
+        missing: By name of a metric why it has no value.
+    """
+
+    name: str
+    precision: str
+    measurement: Measurement
+    metrics: dict[str, float]
+    missing: dict[str, str]
+
+
+class Predicted(Record):
+    """What one network is predicted to take.
+
+    Attributes:
+        name: As given.
+        latency_ms: Predicted.
+        num_outside: Its operators that lie outside of what was measured: the prediction is a guess there.
+    """
+
+    name: str
     latency_ms: float
-    low_ms: float
-    high_ms: float
-    samples_ms: tuple[float, ...]
+    num_outside: int
 
 
 class StudyRow(Record):
@@ -293,6 +373,27 @@ class SpaceSearchStep(Record):
     population_mean: float
 
 
+class StageChoice(Record):
+    """One choice of one stage among the spaces that the search found.
+
+    Attributes:
+        stage: Name of the stage.
+        kind: "block" or "window".
+        index: Of the block type or width window in the hyperspace's stage.
+        name: The block type, or the window's widths, for example "32-48".
+        share: Of the spaces within tolerance that choose it, 0 to 1.
+        loss_without: How far the best scored space that chooses otherwise lies below the best, relative: 0 for a
+            choice that is not needed; 1 where no other scored space has a score.
+    """
+
+    stage: str
+    kind: str
+    index: int
+    name: str
+    share: float
+    loss_without: float
+
+
 class SpaceSearchResult(Record):
     """What the search over spaces found.
 
@@ -306,6 +407,9 @@ class SpaceSearchResult(Record):
         history: Progress.
         sampled_score: Score of the best space by the sampled evaluator, as a cross-check.
         excluded: Failed cells (stage/block type) that no space may use.
+        choices: Every block type and width window that some space within tolerance chooses.
+        num_bounded: Spaces of which no more is known than that they score at most `bound`.
+        bound: None without a sweep over all spaces; with one, `num_evaluated + num_bounded` are all there are.
     """
 
     hyperspace: str
@@ -317,6 +421,9 @@ class SpaceSearchResult(Record):
     history: tuple[SpaceSearchStep, ...]
     sampled_score: float
     excluded: tuple[str, ...] = ()
+    choices: tuple[StageChoice, ...] = ()
+    num_bounded: int = 0
+    bound: float | None = None
 
 
 class TrainingPoint(Record):

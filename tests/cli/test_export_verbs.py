@@ -11,8 +11,9 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from spaceevo.measure.transports.local import _Local
+from spaceevo.pipeline import handout
 from spaceevo.runtimes import onnxruntime as runtime
+from spaceevo.runtimes import profile_of
 
 
 @pytest.fixture
@@ -75,9 +76,7 @@ def test_verify_catches_a_changed_scale(models: Any, cli: Any) -> None:
 
 
 def test_verify_says_that_the_processor_is_another(models: Any, cli: Any, monkeypatch: Any) -> None:
-    from spaceevo.measure.transports import Processor
-
-    monkeypatch.setattr(_Local, "processor", lambda self: Processor("slow", "aarch64", frozenset({"asimd"})))
+    monkeypatch.setattr(handout, "this_profile", lambda: profile_of("aarch64", {"asimd"}))
     done = cli("verify", int8_files(models)[0], "--data", "digits")
     assert "and verified on arm: what holds here need not hold there" in done.stdout
 

@@ -4,17 +4,8 @@ import pytest
 
 from spaceevo.errors import PluginError, TargetError
 from spaceevo.measure import target
-from spaceevo.measure.transports import local
-
-ARM = """processor\t: 0
-BogoMIPS\t: 38.40
-Features\t: fp asimd aes asimddp i8mm
-CPU part\t: 0xd0c
-
-processor\t: 1
-Features\t: fp
-Hardware\t: Some Board
-"""
+from spaceevo.measure.transports import Processor, local
+from spaceevo.runtimes import parse_cpuinfo
 
 
 @pytest.mark.parametrize("name", ["onnxruntime@local", "onnxruntime@local:serial-1"])
@@ -56,24 +47,26 @@ def test_no_threads() -> None:
         target.describe("onnxruntime@local", threads=0)
 
 
+@pytest.mark.parametrize(("cores", "threads"), [((0, 0), 1), ((-1,), 1), ((10_000,), 1), ((0,), 2)])
+def test_cores_that_cannot_be(cores: tuple[int, ...], threads: int) -> None:
+    with pytest.raises(TargetError, match=r"cores.*threads"):
+        target.describe("onnxruntime@local", threads, cores)
+
+
+def test_version_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local._Local, "runtime_version", lambda self, runtime: f"{runtime} of long ago")
+    assert target.describe("onnxruntime@local").runtime_version == "onnxruntime of long ago"
+
+
 def test_flags_decide_the_weight_range(monkeypatch: pytest.MonkeyPatch) -> None:
     def w_qmax(flags: str) -> int:
-        processor = local.parse_cpuinfo(f"model name\t: Some CPU\nflags\t\t: fpu avx2 fma {flags}\n")
+        told = parse_cpuinfo(f"model name\t: Some CPU\nflags\t\t: fpu avx2 fma {flags}\n")
+        processor = Processor(told.model, "x86_64", told.flags, told.num_cores)
         monkeypatch.setattr(local._Local, "processor", lambda self: processor)
         described = target.describe("onnxruntime@local")
         assert "fpu" not in described.flags
         assert "avx2" in described.flags
         return described.w_qmax
 
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert w_qmax("") == 63
     assert w_qmax("avx_vnni") == 127
-
-
-def test_arm_and_unreadable_cpuinfo() -> None:
-    arm = local.parse_cpuinfo(ARM)
-    assert {"asimddp", "i8mm"} <= arm.flags
-    assert arm.model == "Some Board"
-    empty = local.parse_cpuinfo("")
-    assert empty.model
-    assert empty.flags == frozenset()

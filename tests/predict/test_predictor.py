@@ -15,6 +15,7 @@ from spaceevo.predict import fit as fitting
 from spaceevo.predict.features import features
 from spaceevo.predict.fit import fit, fit_measured, fit_subnets, random_subnets
 from spaceevo.predict.predictor import LatencyPredictor
+from spaceevo.predict.regression import START
 from spaceevo.records import Measurement, TargetDescription
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.operators import Operator, operators
@@ -107,10 +108,70 @@ def test_json_round_trip(predictor: LatencyPredictor) -> None:
 def test_damaged_or_foreign_text_is_told(predictor: LatencyPredictor) -> None:
     text = predictor.to_json()
     other = json.loads(text) | {"format": "spaceevo latency predictor 99"}
-    lacking = {name: value for name, value in json.loads(text).items() if name != "base_ms"}
-    for wrong in ("", text[: len(text) // 2], "[]", json.dumps(other), json.dumps(lacking)):
+    lacking = {name: value for name, value in json.loads(text).items() if name != "settings"}
+    foreign = json.loads(text) | {"blocks": [[[9999, 1]]]}
+    for wrong in ("", text[: len(text) // 2], "[]", json.dumps(other), json.dumps(lacking), json.dumps(foreign)):
         with pytest.raises(ArtifactError, match="Fit it again"):
             LatencyPredictor.from_json(wrong)
+
+
+def test_the_file_holds_measurements_and_settings_and_refitting_gives_the_same(predictor: LatencyPredictor) -> None:
+    content = json.loads(predictor.to_json())
+    assert set(content) == {"format", "target", "settings", "kernels", "blocks", "networks", "latencies_ms"}
+    programs = [program_of(subnet) for subnet in fit_subnets(MICRO, 120, 0, 10)]
+    assert content["latencies_ms"] == [true_ms(program) for program in programs]
+    again = fit_measured(TARGET, programs, content["latencies_ms"])
+    assert again.settings == predictor.settings
+    assert [again.network_ms(s) for s in UNSEEN] == [predictor.network_ms(s) for s in UNSEEN]
+
+
+def test_operators_asked_for_together_or_one_by_one_cost_the_same(predictor: LatencyPredictor) -> None:
+    fresh = LatencyPredictor.from_json(predictor.to_json())
+    program = [operator for subnet in UNSEEN for operator in program_of(subnet)]
+    fresh.prepare(program)
+    assert [fresh.operator_ms(op) for op in program] == pytest.approx([predictor.operator_ms(op) for op in program])
+    assert min(fresh.operator_ms(op) for op in program if op.kind != "relabel") > 0
+
+
+def test_what_features_do_not_tell_is_learnt_from_near_kernels() -> None:
+    def odd_ms(program: Program) -> float:
+        """Wide 1x1 convolutions on small maps are three times as slow as all others."""
+        odd = [op for op in program if op.kind == "conv" and op.in_size <= 10 and op.in_channels >= 128]
+        return true_ms(program) + 2 * sum(map(true_operator_ms, odd))
+
+    programs = [program_of(subnet) for subnet in fit_subnets(MICRO, 150, 0, 10)]
+    latencies = [odd_ms(program) for program in programs]
+    unseen = [program_of(subnet) for subnet in UNSEEN]
+    measured = np.array([odd_ms(program) for program in unseen])
+
+    def error(fitted: LatencyPredictor) -> float:
+        return float(np.abs(np.array([fitted.program_ms(program) for program in unseen]) / measured - 1).mean())
+
+    features_only = fit_measured(
+        TARGET, programs, latencies, settings=START.model_copy(update={"shared": 0.0, "own": 0.0})
+    )
+    fitted = fit_measured(TARGET, programs, latencies)
+    assert fitted.settings.shared > 0
+    assert error(fitted) < 0.75 * error(features_only)
+
+
+def test_a_block_may_have_an_error_of_its_own() -> None:
+    programs = [program_of(subnet) for subnet in fit_subnets(MICRO, 60, 0, 10)]
+    settings = START.model_copy(update={"block": 0.3, "noise": 0.002})
+    rng = np.random.default_rng(0)
+    latencies = [true_ms(program) * float(rng.uniform(0.8, 1.2)) for program in programs]
+    fitted = fit_measured(TARGET, programs, latencies, settings=settings)
+    errors = [fitted.program_ms(program) / ms - 1 for program, ms in zip(programs, latencies, strict=True)]
+    assert np.abs(errors).max() < 0.03
+    assert fitted.solution.blocks
+
+
+def test_a_prediction_tells_what_it_extrapolated(predictor: LatencyPredictor) -> None:
+    program = program_of(UNSEEN[0])
+    found = predictor.predict(program)
+    assert found.latency_ms == predictor.program_ms(program)
+    assert found.num_operators == sum(op.kind != "relabel" for op in program)
+    assert found.num_extrapolated == predictor.num_extrapolated(program) <= found.num_operators
 
 
 def test_extrapolation_is_counted(predictor: LatencyPredictor) -> None:
@@ -130,7 +191,7 @@ def test_a_kind_never_measured_is_an_error_not_a_number(predictor: LatencyPredic
         predictor.operator_ms(unknown)
 
 
-@pytest.mark.parametrize("latencies", [[], [0.0], [-1.0]])
+@pytest.mark.parametrize("latencies", [[], [0.0], [-1.0], [float("nan")], [float("inf")]])
 def test_nothing_to_fit_on(latencies: list[float]) -> None:
     programs = [program_of(UNSEEN[0])] * len(latencies)
     with pytest.raises(TargetError, match="positive"):

@@ -1,11 +1,14 @@
 """OpenVINO's view of exported files, against the integer executor that follows its arithmetic."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import platform
 import random
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +22,16 @@ from float_evaluation import evaluate
 from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
+from spaceevo.nets.arithmetic import integer_operator
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.fused_additions import fused_convolutions
 from spaceevo.nets.verification import compare
+from spaceevo.records import IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.runtimes import PROFILES
 from spaceevo.runtimes import onnxruntime as files
 from spaceevo.runtimes import openvino as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import operators
+from spaceevo.spaces.operators import FIXED_QUANTIZERS, Operator, operators
 from spaceevo.spaces.subnet import BLOCKS, Block, BlockType, Head, Stage, Subnet, network_layers
 from spaceevo.spaces.zoo import load_network
 
@@ -112,6 +117,84 @@ def test_networks_of_the_zoo_are_exact(tmp_path, name):
     runtime.export_int8(graph, path, {})
     assert runtime.float_operators(path) == ()
     check_exact(agreement(graph, path, 4)[0])
+
+
+#: Seeds of `between_codes` that tell each rule, and each order of its operations, from the next best one.
+BETWEEN_CODES = (11, 13, 18, 20, 21, 54, 166, 171)
+
+
+def between_codes(seed, channels=16, size=8):
+    """An inverted residual block with scales that put many results halfway between two codes, but for rounding."""
+    rng, weights_rng = random.Random(seed), np.random.default_rng(seed)
+    scale = rng.choice((1 / 512, 3 / 512, 5 / 512)) * 6  # then gates lie there
+    params = {"input": QuantParams(1.0, 128)}
+    program, weights = [], {}
+
+    def near(value):
+        value = np.float32(value)
+        for _ in range(rng.randrange(5)):
+            value = np.nextafter(value, np.float32(rng.choice((0, 1))))
+        return float(value)
+
+    def add(name, kind, inputs, scale=None, in_size=size, out_size=size, quantizer="free", **more):
+        program.append(Operator(name, kind, inputs, channels, channels, in_size, out_size, quantizer, **more))
+        if quantizer in FIXED_QUANTIZERS:
+            params[name] = QuantParams(*FIXED_QUANTIZERS[quantizer])
+        elif kind != "quantize":
+            params[name] = QuantParams(near(scale), rng.choice((0, rng.randrange(1, 120))))
+
+    def conv(name, source, scale, step, has_bias, **more):
+        add(name, "conv", (source,), scale, norm="none", **more)
+        codes = weights_rng.integers(-3, 4, program[-1].weight_shape).astype(np.int8)
+        scales = np.array([near(step / params[source].scale) for _ in range(channels)], np.float32)
+        bias = weights_rng.integers(-100, 100, channels).astype(np.int32) * has_bias
+        weights[name] = IntegerWeights(codes, scales, bias)
+
+    add("input", "quantize", ("input",))
+    conv("expand:linear", "input", scale, scale / 4, True)
+    add("expand:gate", rng.choice(("gate", "sigmoid")), ("expand:linear",), quantizer="gate")
+    add("expand", "multiply", ("expand:linear", "expand:gate"), scale / 2)
+    conv("depthwise", "expand", scale, scale / 4, False, depthwise=True, kernel_size=3)
+    add("pool", "pool", ("depthwise",), scale / 4, out_size=1)
+    if rng.random() < 0.5:
+        conv("se:linear", "pool", 0, 0.05, True, in_size=1, out_size=1, quantizer="hard_sigmoid_input")
+        add("se", "relabel", ("se:linear",), in_size=1, out_size=1, quantizer="gate")
+    else:
+        conv("se:linear", "pool", 0.02, 0.05, True, in_size=1, out_size=1)
+        add("se", "sigmoid", ("se:linear",), in_size=1, out_size=1, quantizer="gate")
+    add("scale", "multiply", ("depthwise", "se"), scale / 2)
+    conv("shortcut", "input", scale, scale / 4, True)
+    conv("project", "scale", scale * rng.uniform(0.8, 1.5), scale / 2, rng.random() < 0.5)
+    add("sum", "add", ("project", "shortcut"), scale * 2)
+    conv("last", "sum", scale * 2, scale / 2, True)
+    return IntegerGraph(tuple(program), params, weights)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the formulae are those of x86")
+def test_every_rule_is_exact_where_codes_hang_on_the_last_bit(tmp_path):
+    differ, checked = Counter(), Counter()
+    for seed in BETWEEN_CODES:
+        graph = between_codes(seed)
+        path = tmp_path / f"{seed}.onnx"
+        runtime.export_int8(graph, path, {})
+        noise = torch.Generator().manual_seed(seed)
+        images = torch.randint(-40, 40, (4, 16, 8, 8), generator=noise).float()
+        expected, found = {}, {}
+        run_integer(graph, images, lambda name, codes: expected.update({name: codes}), runtime.ARITHMETIC)  # noqa: B023
+        names = {operator.name for operator in graph.operators if operator.kind != "relabel"} - {"project", "shortcut"}
+        for taps in (names - {"expand:gate", "se"}, names & {"expand:gate", "se"}):  # a tapped gate changes its product
+            found |= runtime.Session(path, taps=sorted(taps)).codes(images.numpy())
+        for operator in graph.operators[1:]:
+            name = operator.name
+            if name in found:
+                assert (found[name] == expected[name].numpy()).all(), (seed, operator)
+                inputs = [(expected[name], graph.quant_params[name]) for name in operator.inputs]
+                own = graph.weights.get(name)
+                by_contract = integer_operator(operator, inputs, graph.quant_params[name], own)
+                differ[operator.kind] += int((by_contract != expected[name]).sum())
+                checked[operator.kind] += ((by_contract > 0) & (by_contract < 255)).sum().item()
+    assert min(checked.values()) > 100, checked
+    assert {kind for kind in differ if differ[kind] > 0} == {"conv", "gate", "multiply", "pool", "add"}, differ
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from spaceevo import runtimes
 from spaceevo.errors import DataError, TargetError
-from spaceevo.runtimes import PROFILES, check_images, profile_of, require
+from spaceevo.runtimes import PROFILES, CpuInfo, check_images, parse_cpuinfo, profile_of, require, this_profile
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,46 @@ def test_images_of_the_wrong_size(shape):
 
 def test_images_of_the_right_size():
     check_images(np.zeros((2, 3, 32, 32), np.float32), (1, 3, 32, 32))
+
+
+ARM = """processor\t: 0
+BogoMIPS\t: 38.40
+Features\t: fp asimd aes asimddp i8mm
+CPU implementer\t: 0x41
+CPU part\t: 0xd05
+
+processor\t: 1
+Features\t: fp
+CPU implementer\t: 0x41
+CPU part\t: 0xd0c
+
+processor\t: 2
+CPU implementer\t: 0x7f
+CPU part\t: 0x001
+
+Hardware\t: Some Board
+"""
+
+
+def test_processors_as_linux_describes_them():
+    arm = parse_cpuinfo(ARM)
+    assert arm.flags == {"fp", "asimd", "aes", "asimddp", "i8mm"}
+    assert arm.model == "Some Board, 1 x Cortex-A55 + 1 x Neoverse-N1 + 1 x 0x7f 0x001"
+    assert arm.num_cores == 3
+    x86 = parse_cpuinfo(
+        "processor : 0\nmodel : 2\nmodel name : Fast 1\nflags : avx2 fma\n\nprocessor : 1\nmodel name : Other\n"
+    )
+    assert (x86.model, x86.flags, x86.num_cores) == ("Fast 1", {"avx2", "fma"}, 2)
+    assert parse_cpuinfo("processor : 0\nmodel : 2\nflags : avx2\n").model == ""
+    assert parse_cpuinfo("") == CpuInfo("", frozenset(), 1)
+
+
+def test_profile_of_this_machine_follows_from_that_text(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(runtimes, "this_cpuinfo", lambda: ARM)
+    this_profile.cache_clear()
+    assert this_profile().name == "arm-dotprod"
+    monkeypatch.setattr(runtimes, "this_cpuinfo", lambda: "")
+    this_profile.cache_clear()
+    assert this_profile().name == "arm"
+    this_profile.cache_clear()

@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         run_until(recipe, out, "report", as_json)
 
     for name, text in STAGE_VERBS.items():
-        if name != "export":  # takes more than a recipe, see `cli.export`
+        if name not in ("export", "space"):  # take more than a recipe, see their modules
             _register_stage(app, name, text)
 
 

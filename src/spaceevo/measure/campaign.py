@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from spaceevo import plugins
-from spaceevo.errors import NoSpaceError
-from spaceevo.measure import store as storage
+from spaceevo.errors import NoSpaceError, TargetError, UnstableSessionError
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
-from spaceevo.measure.session import Plan, Progress, measure
-from spaceevo.measure.store import Store
+from spaceevo.measure.session import FasterReferenceError, Plan, Progress, Reference, measure
+from spaceevo.measure.store import REFERENCE, Stale, Store, Subject
 from spaceevo.measure.target import RUNTIMES
 from spaceevo.records import Measurement, TargetDescription
-from spaceevo.spaces.operators import Operator
+from spaceevo.spaces.layers import INPUT, Feature, Tracer
+from spaceevo.spaces.operators import Operator, operators
 
 Precision = Literal["int8", "fp32"]
 Program = tuple[Operator, ...]
 _FOLDER = "models-"
 _SEED = 0  # of the random weights; a latency does not depend on them
+_MAX_PASSES = 3
 
 
 def measure_programs(
@@ -56,23 +60,22 @@ def measure_programs(
         ExportError: A program cannot be written.
         NoSpaceError: The disk is full, or a folder cannot be written.
     """
-    keys = [storage.key(repr(program), precision, target, plan) for _, program, precision in programs]
-    missing = [i for i in _first_positions(keys) if store.get(keys[i]) is None]
-    if missing:
-        with _writing(work_dir):
-            work_dir.mkdir(parents=True, exist_ok=True)
-            for left_behind in work_dir.glob(f"{_FOLDER}*"):  # by a process that was killed
-                shutil.rmtree(left_behind, ignore_errors=True)
-            folder = tempfile.TemporaryDirectory(dir=work_dir, prefix=_FOLDER, ignore_cleanup_errors=True)
-        with folder:
-            paths = []
-            for number, i in enumerate(missing):
-                with _writing(work_dir):
-                    paths.append(_export(target, programs[i], Path(folder.name) / str(number)))
-                progress(number + 1, 2 * len(missing))
-            second_half = _second_half(progress, len(missing))
-            _measure(target, paths, [keys[i] for i in missing], store, plan, second_half)
-    return [_stored(store, key) for key in keys]
+    subjects = [
+        Subject(_digest(repr(program)), precision, target, repr(plan), name=name, program=_as_json(program))
+        for name, program, precision in programs
+    ]
+
+    progress = _never_back(progress)
+
+    def write(missing: Sequence[int], folder: Path) -> tuple[list[Path], Progress]:
+        paths = []
+        for number, position in enumerate(missing):
+            with _writing(work_dir):
+                paths.append(export_program(target, programs[position], folder / str(number)))
+            progress(number + 1, 2 * len(missing))
+        return paths, _second_half(progress, len(missing))
+
+    return _measure(target, subjects, write, store, work_dir, plan)
 
 
 def measure_files(
@@ -80,31 +83,147 @@ def measure_files(
 ) -> list[Measurement]:
     """Measure model files, known by the hash of their content; see `measure_programs`.
 
-    All files that are not in the store are measured in one session, so that they can be compared.
+    All files that are not in the store are measured in one session.
 
     Raises:
         TargetError: The target cannot be reached, or is too unstable.
         ArtifactError: A file is missing or no model.
+        NoSpaceError: The disk is full, or the folder of temporary files cannot be written.
     """
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path) for path in paths]
-    keys = [storage.key(digest, "file", target, plan) for digest in hashes]
-    missing = [i for i in _first_positions(keys) if store.get(keys[i]) is None]
-    _measure(target, [paths[i] for i in missing], [keys[i] for i in missing], store, plan, progress)
-    return [_stored(store, key) for key in keys]
+    subjects = [
+        Subject(digest, "file", target, repr(plan), name=path.name) for digest, path in zip(hashes, paths, strict=True)
+    ]
+
+    progress = _never_back(progress)
+
+    def write(missing: Sequence[int], folder: Path) -> tuple[list[Path], Progress]:
+        return [paths[position] for position in missing], progress
+
+    return _measure(target, subjects, write, store, None, plan)
+
+
+def reference_subject(target: TargetDescription) -> Subject:
+    """Under what the store keeps how long a target's reference model took when the target was first measured."""
+    program = reference_program()
+    return Subject(_digest(repr(program)), REFERENCE, target, "", name=REFERENCE, program=_as_json(program))
+
+
+def stale_measurements(store: Store, target: TargetDescription) -> list[Stale]:
+    """What the store has of a target that is not used any more, and why: see `Store.stale`."""
+    reference = store.get(reference_subject(target))
+    return store.stale(target, reference.latency_ms if reference else None)
+
+
+@cache
+def reference_program() -> Program:
+    """A small network with a bit of everything, 3.4 million MACs."""
+    net = Tracer()
+    x = net.conv("first", Feature(INPUT, 3, 32), 16, kernel_size=3, stride=2, activation="relu")
+    x = net.conv("expand", x, 64, activation="relu")
+    x = net.depthwise("depthwise", x, kernel_size=3, activation="relu")
+    x = net.conv("project", x, 32)
+    x = net.conv("mix", x, 32, kernel_size=3, activation="relu")
+    net.linear("logits", net.pool("pool", x), 10)
+    return operators(tuple(net.layers))
 
 
 def _measure(
     target: TargetDescription,
+    subjects: Sequence[Subject],
+    write: Callable[[Sequence[int], Path], tuple[list[Path], Progress]],
+    store: Store,
+    work_dir: Path | None,
+    plan: Plan,
+) -> list[Measurement]:
+    """Measure what the store lacks.
+
+    Args:
+        target: Where to measure.
+        subjects: What to measure, without `reference_ms`.
+        write: Given positions and a folder, returns the files of these subjects, and whom to tell of the measuring.
+        store: Of measurements.
+        work_dir: For files; None for the system's folder of temporary files.
+        plan: How to measure.
+    """
+    anchor = reference_subject(target)
+    for number in range(_MAX_PASSES + 1):
+        reference = store.get(anchor)
+        own = [replace(one, reference_ms=reference.latency_ms) for one in subjects] if reference else list(subjects)
+        found = [store.get(one) for one in own] if reference else [None] * len(own)
+        missing = [position for position in _first_positions(own) if found[position] is None]
+        if not missing:
+            return [measurement for measurement in found if measurement is not None]
+        if number == _MAX_PASSES:
+            break
+        with _folder(work_dir) as folder:
+            paths, progress = write(missing, folder)
+            with _writing(folder):
+                path = export_program(target, (REFERENCE, reference_program(), "int8"), folder / REFERENCE)
+            todo = [own[position] for position in missing]
+            latency_ms = reference.latency_ms if reference else None
+            try:
+                _session(target, paths, todo, Reference(path, latency_ms), store, plan, progress)
+            except FasterReferenceError as error:  # what was measured beside the old one does not hold
+                if number == _MAX_PASSES - 1:
+                    raise
+                store.put(anchor, error.measurement)
+    raise UnstableSessionError(
+        f"The measurements of {target.name} did not hold in {_MAX_PASSES} attempts",
+        found="Another process kept changing what its reference model takes",
+        remedy="Measure in one process at a time",
+    )
+
+
+def _session(
+    target: TargetDescription,
     paths: Sequence[Path],
-    keys: Sequence[str],
+    subjects: Sequence[Subject],
+    reference: Reference,
     store: Store,
     plan: Plan,
     progress: Progress,
 ) -> None:
-    def keep(position: int, measurement: Measurement) -> None:
-        store.put(keys[position], measurement)
+    """Measure files in one session; what is measured is stored at once."""
+    reference_ms = reference.latency_ms
+    num_kept = 0
 
-    measure(target, paths, plan, progress, keep)
+    def anchored(measurement: Measurement) -> float:
+        nonlocal reference_ms
+        store.put(reference_subject(target), measurement, replace=False)  # another process may have been faster
+        reference_ms = _stored(store, reference_subject(target)).latency_ms
+        return reference_ms
+
+    def keep(position: int, measurement: Measurement) -> None:
+        nonlocal num_kept
+        store.put(replace(subjects[position], reference_ms=reference_ms), measurement)
+        num_kept += 1
+
+    try:
+        measure(target, paths, plan, progress, keep, reference=reference, anchored=anchored)
+    except FasterReferenceError:
+        raise
+    except TargetError as error:
+        kind = UnstableSessionError if isinstance(error, UnstableSessionError) else TargetError
+        remedy = f"{error.remedy.rstrip('.')}. " if error.remedy else ""
+        raise kind(
+            error.problem,
+            found=error.found,
+            remedy=f"{remedy}{num_kept} of {len(paths)} measurements are kept; run it again to go on from there",
+        ) from error
+
+
+@contextmanager
+def _folder(work_dir: Path | None) -> Iterator[Path]:
+    """A folder for model files, which are removed."""
+    with _writing(work_dir or Path(tempfile.gettempdir())):
+        if work_dir:
+            work_dir.mkdir(parents=True, exist_ok=True)
+            for left_behind in work_dir.glob(f"{_FOLDER}*"):  # by a process that was killed
+                shutil.rmtree(left_behind, ignore_errors=True)
+        folder = tempfile.TemporaryDirectory(dir=work_dir, prefix=_FOLDER, ignore_cleanup_errors=True)
+    with folder:
+        yield Path(folder.name)
 
 
 @contextmanager
@@ -119,7 +238,17 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _export(target: TargetDescription, program: tuple[str, Program, Precision], stem: Path) -> Path:
+def export_program(target: TargetDescription, program: tuple[str, Program, Precision], stem: Path) -> Path:
+    """Write an architecture with random weights as a model file of the target's runtime.
+
+    Args:
+        target: Whose runtime, and whose largest weight code.
+        program: (name, program, "int8" or "fp32").
+        stem: Path of the file without its suffix.
+
+    Raises:
+        ExportError: The program cannot be written.
+    """
     name, operators, precision = program
     runtime = plugins.load(RUNTIMES, target.runtime)
     path = stem.with_suffix(runtime.SUFFIX)
@@ -130,22 +259,53 @@ def _export(target: TargetDescription, program: tuple[str, Program, Precision], 
     return path
 
 
-def _second_half(progress: Progress, steps: int) -> Callable[[int, int], None]:
+def _never_back(progress: Progress) -> Progress:
+    """Leaves out what would be a step back: a second pass may have more to do than the first."""
+    best = 0.0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal best
+        if done >= best * total:
+            best = done / max(total, 1)
+            progress(done, total)
+
+    return advance
+
+
+def _second_half(progress: Progress, steps: int) -> Progress:
     def advance(done: int, total: int) -> None:
         progress(steps + done * steps // max(total, 1), 2 * steps)
 
     return advance
 
 
-def _first_positions(keys: Sequence[str]) -> list[int]:
+def _first_positions(subjects: Sequence[Subject]) -> list[int]:
     """Position of the first occurrence of every key."""
     first: dict[str, int] = {}
-    for position, key in enumerate(keys):
-        first.setdefault(key, position)
+    for position, subject in enumerate(subjects):
+        first.setdefault(subject.key, position)
     return list(first.values())
 
 
-def _stored(store: Store, key: str) -> Measurement:
-    measurement = store.get(key)
+def _stored(store: Store, subject: Subject) -> Measurement:
+    measurement = store.get(subject)
     assert measurement is not None
     return measurement
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _as_json(program: Program) -> str:
+    """Operators as objects, without what has its default."""
+    return json.dumps(
+        [
+            {
+                field.name: getattr(operator, field.name)
+                for field in fields(operator)
+                if getattr(operator, field.name) != field.default
+            }
+            for operator in program
+        ]
+    )

@@ -1,11 +1,12 @@
-"""One measuring session: many models, interleaved; a reference model tells when the machine is quiet."""
+"""One measuring session: many models, interleaved; a reference model tells when the machine is quiet, and how fast."""
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,22 +15,37 @@ import numpy as np
 from spaceevo import seeding
 from spaceevo.errors import TargetError, UnstableSessionError
 from spaceevo.measure.target import connect
-from spaceevo.measure.transports import LoadedModel
-from spaceevo.records import Measurement, TargetDescription
+from spaceevo.measure.transports import DeviceState, LoadedModel, Transport
+from spaceevo.records import MachineState, Measurement, TargetDescription
 
 Progress = Callable[[int, int], None]
 
 #: A visit to the reference model is quiet when it is close to this quantile of all visits to it. While less
-#: than this share of a session is quiet, the busy state counts as the normal one.
+#: than this share of a group is quiet, the busy state counts as the normal one.
 FLOOR_QUANTILE = 0.1
 #: What is reported: this quantile over a model's quiet visits of the fastest inference of a visit. Noise only
 #: ever adds time. Measured three times with both cores busy, models of 0.1 to 0.5 ms were 1.3 % apart and
 #: models of 2 to 9 ms at most 17 %; with medians over and within visits 1.6 % and up to 119 %.
 LATENCY_QUANTILE = 0.25
+#: A model that is loaded anew, elsewhere in memory, differs: nine sessions in nine processes, scaled by the reference,
+#: had a standard deviation of 0.5 to 0.8 % (2.0 % unscaled). Both ends of an interval are so much further out.
+RELOADED_SHARE = 0.01
+#: A model whose interval is wider than this share of its latency gets more visits; one that is still wider than the
+#: other share is no measurement. With six busy programs on two cores, inferences of more than 5 ms are always
+#: interrupted: latencies of 4 to 30 ms had intervals of 70 to 120 %, and were 11 to 101 % apart in two sessions.
+WIDE_SHARE, TOO_WIDE_SHARE = 0.2, 0.5
+_MORE_VISITS = 4  # times as many, at most
 _MIN_VISITS = 3
+_REFERENCE_SHARE = 4  # times the visits of a model, as all other latencies are scaled by it
+_MAX_WARM_UPS = 10
+_STEADY = 0.05  # between two warm-ups, as a share
 _MIB = 2**20
 _MODEL_OVERHEAD_MIB = 4
 _FILE_FACTOR = 4  # a loaded model: the file, packed weights, arenas
+# What counts as evidence when a session is refused.
+_THROTTLED_SHARE = 0.93  # of the frequency at its beginning
+_HOTTER_C = 10.0
+_OTHERS_LOAD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +53,16 @@ class Plan:
     """How a session measures; the defaults suit models of about 0.1 to 10 ms.
 
     Attributes:
-        warmup: Inferences of each model before the first round.
-        visits: Quiet visits that every model gets, at least 3.
+        warmup: Inferences of each model before the first round, and as many again until they get no faster or
+            slower.
+        visits: Quiet visits that every model gets, at least 3; up to four times as many where it is noisy.
         runs_per_visit: Timed inferences in a row per visit.
         max_ms_per_visit: A slow model gets fewer inferences per visit, at least 1.
         segment_ms: The reference model is visited again after about this time of inferences.
-        tolerance: How much slower than its floor the reference may be in a quiet segment, as a share.
-        max_rounds: Rounds over the models that lack quiet visits, at most.
+        tolerance: How much slower than its floor the reference may be in a quiet segment, as a share; also how
+            far the device as a whole may be from what it was when it was first measured.
+        max_rounds: Rounds over the models that lack quiet visits, at most; but more of them until
+        patience_ms: of inferences are timed in a group.
         group_mib: Models are loaded in groups of about this size; groups follow each other.
         max_group: Largest number of models of a group.
     """
@@ -55,8 +74,38 @@ class Plan:
     segment_ms: float = 5.0
     tolerance: float = 0.12
     max_rounds: int = 80
+    patience_ms: float = 20_000.0
     group_mib: int = 1024
     max_group: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The model that all others are measured beside.
+
+    Attributes:
+        path: Its file.
+        latency_ms: What it took when the target was first measured; None where this is the first session.
+    """
+
+    path: Path
+    latency_ms: float | None = None
+
+
+class FasterReferenceError(UnstableSessionError):
+    """The device is so much faster than when it was first measured that it must have been busy then.
+
+    Attributes:
+        measurement: Of the reference model, now.
+    """
+
+    def __init__(self, measurement: Measurement, first_ms: float, target: TargetDescription) -> None:
+        self.measurement = measurement
+        super().__init__(
+            f"{target.name} was busy or throttled when it was first measured",
+            found=f"The reference model took {first_ms:.4f} ms then, and {measurement.latency_ms:.4f} ms now",
+            remedy="Measure everything again",
+        )
 
 
 def measure(
@@ -65,48 +114,119 @@ def measure(
     plan: Plan,
     progress: Progress,
     measured: Callable[[int, Measurement], None] = lambda position, measurement: None,
+    *,
+    reference: Reference | None = None,
+    anchored: Callable[[Measurement], float] = lambda measurement: measurement.latency_ms,
 ) -> list[Measurement]:
     """Measure model files on a target.
 
     The models of a group are loaded together and visited round after round in random order, with short visits
-    to the reference model (the first file) in between. A segment between two of them is quiet when in both
-    the reference is as fast as in its best tenth, within a tolerance; only quiet visits count, and models are
-    visited until they have enough of them. `latency_ms` is the lower quartile over a model's quiet visits of
-    the fastest inference of a visit; on a quiet machine that is within 1 or 2 % of the median.
+    to the reference model in between. A segment between two of them is quiet when in both the reference is as
+    fast as in its best tenth, within a tolerance; only quiet visits count, and models are visited until they
+    have enough of them. A model's latency is the lower quartile over its quiet visits of the fastest inference
+    of a visit; on a quiet machine that is within 1 or 2 % of the median.
 
     Why so: on a shared machine a latency has several levels (a busy sibling core makes a model 1.5 times
     slower). With both cores busy, medians or low quantiles over everything were 10 to 30 % apart when
     measured twice, and still 8 to 30 % after division by the reference; this way it is about 1 %, in the same
     time. On a quiet machine nothing is discarded.
 
+    What is left is common to all models: within a minute, a whole machine gets up to 3 % faster and slower
+    (four networks in one process, 15 times 2 seconds: by -2.9 to +2.4 %, and always by the same within 0.3 %). So the
+    latencies of a group are scaled by what the reference took when the target was first measured over what it
+    took in this group.
+
     Args:
         target: As `describe` returns it.
         paths: Model files; one measurement each, in this order.
         plan: How to measure.
         progress: Called with (quiet visits done, quiet visits in all).
-        measured: Called with (position in `paths`, measurement) as soon as a group is measured.
+        measured: Called with (position in `paths`, measurement) as soon as a group is measured, and before an
+            error is raised for the models of its group that have all their visits.
+        reference: The first file where none is given.
+        anchored: Where `reference` has no latency, called with its measurement as soon as the first group is
+            measured, before `measured`; returns what counts as its latency.
 
     Raises:
-        TargetError: The target cannot be reached.
+        TargetError: The target cannot be reached, was lost, or answered with what is no latency.
         ArtifactError: The runtime refuses a file.
-        UnstableSessionError: Too little of the session was quiet.
+        UnstableSessionError: Too little of the session was quiet, and why; as `FasterReferenceError`, what was
+            measured before does not hold.
     """
+    if not paths:
+        return []
+    reference = reference or Reference(paths[0])
+    anchor_ms = reference.latency_ms
+    results: dict[int, Measurement] = {}
+    with _connected(target) as transport:
+        device = _Device(target, transport)
+        reference_model = device.load(reference.path)
+        start = 0
+        for files in group_files(paths, plan):
+            with _loaded(device, files) as models:
+                group = _Group(models, reference_model, plan, anchor_ms, [path.name for path in files], device)
+
+                def advance(done: int, total: int, start: int = start) -> None:
+                    progress(start * plan.visits + done, len(paths) * plan.visits)
+
+                def hand_out(min_visits: int, start: int = start, group: _Group = group) -> None:
+                    nonlocal anchor_ms
+                    level = group.reference_level()
+                    if level is None:
+                        return
+                    if anchor_ms is None:
+                        anchor_ms = anchored(level)
+                    if level.latency_ms * (1 + plan.tolerance) < anchor_ms:
+                        raise FasterReferenceError(level, anchor_ms, target)
+                    for number, measurement in group.finished(min_visits, level, anchor_ms):
+                        results[start + number] = measurement
+                        measured(start + number, measurement)
+
+                try:
+                    group.run(advance)
+                except (TargetError, KeyboardInterrupt):
+                    with suppress(FasterReferenceError):
+                        hand_out(plan.visits)  # nothing that is finished is lost
+                    raise
+                hand_out(1)
+            start += len(files)
+    return [results[position] for position in range(len(paths))]
+
+
+@contextmanager
+def _connected(target: TargetDescription) -> Iterator[Transport]:
     transport = connect(target.name)
-    results: list[Measurement] = []
-    references: list[float] = []
-    reference = transport.load(target.runtime, paths[0], target.threads) if paths else None
-    for group in group_files(paths, plan):
-        models = [transport.load(target.runtime, path, target.threads) for path in group]
-        start = len(results)
+    try:
+        yield transport
+    finally:
+        transport.close()
 
-        def advance(done: int, total: int, start: int = start) -> None:
-            progress(start * plan.visits + done, len(paths) * plan.visits)
 
-        assert reference is not None
-        for measurement in measure_models(models, reference, plan, advance, references):
-            measured(len(results), measurement)
-            results.append(measurement)
-    return results
+class _Device:
+    """The device of a session, with its state when the session began."""
+
+    def __init__(self, target: TargetDescription, transport: Transport) -> None:
+        self.target = target
+        self.transport = transport
+        self.first = self.state()
+
+    def load(self, path: Path) -> LoadedModel:
+        return self.transport.load(self.target.runtime, path, self.target.threads, self.target.cores)
+
+    def state(self) -> DeviceState:
+        return self.transport.state(self.target.cores)
+
+
+@contextmanager
+def _loaded(device: _Device, paths: Sequence[Path]) -> Iterator[list[LoadedModel]]:
+    models: list[LoadedModel] = []
+    try:
+        for path in paths:
+            models.append(device.load(path))
+        yield models
+    finally:
+        for model in models:
+            model.close()
 
 
 def group_files(paths: Sequence[Path], plan: Plan) -> Iterator[list[Path]]:
@@ -133,102 +253,215 @@ class _Visit:
     segment: int  # lies between the reference visits `segment` and `segment + 1`
 
 
-def measure_models(
-    models: Sequence[LoadedModel],
-    reference: LoadedModel,
-    plan: Plan,
-    progress: Progress,
-    references: list[float] | None = None,
-    seed: int = 0,
-) -> list[Measurement]:
-    """Measure loaded models in interleaved rounds; see `measure`.
+class _Group:
+    """Loaded models that are measured together, in interleaved rounds; see `measure`."""
 
-    Args:
-        models: What is measured.
-        reference: The reference model.
-        plan: How to measure.
-        progress: Called with (quiet visits done, quiet visits in all).
-        references: Latencies of all visits to the reference so far; those of this group are appended.
-        seed: Of the order of visits.
+    def __init__(
+        self,
+        models: Sequence[LoadedModel],
+        reference: LoadedModel,
+        plan: Plan,
+        anchor_ms: float | None,
+        names: Sequence[str],
+        device: _Device,
+        seed: int = 0,
+    ) -> None:
+        # The reference is also measured as the others are: it is visited oftener as a reference, sometimes twice
+        # in a row, and so finds the caches warmer.
+        self._models = [*models, *[reference] * _REFERENCE_SHARE]
+        self._names = [*names, *["the reference model"] * _REFERENCE_SHARE]
+        self._num_models = len(models)
+        self._plan, self._anchor_ms, self._device = plan, anchor_ms, device
+        self._rng = seeding.python_random(seed, "session")
+        self._references: list[list[float]] = []  # samples of every visit to the reference
+        self._visits: list[_Visit] = []
+        self._num_rounds = 0
+        self._spent_ms = 0.0
+        self._before = DeviceState()
 
-    Raises:
-        TargetError: A latency is not a positive number.
-        UnstableSessionError: Too little of the session was quiet.
-    """
-    rng = seeding.python_random(seed, "session")
-    references = [] if references is None else references
-    repeats = [_warm_up(model, plan) for model in models]
-    reference_repeats = _warm_up(reference, plan)
-    visits: list[_Visit] = []
-    wanted, done = len(models) * plan.visits, 0
-    quiet: list[list[list[float]]] = [[] for _ in models]
-    for _ in range(plan.max_rounds):
-        lacking = [number for number in range(len(models)) if len(quiet[number]) < plan.visits]
-        if not lacking:
-            break
-        visits += _round(models, repeats, lacking, reference, reference_repeats, references, plan, rng)
-        quiet = _quiet_samples(visits, references, len(models), plan)
-        # A faster reference can turn earlier visits unquiet, but progress never goes back.
-        done = max(done, sum(min(len(own), plan.visits) for own in quiet))
-        progress(done, wanted)
-    if models and min(map(len, quiet)) < min(_MIN_VISITS, plan.visits):
-        raise _unstable(references, quiet, plan)
-    progress(wanted, wanted)
-    return [_summary(own) for own in quiet]
+    def run(self, progress: Progress) -> None:
+        """Visit the models until all have enough quiet visits.
+
+        Args:
+            progress: Called with (quiet visits done, quiet visits in all).
+
+        Raises:
+            TargetError: The device was lost, or a latency is not a positive number.
+            UnstableSessionError: Too little was quiet.
+        """
+        plan, models = self._plan, self._models
+        self._before = self._device.state()
+        repeats = [self._warm_up(number) for number in range(len(models))]
+        wanted, done = self._num_models * plan.visits, 0
+        quiet = self._quiet()
+        while self._num_rounds < plan.max_rounds or self._spent_ms < plan.patience_ms:
+            lacking = [number for number, own in enumerate(quiet) if self._lacks(own)]
+            if not lacking:
+                break
+            # Looking at all visits takes a while when there are many: later on, after every tenth more of them.
+            for _ in range(1 if self._num_rounds < plan.max_rounds else self._num_rounds // 10 + 1):
+                self._num_rounds += 1
+                self._round(list(lacking), repeats)
+            quiet = self._quiet()
+            # A faster reference can turn earlier visits unquiet, but progress never goes back.
+            done = max(done, sum(min(len(own), plan.visits) for own in quiet[: self._num_models]))
+            progress(done, wanted)
+        if min(map(len, quiet)) < min(_MIN_VISITS, plan.visits):
+            fewest = min(map(len, quiet))
+            raise self._unstable(f"in {self._num_rounds} rounds a model had {fewest} of {plan.visits} quiet visits")
+        for own, name in zip(quiet, self._names, strict=True):
+            if len(own) > 1 and _width(found := _summary(own)) > TOO_WIDE_SHARE:
+                interval = f"{found.low_ms:.3g} to {found.high_ms:.3g} ms"
+                raise self._unstable(f"after {len(own)} quiet visits, the latency of {name} is {interval}")
+        progress(wanted, wanted)
+
+    def reference_level(self) -> Measurement | None:
+        """The reference, measured as the other models; None where it has too few quiet visits."""
+        quiet = [visit for own in self._quiet()[self._num_models :] for visit in own]
+        return _summary(quiet) if len(quiet) >= _MIN_VISITS else None
+
+    def finished(self, min_visits: int, level: Measurement, anchor_ms: float) -> Iterator[tuple[int, Measurement]]:
+        """(number, measurement) of the models that have so many quiet visits.
+
+        Args:
+            min_visits: At least 1.
+            level: Of the reference, in this group.
+            anchor_ms: What the reference took when the target was first measured.
+        """
+        before = MachineState(**asdict(self._before))
+        try:
+            after = MachineState(**asdict(self._device.state()))
+        except TargetError:  # it was lost
+            after = MachineState()
+        for number, visits in enumerate(self._quiet()[: self._num_models]):
+            if len(visits) >= min_visits and _width(own := _summary(visits)) <= TOO_WIDE_SHARE:
+                yield (
+                    number,
+                    own.model_copy(
+                        update={
+                            "latency_ms": own.latency_ms * anchor_ms / level.latency_ms,
+                            "low_ms": own.low_ms * anchor_ms / level.high_ms * (1 - RELOADED_SHARE),
+                            "high_ms": own.high_ms * anchor_ms / level.low_ms * (1 + RELOADED_SHARE),
+                            "scale": anchor_ms / level.latency_ms,
+                            "before": before,
+                            "after": after,
+                        }
+                    ),
+                )
+
+    def _time(self, number: int, repeats: int) -> list[float]:
+        """Samples of a model."""
+        samples_ms = self._models[number].time(repeats)
+        if not samples_ms or not all(0 < sample < math.inf for sample in samples_ms):
+            raise TargetError(
+                f"A latency of {self._names[number]} is not a positive number",
+                found=f"samples in ms: {samples_ms[:8]}",
+                remedy="Look whether the device works as it should",
+            )
+        self._spent_ms += sum(samples_ms)
+        return samples_ms
+
+    def _warm_up(self, number: int) -> int:
+        """Warm a model up until it gets no faster or slower; how many inferences to time per visit."""
+        typical_ms = 0.0
+        for _ in range(_MAX_WARM_UPS):
+            before_ms, typical_ms = typical_ms, float(np.median(self._time(number, self._plan.warmup)))
+            if abs(typical_ms - before_ms) <= _STEADY * before_ms:
+                break
+        return max(1, min(self._plan.runs_per_visit, int(self._plan.max_ms_per_visit / typical_ms)))
+
+    def _round(self, lacking: list[int], repeats: Sequence[int]) -> None:
+        """Visit models once, in random order, the reference at both ends and in between."""
+
+        def visit_reference() -> None:
+            self._references.append(self._time(-1, repeats[-1]))
+
+        self._rng.shuffle(lacking)
+        visit_reference()
+        since_ms = 0.0
+        for number in lacking:
+            if since_ms > self._plan.segment_ms:
+                visit_reference()
+                since_ms = 0.0
+            samples = self._time(number, repeats[number])
+            since_ms += sum(samples)
+            self._visits.append(_Visit(number, samples, len(self._references) - 1))
+        visit_reference()
+
+    def _lacks(self, visits: Sequence[list[float]]) -> bool:
+        """Whether a model needs more than these quiet visits."""
+        if len(visits) < self._plan.visits:
+            return True
+        return len(visits) < _MORE_VISITS * self._plan.visits and _width(_summary(visits)) > WIDE_SHARE
+
+    def _limit(self) -> float:
+        """How slow the reference may be in a quiet segment, in ms."""
+        floor_ms = float(np.quantile([np.median(samples) for samples in self._references], FLOOR_QUANTILE))
+        if self._anchor_ms is not None:
+            floor_ms = min(floor_ms, self._anchor_ms * (1 + self._plan.tolerance))
+        return floor_ms * (1 + self._plan.tolerance)
+
+    def _quiet(self) -> list[list[list[float]]]:
+        """For each model the samples of its quiet visits."""
+        quiet: list[list[list[float]]] = [[] for _ in self._models]
+        if self._visits:
+            limit = self._limit()
+            references = [float(np.median(samples)) for samples in self._references]
+            for visit in self._visits:
+                around = references[visit.segment : visit.segment + 2]
+                if len(around) == 2 and max(around) <= limit:
+                    quiet[visit.model].append(visit.samples_ms)
+        return quiet
+
+    def _unstable(self, why: str) -> UnstableSessionError:
+        plan = self._plan
+        references = [float(np.median(samples)) for samples in self._references]
+        quantiles = np.quantile(references, [0.0, FLOOR_QUANTILE, 0.5, 0.9])
+        varied = (
+            "the reference model took "
+            + ", ".join(f"{value:.3f}" for value in quantiles)
+            + f" ms (fastest, {FLOOR_QUANTILE:.0%}, median, 90 %) in {len(references)} visits"
+        )
+        reasons = _reasons(self._device.first, self._device.state(), self._device.target.threads)
+        reasons += _drift(references, self._anchor_ms, plan.tolerance)
+        found = "; ".join((*reasons, varied))
+        return UnstableSessionError(
+            f"The machine was not quiet enough to measure: {why}",
+            found=found[0].upper() + found[1:],
+            remedy=f"End other programs, let the device cool, or raise the plan's tolerance of {plan.tolerance:.0%}"
+            + (self._anchor_ms is not None) * "; if the device stays as it is now, measure all anew with another store",
+        )
 
 
-def _warm_up(model: LoadedModel, plan: Plan) -> int:
-    """Warm a model up; how many inferences to time per visit."""
-    typical_ms = float(np.median(_checked(model.time(plan.warmup))))
-    return max(1, min(plan.runs_per_visit, int(plan.max_ms_per_visit / typical_ms)))
+def _reasons(first: DeviceState, last: DeviceState, threads: int) -> list[str]:
+    """What the device itself tells of why a session was unstable."""
+    found = []
+    heat = ""
+    if first.temperature_c is not None and last.temperature_c is not None:
+        heat = f"from {first.temperature_c:.0f} to {last.temperature_c:.0f} °C"
+    is_hotter = heat and (last.temperature_c or 0) - (first.temperature_c or 0) >= _HOTTER_C
+    if first.frequency_mhz and last.frequency_mhz and last.frequency_mhz < _THROTTLED_SHARE * first.frequency_mhz:
+        found.append(
+            f"throttling: the processor went from {first.frequency_mhz:.0f} to {last.frequency_mhz:.0f} MHz"
+            + (f" and {heat}" if heat else "")
+        )
+    elif is_hotter:
+        found.append(f"heat: the device went {heat}")
+    if last.load is not None and last.load - threads > _OTHERS_LOAD:
+        found.append(f"other programs: the load is {last.load:.1f}, of which {threads} is the measuring itself")
+    return found
 
 
-def _round(
-    models: Sequence[LoadedModel],
-    repeats: Sequence[int],
-    lacking: list[int],
-    reference: LoadedModel,
-    reference_repeats: int,
-    references: list[float],
-    plan: Plan,
-    rng: random.Random,
-) -> list[_Visit]:
-    """Visit the models that lack visits once, in random order, the reference at both ends and in between."""
-
-    def visit_reference() -> None:
-        references.append(float(np.median(_checked(reference.time(reference_repeats)))))
-
-    rng.shuffle(lacking)
-    visits = []
-    visit_reference()
-    since_ms = 0.0
-    for number in lacking:
-        if since_ms > plan.segment_ms:
-            visit_reference()
-            since_ms = 0.0
-        samples = _checked(models[number].time(repeats[number]))
-        since_ms += sum(samples)
-        visits.append(_Visit(number, samples, len(references) - 1))
-    visit_reference()
-    return visits
-
-
-def _checked(samples_ms: list[float]) -> list[float]:
-    if not samples_ms or not all(0 < sample < math.inf for sample in samples_ms):
-        raise TargetError("A latency is not a positive number", found=f"samples in ms: {samples_ms[:8]}")
-    return samples_ms
-
-
-def _quiet_samples(
-    visits: Sequence[_Visit], references: Sequence[float], num_models: int, plan: Plan
-) -> list[list[list[float]]]:
-    """For each model the samples of its quiet visits."""
-    limit = float(np.quantile(references, FLOOR_QUANTILE)) * (1 + plan.tolerance)
-    quiet: list[list[list[float]]] = [[] for _ in range(num_models)]
-    for visit in visits:
-        if max(references[visit.segment : visit.segment + 2]) <= limit:
-            quiet[visit.model].append(visit.samples_ms)
-    return quiet
+def _drift(references: Sequence[float], anchor_ms: float | None, tolerance: float) -> list[str]:
+    """How the reference moved, where it did."""
+    quarter = max(1, len(references) // 4)
+    start_ms, end_ms = float(np.median(references[:quarter])), float(np.median(references[-quarter:]))
+    found = []
+    if abs(end_ms - start_ms) > tolerance * start_ms:
+        found.append(f"drift: the reference model went from {start_ms:.3f} to {end_ms:.3f} ms")
+    if anchor_ms is not None and end_ms > anchor_ms * (1 + tolerance):
+        found.append(f"drift: when the target was first measured, the reference model took {anchor_ms:.3f} ms")
+    return found
 
 
 def _summary(visits: Sequence[Sequence[float]]) -> Measurement:
@@ -239,10 +472,16 @@ def _summary(visits: Sequence[Sequence[float]]) -> Measurement:
         latency_ms=float(np.quantile(fastest, LATENCY_QUANTILE)),
         low_ms=float(fastest[low]),
         high_ms=float(fastest[high]),
-        samples_ms=tuple(round(sample, 6) for samples in visits for sample in samples),
+        samples_ms=tuple(float(f"{sample:.6g}") for samples in visits for sample in samples),
     )
 
 
+def _width(measurement: Measurement) -> float:
+    """Of its interval, as a share."""
+    return (measurement.high_ms - measurement.low_ms) / measurement.latency_ms
+
+
+@cache
 def quantile_interval(count: int, quantile: float, confidence: float = 0.95) -> tuple[int, int]:
     """Positions, in ascending order, between which a quantile of `count` values lies, distribution-free.
 
@@ -257,15 +496,3 @@ def quantile_interval(count: int, quantile: float, confidence: float = 0.95) -> 
     low = sum(share <= tail for share in cumulative) - 1
     high = next(k for k, share in enumerate(cumulative) if share >= 1 - tail)
     return max(low, 0), min(high, count - 1)
-
-
-def _unstable(references: Sequence[float], quiet: Sequence[Sequence[object]], plan: Plan) -> UnstableSessionError:
-    quantiles = np.quantile(references, [0.0, FLOOR_QUANTILE, 0.5, 0.9])
-    return UnstableSessionError(
-        f"The machine was not quiet enough to measure: in {plan.max_rounds} rounds a model had "
-        f"{min(map(len, quiet))} of {plan.visits} quiet visits",
-        found="The reference model took "
-        + ", ".join(f"{value:.3f}" for value in quantiles)
-        + f" ms (fastest, {FLOOR_QUANTILE:.0%}, median, 90 %) in {len(references)} visits",
-        remedy=f"End other programs, let the device cool, or raise the plan's tolerance of {plan.tolerance:.0%}",
-    )

@@ -3,39 +3,121 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from pydantic import ValidationError
 
+from spaceevo.artifacts import write_atomically
 from spaceevo.errors import ArtifactError, NoSpaceError, RunLockedError
 from spaceevo.records import Measurement, TargetDescription
 
+REFERENCE = "reference"  # the precision under which the reference model of a target is kept
 _APPLICATION_ID = 0x53504556  # "SPEV", in the header of the file
-_VERSION = 1
-_TABLE = """CREATE TABLE IF NOT EXISTS measurements (
-    key TEXT PRIMARY KEY, measurement TEXT NOT NULL, created TEXT NOT NULL) WITHOUT ROWID"""
+_VERSION = 2
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS measurements (
+    key TEXT PRIMARY KEY, name TEXT NOT NULL, what TEXT NOT NULL, precision TEXT NOT NULL, target TEXT NOT NULL,
+    plan TEXT NOT NULL, reference_ms REAL, spaceevo TEXT NOT NULL, measurement TEXT NOT NULL, created TEXT NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS programs (what TEXT PRIMARY KEY, program TEXT NOT NULL)",
+)
 _BUSY_SECONDS = 30
 
 
-def key(what: str, precision: str, target: TargetDescription, plan: object) -> str:
-    """The key of a measurement: SHA-256 over everything that it depends on, the version of spaceevo included.
+@dataclass(frozen=True)
+class Subject:
+    """What a measurement is of, where, and how it is measured.
 
-    Args:
-        what: The architecture (`repr` of its program) or the hash of a model file.
-        precision: "int8", "fp32" or "file".
+    Attributes:
+        what: SHA-256 of the architecture (`repr` of its program) or of a model file.
+        precision: "int8", "fp32", "file", or `REFERENCE`.
         target: The target; its name counts too.
-        plan: How it is measured; its `repr` counts.
+        plan: How it is measured: the `repr` of a `Plan`.
+        reference_ms: What the reference model took when the target was first measured.
+        name: For people; does not count.
+        program: The operators of the architecture as JSON, "" for a file; does not count, as `what` does.
     """
-    content = json.dumps([version("spaceevo"), what, precision, target.model_dump(mode="json"), repr(plan)])
-    return hashlib.sha256(content.encode()).hexdigest()
+
+    what: str
+    precision: str
+    target: TargetDescription
+    plan: str
+    reference_ms: float | None = None
+    name: str = ""
+    program: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 over everything that the measurement depends on, the version of spaceevo included.
+
+        The version counts because of what is not in here: how an exporter writes a program, and how a session
+        measures.
+        """
+        target = self.target.model_dump(mode="json")
+        content = [version("spaceevo"), self.what, self.precision, target, self.plan, self.reference_ms]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stored measurement.
+
+    Attributes:
+        subject: What it is of.
+        spaceevo: The version that measured it.
+        created: When, in ISO 8601, UTC.
+        measurement: It.
+    """
+
+    subject: Subject
+    spaceevo: str
+    created: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Measurements of a target that no longer count, because something about it has changed.
+
+    Attributes:
+        count: How many.
+        runtime: Name of the runtime.
+        differences: What they have that the target no longer has, by field of `TargetDescription`; or by
+            "spaceevo", its version, or "reference_ms", what the reference model took.
+    """
+
+    count: int
+    runtime: str
+    differences: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """For example "120 measurements are of onnxruntime 1.31 and are not used"."""
+        told = []
+        for field, value in self.differences.items():
+            match field:
+                case "runtime_version":
+                    told.append(f"of {self.runtime} {value}")
+                case "spaceevo":
+                    told.append(f"by spaceevo {value}")
+                case "flags":
+                    told.append(f"with the processor flags {' '.join(value) or '(none)'}")
+                case "reference_ms":
+                    told.append(f"from when the reference model took {value:.4g} ms")
+                case _:
+                    told.append(f"with {field} = {value}")
+        which = "measurement is" if self.count == 1 else "measurements are"
+        return f"{self.count} {which} {', '.join(told)} and {'is' if self.count == 1 else 'are'} not used"
 
 
 class Store:
@@ -61,35 +143,138 @@ class Store:
             self._connection.close()
             raise
 
-    def get(self, key: str) -> Measurement | None:
-        """The measurement stored under `key`, or None.
-
-        Args:
-            key: As the function `key` makes it.
+    def get(self, subject: Subject) -> Measurement | None:
+        """The measurement of a subject, or None.
 
         Raises:
             ArtifactError: The file is damaged.
         """
         with self._told():
-            row = self._connection.execute("SELECT measurement FROM measurements WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return None
-        try:
-            return Measurement.model_validate_json(row[0])
-        except ValidationError as error:
-            raise self._damaged(f"measurement {key[:12]}: {error.errors()[0]['msg']}") from error
+            row = self._connection.execute(
+                "SELECT measurement FROM measurements WHERE key = ?", (subject.key,)
+            ).fetchone()
+        return None if row is None else self._measurement(subject.key, row[0])
 
-    def put(self, key: str, measurement: Measurement) -> None:
-        """Store a measurement; it is on disk when this returns. An older one under the key is replaced.
+    def put(self, subject: Subject, measurement: Measurement, *, replace: bool = True) -> None:
+        """Store a measurement; it is on disk when this returns.
+
+        Args:
+            subject: What it is of.
+            measurement: It.
+            replace: Whether an older one of the subject is replaced, or else kept.
 
         Raises:
             ArtifactError: The file is damaged.
             NoSpaceError: The disk is full, or the file cannot be written.
             RunLockedError: Another process has been writing for half a minute.
         """
-        row = (key, measurement.model_dump_json(), datetime.now(UTC).isoformat())
+        row = (
+            *(subject.key, subject.name, subject.what, subject.precision, subject.target.model_dump_json()),
+            *(subject.plan, subject.reference_ms, version("spaceevo")),
+            *(measurement.model_dump_json(), datetime.now(UTC).isoformat()),
+        )
+        with self._told(), self._transaction() as execute:
+            execute(f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO measurements VALUES ({_places(row)})", row)
+            if subject.program:
+                execute("INSERT OR IGNORE INTO programs VALUES (?, ?)", (subject.what, subject.program))
+
+    def rows(self) -> Iterator[Row]:
+        """All measurements, in the order of measuring.
+
+        Raises:
+            ArtifactError: The file is damaged.
+        """
         with self._told():
-            self._connection.execute("INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", row)
+            rows = self._connection.execute(
+                "SELECT key, name, m.what, precision, target, plan, reference_ms, coalesce(program, ''), spaceevo,"
+                " created, measurement FROM measurements m LEFT JOIN programs p ON m.what = p.what"
+                " ORDER BY created, key"
+            ).fetchall()
+        for key, name, what, precision, target, plan, reference_ms, program, spaceevo, created, measurement in rows:
+            try:
+                description = TargetDescription.model_validate_json(target)
+            except ValidationError as error:
+                raise self._damaged(f"target of measurement {key[:12]}: {error.errors()[0]['msg']}") from error
+            subject = Subject(what, precision, description, plan, reference_ms, name, program)
+            yield Row(subject, spaceevo, created, self._measurement(key, measurement))
+
+    def stale(self, target: TargetDescription, reference_ms: float | None = None) -> list[Stale]:
+        """The measurements under a target's name, threads and cores that are not used any more, and why.
+
+        They stay, and count again should what has changed change back.
+
+        Args:
+            target: As it is now.
+            reference_ms: What its reference model takes; None where that is not known, and does not matter then.
+
+        Returns:
+            By what has changed, the largest number first.
+
+        Raises:
+            ArtifactError: The file is damaged.
+        """
+        with self._told():
+            found = self._connection.execute(
+                "SELECT target, spaceevo, reference_ms, count(*) FROM measurements WHERE precision != ?"
+                " GROUP BY target, spaceevo, reference_ms ORDER BY count(*) DESC, max(created)",
+                (REFERENCE,),
+            ).fetchall()
+        now = {"spaceevo": version("spaceevo"), "reference_ms": reference_ms, **target.model_dump(mode="json")}
+        stale: list[Stale] = []
+        for text, spaceevo, own_ms, count in found:
+            try:
+                then = {**now, "spaceevo": spaceevo, **json.loads(text)}
+            except (ValueError, TypeError) as error:
+                raise self._damaged(f"the target of {count} measurements: {error}") from error
+            if reference_ms is not None:
+                then["reference_ms"] = own_ms
+            differences = {field: then[field] for field in then if then[field] != now.get(field)}
+            if differences and not differences.keys() & {"name", "runtime", "threads", "cores"}:
+                if len(differences) > 1:  # another state of the target has another reference, too
+                    differences.pop("reference_ms", None)
+                for position, own in enumerate(stale):
+                    if own.differences == differences:
+                        stale[position] = Stale(own.count + count, own.runtime, differences)
+                        break
+                else:
+                    stale.append(Stale(count, target.runtime, differences))
+        return sorted(stale, key=lambda own: -own.count)
+
+    def export_parquet(self, path: Path, target_name: str = "") -> int:
+        """Write measurements as a Parquet table, atomically; how many there are.
+
+        The columns are the fields of `Subject`, of its target (as "target_..."), of `Row` and of `Measurement`.
+
+        Args:
+            path: The file.
+            target_name: Only those of targets of this name, in all their versions; empty for all.
+
+        Raises:
+            ArtifactError: The store is damaged.
+            NoSpaceError: The table cannot be written.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns: dict[str, list[Any]] = {name: [] for name in _schema().names}
+        count = 0
+        for row in self.rows():
+            subject, measurement = row.subject, row.measurement
+            if target_name not in ("", subject.target.name):
+                continue
+            values = {
+                **{name: getattr(subject, name) for name in ("name", "what", "precision", "plan", "reference_ms")},
+                **{f"target_{name}": value for name, value in subject.target.model_dump(mode="json").items()},
+                **{"program": subject.program or None, "spaceevo": row.spaceevo, "created": row.created},
+                **measurement.model_dump(mode="json"),
+            }
+            for name, column in columns.items():
+                column.append(values[name])
+            count += 1
+        content = io.BytesIO()
+        pq.write_table(pa.table(columns, schema=_schema()), content)
+        write_atomically(path, content.getvalue())
+        return count
 
     def __len__(self) -> int:
         with self._told():
@@ -120,19 +305,34 @@ class Store:
             )
         if application == _APPLICATION_ID and (found := execute("PRAGMA user_version").fetchone()[0]) != _VERSION:
             raise ArtifactError(
-                f"{self.path} has another format",
+                f"The measurements in {self.path} have another format",
                 found=f"version {found}, expected {_VERSION}",
-                remedy="Delete it to measure anew",
+                remedy="Rename the file to measure anew; what it has does not tell what it is of"
+                if found < _VERSION
+                else "Install the later spaceevo that wrote it, or rename the file to measure anew",
             )
         if (fault := execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise self._damaged(fault)
         self._use_write_ahead_log()
         execute("PRAGMA synchronous = FULL")
+        with self._transaction():
+            for table in _TABLES:
+                execute(table)
+            execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            execute(f"PRAGMA user_version = {_VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """All or nothing; yields the connection's `execute`."""
+        execute = self._connection.execute
         execute("BEGIN IMMEDIATE")
-        execute(_TABLE)
-        execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        execute(f"PRAGMA user_version = {_VERSION}")
-        execute("COMMIT")
+        try:
+            yield execute
+            execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # SQLite itself rolls back some failures
+                execute("ROLLBACK")
+            raise
 
     def _use_write_ahead_log(self) -> None:
         """Switch the journal; SQLite itself does not wait for others here."""
@@ -166,6 +366,12 @@ class Store:
         except OSError as error:
             raise self._unwritable(error) from error
 
+    def _measurement(self, key: str, text: str) -> Measurement:
+        try:
+            return Measurement.model_validate_json(text)
+        except ValidationError as error:
+            raise self._damaged(f"measurement {key[:12]}: {error.errors()[0]['msg']}") from error
+
     def _damaged(self, found: str) -> ArtifactError:
         return ArtifactError(
             f"The measurements in {self.path} cannot be read",
@@ -179,3 +385,25 @@ class Store:
             found=str(error),
             remedy="Free space there, or choose a folder that can be written",
         )
+
+
+def _places(row: tuple[Any, ...]) -> str:
+    return ", ".join("?" * len(row))
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.float64()
+    state = pa.struct([("load", number), ("frequency_mhz", number), ("temperature_c", number)])
+    return pa.schema(
+        [
+            *((name, text) for name in ("name", "what", "precision")),
+            *((name, number) for name in ("latency_ms", "low_ms", "high_ms", "scale")),
+            ("samples_ms", pa.list_(number)),
+            *(("before", state), ("after", state), ("plan", text), ("reference_ms", number)),
+            *((f"target_{name}", text) for name in ("name", "runtime", "runtime_version", "device", "machine")),
+            *(("target_flags", pa.list_(text)), ("target_threads", pa.int64()), ("target_w_qmax", pa.int64())),
+            *(("target_cores", pa.list_(pa.int64())), ("spaceevo", text), ("created", text), ("program", text)),
+        ]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spaceevo import plugins
@@ -81,30 +82,52 @@ def connect(name: str) -> Transport:
     return transport
 
 
-def describe(name: str, threads: int = 1) -> TargetDescription:
+def describe(name: str, threads: int = 1, cores: Sequence[int] = ()) -> TargetDescription:
     """What a target is; recorded beside every measurement.
 
     Args:
         name: For example "onnxruntime@local".
         threads: Threads that the runtime may use, at least 1.
+        cores: Logical cores that it is pinned to, at least as many as threads; empty: any.
 
     Raises:
-        TargetError: Malformed name, the device cannot be reached, or fewer than one thread.
+        TargetError: Malformed name, the device cannot be reached, fewer than one thread, or cores that are not there.
         PluginError: There is no such runtime or transport.
     """
     if threads < 1:
         raise TargetError("A runtime needs at least one thread", found=f"threads = {threads}")
     parts = parse(name)
     runtime = plugins.load(RUNTIMES, parts.runtime)
-    processor = connect(name).processor()
+    device = connect(name)
+    try:
+        processor, version = device.processor(), device.runtime_version(parts.runtime)
+    finally:
+        device.close()
+    _check_cores(cores, threads, processor.num_cores)
     flags = tuple(sorted(processor.flags & INT8_FLAGS))
     return TargetDescription(
         name=name,
         runtime=parts.runtime,
-        runtime_version=runtime.version(),
+        runtime_version=version,
         device=processor.model,
         machine=processor.machine,
         flags=flags,
         threads=threads,
         w_qmax=runtime.w_qmax(profile_of(processor.machine, flags)),
+        cores=tuple(cores),
     )
+
+
+def _check_cores(cores: Sequence[int], threads: int, num_cores: int) -> None:
+    if not cores:
+        return
+    unknown = [core for core in cores if not 0 <= core < num_cores]
+    found = f"cores {', '.join(map(str, cores))}; threads = {threads}; the device has {num_cores} cores"
+    if unknown or len(set(cores)) < len(cores):
+        raise TargetError(
+            "A target is pinned to cores that are not there, or to one twice",
+            found=found,
+            remedy=f"Name some of 0 to {num_cores - 1}",
+        )
+    if threads > len(cores):
+        raise TargetError("A target has more threads than cores", found=found, remedy="Name as many cores as threads")

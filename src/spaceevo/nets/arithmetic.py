@@ -76,6 +76,7 @@ def accumulate(operator: Operator, codes: Tensor, params: QuantParams, own: Inte
 
 
 def max_pool(operator: Operator, x: Tensor) -> Tensor:
+    """Of codes or values alike."""
     return F.max_pool2d(x, operator.kernel_size, operator.stride, operator.padding)
 
 
@@ -105,4 +106,5 @@ def fused_multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 
 def f32(value: float) -> Tensor:
+    """A float32 scalar: devices compute with scales of that precision."""
     return torch.tensor(value, dtype=torch.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,32 +18,58 @@ from spaceevo.nets.arithmetic import accumulate, f32, fused_multiply_add, sum_sc
 from spaceevo.records import IntegerWeights, QuantParams
 from spaceevo.spaces.operators import NUM_CODES, Operator
 
+LARGEST = f32(NUM_CODES - 1)
+SAME_SHIFT = 5e-5  # shifts of channels that differ by less count as the first one
+NEGLIGIBLE = 1e-5  # share of the range below which a shift counts as none
 
-def value_of(operator: Operator, x: Tensor, params: QuantParams, own: IntegerWeights) -> Tensor:
-    """What a convolution of OpenVINO puts out before quantization: sums and bias in float32."""
-    step = sum_scales(params, own)
+
+class Value(NamedTuple):
+    """What a convolution puts out before quantization, float32 [B, C, H, W].
+
+    Attributes:
+        numbers: Sums and bias; sums alone if every bias is 0.
+        step: Of these sums [C, 1, 1], which OpenVINO then makes part of the constants of quantization; else None.
+    """
+
+    numbers: Tensor
+    step: Tensor | None
+
+
+def value_of(operator: Operator, x: Tensor, params: QuantParams, own: IntegerWeights) -> Value:
+    """What a convolution of OpenVINO puts out before quantization."""
+    step = sum_scales(params, own).view(-1, 1, 1)
     sums = accumulate(operator, x, params, replace(own, bias=np.zeros_like(own.bias))).float()
-    return sums * step.view(-1, 1, 1) + (torch.from_numpy(own.bias).float() * step).view(-1, 1, 1)
+    if not own.bias.any():
+        return Value(sums, step)
+    return Value(sums * step + torch.from_numpy(own.bias).float().view(-1, 1, 1) * step, None)
 
 
-def codes_of(value: Tensor, params: QuantParams) -> Tensor:
-    return fused_multiply_add(value, *_scale_and_shift(*_limits(params))).round().clamp(0, NUM_CODES - 1)
+def codes_of(value: Value, params: QuantParams) -> Tensor:
+    """Codes of a convolution's value."""
+    scale, shift = _scale_and_shift(params, value.step)
+    if not shift.any() and scale.numel() == 1:
+        scale = _reciprocal_twice(scale)
+    return _scaled(value, scale, shift).round().clamp(0, NUM_CODES - 1)
 
 
-def codes_of_sum(value: Tensor, a: QuantParams, b_codes: Tensor, b: QuantParams, y: QuantParams) -> Tensor:
+def codes_of_sum(value: Value, a: QuantParams, b_codes: Tensor, b: QuantParams, y: QuantParams) -> Tensor:
     """Codes of a convolution's value plus a tensor: the value is clamped to its range, in units of the tensor's codes.
 
     The order of operations is OpenVINO's, so that the constants are the same float32 numbers.
     """
-    largest, a_scale, b_scale = f32(NUM_CODES - 1), f32(a.scale), f32(b.scale)
+    a_scale, b_scale = f32(a.scale), f32(b.scale)
     ratio, offset = a_scale / b_scale, f32(a.zero_point) + f32(b.zero_point) * b_scale / a_scale
-    low, high = -offset * ratio, (largest - offset) * ratio
-    unit = (high - low) / largest
-    scale, shift = _scale_and_shift(*_limits(a))
-    shift = shift * unit + low if b.zero_point else f32(0)  # it is minus that zero point, but for rounding
-    branch = fused_multiply_add(value, scale * unit, shift).clamp(low, largest * unit + low)
-    limits = (limit / b_scale for limit in _limits(y))
-    return fused_multiply_add(branch + b_codes, *_scale_and_shift(*limits)).round().clamp(0, NUM_CODES - 1)
+    low, high = -offset * ratio, (LARGEST - offset) * ratio
+    unit = (high - low) / LARGEST
+    scale, shift = _scale_and_shift(a, value.step)
+    shift = shift * unit + low
+    if shift.numel() == 1 and shift.abs() < (LARGEST * unit) * NEGLIGIBLE:
+        shift = f32(0)
+    branch = _scaled(value, scale * unit, shift).clamp(low, LARGEST * unit + low)
+    y_low, y_high = (limit / b_scale for limit in _limits(y))
+    scale, shift = LARGEST / (y_high - y_low), -y_low * LARGEST / (y_high - y_low)
+    total = fused_multiply_add(branch + b_codes, scale if shift else _reciprocal_twice(scale), shift)
+    return total.round().clamp(0, NUM_CODES - 1)
 
 
 def _limits(params: QuantParams) -> tuple[Tensor, Tensor]:
@@ -51,11 +78,29 @@ def _limits(params: QuantParams) -> tuple[Tensor, Tensor]:
     return f32(-params.zero_point) * scale, f32(NUM_CODES - 1 - params.zero_point) * scale
 
 
-def _scale_and_shift(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """(scale, shift) that take values to codes. Without a shift, kernels divide by the reciprocal of the scale."""
-    largest = f32(NUM_CODES - 1)
-    scale, shift = largest / (high - low), -low * largest / (high - low)
-    return (scale if low else 1 / (1 / scale)), shift
+def _scale_and_shift(params: QuantParams, step: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(scale, shift) that take values to codes, 0-d if they are the same for every channel, else [C, 1, 1]."""
+    low, high = _limits(params)
+    if step is not None:
+        low, high = low / step, high / step
+    scale, shift = LARGEST / (high - low), -low * LARGEST / (high - low)
+    if step is None:
+        return scale, shift
+    if bool((shift - shift[0]).abs().max() < SAME_SHIFT):
+        shift = shift.flatten()[0]
+    return (scale.flatten()[0] if bool((scale == scale[0]).all()) else scale), shift
+
+
+def _scaled(value: Value, scale: Tensor, shift: Tensor) -> Tensor:
+    """Values times scale plus shift, rounded once; twice where the scale became part of the weights."""
+    if scale.numel() == shift.numel() == 1:
+        return fused_multiply_add(value.numbers, scale, shift)
+    return value.numbers * scale + shift
+
+
+def _reciprocal_twice(scale: Tensor) -> Tensor:
+    """Without a shift, kernels divide by a scale of the output."""
+    return 1 / (1 / scale)
 
 
 def fused_convolutions(operators: Sequence[Operator]) -> frozenset[str]:

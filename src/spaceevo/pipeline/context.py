@@ -7,22 +7,21 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import yaml
 
 from spaceevo import plugins
 from spaceevo.artifacts import RunFolder, content_hash, storage_errors, write_atomically
 from spaceevo.config import DataSettings, Recipe, load_recipe, parse
-from spaceevo.errors import ArtifactError, DataError, RecipeError
+from spaceevo.errors import DataError, RecipeError
 from spaceevo.measure.store import Store
 from spaceevo.measure.target import RUNTIMES, describe
 from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import ProgressCallback
-from spaceevo.records import Arithmetic, ImageData, Record, TargetDescription
+from spaceevo.records import Arithmetic, ImageData, TargetDescription
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
 
-R = TypeVar("R", bound=Record)
 DATASETS = "spaceevo.train.datasets"
 
 
@@ -190,19 +189,3 @@ def named_data(name: str, image_size: int) -> DataSettings:
             remedy="Give a folder with train/<class>/... and val/<class>/..., a recipe, or one of these names",
         )
     return DataSettings(name=name, image_size=image_size)
-
-
-def read_record(model: type[R], path: Path) -> R:
-    """Read a record of a finished stage.
-
-    Raises:
-        ArtifactError: It is not one.
-    """
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} is not a {model.__name__} that spaceevo wrote",
-            found=str(error).splitlines()[0],
-            remedy=f"Delete the folder {path.parent} and run the same command again",
-        ) from error

@@ -13,13 +13,13 @@ import torch
 from spaceevo import plugins
 from spaceevo.config import ExportSettings
 from spaceevo.errors import ArtifactError, DataError, ExportError, TargetError
-from spaceevo.measure.target import RUNTIMES, connect
+from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
 from spaceevo.pipeline.context import Context, load_data, named_data
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import ExtractedNetwork, Verification
-from spaceevo.runtimes import Profile, profile_of
+from spaceevo.runtimes import Profile, this_profile
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import PREPROCESSING, Images, to_input
@@ -45,12 +45,6 @@ class HandedOut:
     fp32: Path
     top1_fp32: float
     verification: Verification
-
-
-def local_profile() -> Profile:
-    """The profile of this machine's processor."""
-    processor = connect("onnxruntime@local").processor()
-    return profile_of(processor.machine, processor.flags)
 
 
 def metadata_of(
@@ -324,7 +318,7 @@ def _verify(
         network.integer,
         to_input(images.pixels, network.integer.operators[0].in_size),
         images.labels,
-        local_profile().name,
+        this_profile().name,
         min_agreement=min_agreement,
         threads=torch.get_num_threads(),
         progress=progress,

@@ -9,12 +9,12 @@ import numpy as np
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.errors import InfeasibleBudgetError
-from spaceevo.pipeline.context import Context, read_record
+from spaceevo.pipeline.context import Context
 from spaceevo.predict.assess import assess
 from spaceevo.predict.fit import fit, random_subnets
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import PredictorAssessment, Record
+from spaceevo.records import PredictorAssessment, Record, read_record
 from spaceevo.spaces.hyperspace import SpaceChoice
 
 NAME = "predict"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from spaceevo.artifacts import Manifest, write_atomically
 from spaceevo.pipeline import baselines, blocks, export, predict, space, study, subnets, supernet
-from spaceevo.pipeline.context import Context, read_record
+from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import ProgressCallback
-from spaceevo.records import PredictorSummary, SpaceSummary, StageTime, Summary
+from spaceevo.records import PredictorSummary, SpaceSummary, StageTime, Summary, read_record
 from spaceevo.report.data import ReportData
 from spaceevo.report.html import render
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.pipeline import blocks, predict
-from spaceevo.pipeline.context import Context, read_record
+from spaceevo.pipeline.context import Context
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback
-from spaceevo.records import BlockTable, SpaceSearchResult
+from spaceevo.records import BlockTable, SpaceSearchResult, read_record
 from spaceevo.search.qt_score import ExactEvaluator, SampledEvaluator
 from spaceevo.search.space_search import search_spaces
 from spaceevo.spaces.hyperspace import SpaceChoice

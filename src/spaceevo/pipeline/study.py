@@ -6,9 +6,9 @@ from pathlib import Path
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.measure.study import block_types, study
-from spaceevo.pipeline.context import Context, read_record
+from spaceevo.pipeline.context import Context
 from spaceevo.progress import ProgressCallback
-from spaceevo.records import Study
+from spaceevo.records import Study, read_record
 
 NAME = "study"
 TITLE = "Study the target: INT8 against FP32 by operator type and width"

@@ -11,9 +11,9 @@ from spaceevo.measure.campaign import Precision, measure_programs
 from spaceevo.measure.session import Plan
 from spaceevo.nets.network import program_of
 from spaceevo.pipeline import predict, space, supernet
-from spaceevo.pipeline.context import Context, read_record
+from spaceevo.pipeline.context import Context
 from spaceevo.progress import ProgressCallback, part, silent
-from spaceevo.records import FoundSubnet, SubnetSearchResult
+from spaceevo.records import FoundSubnet, SubnetSearchResult, read_record
 from spaceevo.search.subnet_search import search_subnet
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.search_space import SearchSpace

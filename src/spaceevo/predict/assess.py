@@ -33,6 +33,7 @@ def assess(
     *,
     num_classes: int = 10,
     plan: Plan = PLAN,
+    precision: Precision = "int8",
 ) -> PredictorAssessment:
     """Measure random subnets of fresh random spaces, and compare with what is predicted.
 
@@ -47,6 +48,7 @@ def assess(
         progress: Called with (steps done, steps).
         num_classes: Of the logits.
         plan: How to measure.
+        precision: "int8" or "fp32", as the predictor was fitted.
 
     Raises:
         TargetError: The target cannot be reached, is too unstable, or there are no unseen networks.
@@ -55,7 +57,7 @@ def assess(
     pairs = random_pairs(hyperspace, num_unseen, seed, "assess", num_classes, exclude=seen)
     programs = [operators(network_layers(subnet)) for _, subnet in pairs]
     jobs: list[tuple[str, Program, Precision]] = [
-        (f"unseen {number}", program, "int8") for number, program in enumerate(programs)
+        (f"unseen {number}", program, precision) for number, program in enumerate(programs)
     ]
     measurements = measure_programs(target, jobs, store, work_dir, plan, progress)
     networks = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
+from math import log2
 
 from spaceevo.spaces.operators import Operator
 
@@ -37,6 +39,31 @@ def features(operator: Operator) -> tuple[str, tuple[float, ...]]:
             return "scale", _elementwise(operator)  # one gate per channel: squeeze-and-excite
         case _:
             return operator.kind, _elementwise(operator)
+
+
+@lru_cache(maxsize=262144)
+def kernel(operator: Operator) -> Operator:
+    """The operator without what its latency does not depend on: names, inputs, where the weights are kept."""
+    gated = operator.kind == "multiply" and operator.inputs[1] == f"{operator.name}:gate"
+    inputs = ("x", ":gate") if gated else ("x",)
+    if operator.kind == "multiply" and not gated:
+        inputs = ("x", "scale")
+    return replace(operator, name="", inputs=inputs, norm="batch_norm", weights=None)
+
+
+def place(operator: Operator) -> tuple[float, ...]:
+    """Where an operator lies among the others of its group: operators that lie close have like errors.
+
+    Returns:
+        Octaves of channels read, channels put out and size, kernel size in steps of 2, and stride.
+    """
+    return (
+        log2(operator.in_channels),
+        log2(operator.out_channels),
+        log2(operator.out_size),
+        operator.kernel_size / 2,
+        float(operator.stride),
+    )
 
 
 def _elementwise(operator: Operator) -> tuple[float, ...]:

@@ -6,24 +6,22 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import nnls
 
 from spaceevo import seeding
 from spaceevo.errors import TargetError
 from spaceevo.measure.campaign import Precision, Program, measure_programs
 from spaceevo.measure.session import Plan, Progress
 from spaceevo.measure.store import Store
-from spaceevo.predict.features import features
-from spaceevo.predict.predictor import GroupFit, LatencyPredictor
+from spaceevo.predict.predictor import LatencyPredictor, work_of
+from spaceevo.predict.regression import Settings, choose_settings
 from spaceevo.records import TargetDescription
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice
-from spaceevo.spaces.operators import operators
+from spaceevo.spaces.operators import Operator, operators
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet, network_layers
 
 PLAN = Plan()
 _CORNER_EVERY = 6
-_RIDGE = 1e-3  # only so that features that say the same share their coefficient
 
 
 def fit(
@@ -37,8 +35,9 @@ def fit(
     *,
     num_classes: int = 10,
     plan: Plan = PLAN,
+    precision: Precision = "int8",
 ) -> LatencyPredictor:
-    """Measure random subnets of random spaces and fit a predictor on their INT8 latencies.
+    """Measure random subnets of random spaces and fit a predictor on their latencies.
 
     Whole networks are measured, because operators of a few microseconds cannot be measured in context: with
     the profiler on, micro networks took 1.1 to 5.5 times as long.
@@ -53,13 +52,14 @@ def fit(
         progress: Called with (steps done, steps).
         num_classes: Of the logits.
         plan: How to measure.
+        precision: "int8" or "fp32".
 
     Raises:
         TargetError: The target cannot be reached, or is too unstable.
     """
     programs = [operators(network_layers(subnet)) for subnet in fit_subnets(hyperspace, num_fit, seed, num_classes)]
     jobs: list[tuple[str, Program, Precision]] = [
-        (f"fit {number}", program, "int8") for number, program in enumerate(programs)
+        (f"fit {number}", program, precision) for number, program in enumerate(programs)
     ]
     measurements = measure_programs(target, jobs, store, work_dir, plan, progress)
     return fit_measured(target, programs, [measurement.latency_ms for measurement in measurements])
@@ -124,60 +124,30 @@ def random_pairs(
 
 
 def fit_measured(
-    target: TargetDescription, programs: Sequence[Program], latencies_ms: Sequence[float]
+    target: TargetDescription,
+    programs: Sequence[Sequence[Operator]],
+    latencies_ms: Sequence[float],
+    *,
+    settings: Settings | None = None,
+    use_blocks: bool = False,
 ) -> LatencyPredictor:
-    """Fit a predictor to measured networks: non-negative least squares on relative errors.
+    """Fit a predictor to measured programs (`regression.py`).
 
     Args:
         target: Where they were measured.
-        programs: Of whole networks.
+        programs: Of whole networks or of stages.
         latencies_ms: Of each, positive.
+        settings: Of the regression; None chooses those under which the measurements are likeliest.
+        use_blocks: Whether a block may have an error of its own, beside its operators'.
 
     Raises:
         TargetError: There is nothing to fit on, or a latency is not positive.
     """
     latencies = np.asarray(latencies_ms, np.float64)
-    if len(programs) == 0 or not (latencies > 0).all():
+    if len(programs) == 0 or not ((latencies > 0) & np.isfinite(latencies)).all():
         raise TargetError(
             "A latency predictor needs measured networks with positive latencies",
             found=f"{len(programs)} networks, fastest {latencies.min(initial=np.inf):g} ms",
         )
-    ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    sums: list[dict[str, np.ndarray]] = []
-    for program in programs:
-        own: dict[str, np.ndarray] = {}
-        for operator in program:
-            group, numbers = features(operator)
-            if not numbers:
-                continue
-            values = np.asarray(numbers)
-            own[group] = own.get(group, 0.0) + values
-            low, high = ranges.get(group, (values, values))
-            ranges[group] = np.minimum(low, values), np.maximum(high, values)
-        sums.append(own)
-    groups = sorted(ranges)
-    zeros = {group: np.zeros(len(ranges[group][0])) for group in groups}
-    work = np.array([np.concatenate([[1.0], *(own.get(g, zeros[g]) for g in groups)]) for own in sums])
-    coefficients = _non_negative(work / latencies[:, None])
-    fits: dict[str, GroupFit] = {}
-    start = 1
-    for group in groups:
-        low, high = ranges[group]
-        own_ms = coefficients[start : start + len(low)]
-        fits[group] = GroupFit(ms_per_unit=tuple(own_ms.tolist()), low=tuple(low.tolist()), high=tuple(high.tolist()))
-        start += len(low)
-    return LatencyPredictor(target, len(programs), float(coefficients[0]), fits)
-
-
-def _non_negative(relative_work: np.ndarray) -> np.ndarray:
-    """Coefficients >= 0 [num_features] whose products with the rows are nearest to 1.
-
-    Args:
-        relative_work: [num_networks, num_features].
-    """
-    lengths = np.linalg.norm(relative_work, axis=0)
-    scaled = np.vstack([relative_work / lengths, _RIDGE * np.eye(len(lengths))])
-    wanted = np.concatenate([np.ones(len(relative_work)), np.zeros(len(lengths))])
-    solution, _ = nnls(scaled, wanted, maxiter=100 * len(lengths))
-    coefficients: np.ndarray = solution / lengths
-    return coefficients
+    work = work_of(programs, latencies)
+    return LatencyPredictor(target, work, settings or choose_settings(work, use_blocks=use_blocks))

@@ -1,14 +1,15 @@
-"""The compact tables at the end of a run and of a verification."""
+"""The compact tables of the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from spaceevo.records import ModelResult, Summary, Verification
+from spaceevo.records import Measured, ModelResult, PredictorAssessment, Study, Summary, Verification
 from spaceevo.report import words
 
 
@@ -18,14 +19,9 @@ def summary_table(summary: Summary) -> Table:
     Every cell is plain text, so that names of the user's are never read as markup.
     """
     target = summary.target
-    table = Table(
-        title=Text(f"{summary.data} on {target.name}"),
-        caption=Text(f"top-1 on {summary.num_val_images:,} validation images; latency measured"),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-        title_justify="left",
-        caption_justify="left",
+    table = _table(
+        f"{summary.data} on {target.name}",
+        f"top-1 on {summary.num_val_images:,} validation images; latency measured",
     )
     for header in ("budget", "network"):
         table.add_column(header, no_wrap=True)
@@ -45,18 +41,11 @@ def summary_table(summary: Summary) -> Table:
 def verification_table(verifications: Sequence[Verification]) -> Table:
     """One line per file: its top-1, then how it compares with the fake-quantized network and with the integers."""
     counts = sorted({one.num_images for one in verifications})
-    table = Table(
-        title=Text(f"Exported files on {', '.join(f'{count:,}' for count in counts)} images, against what was trained"),
-        caption=Text(
-            "Against the fake-quantized network: class, the same top-1; code, logits on the same 8-bit code; mean and "
-            "max, difference of logits in such codes. Against exact integers as the runtime rounds: exact, the same "
-            "top-1. " + ", ".join(dict.fromkeys(one.runtime for one in verifications))
-        ),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-        title_justify="left",
-        caption_justify="left",
+    table = _table(
+        f"Exported files on {', '.join(f'{count:,}' for count in counts)} images, against what was trained",
+        "Against the fake-quantized network: class, the same top-1; code, logits on the same 8-bit code; mean and "
+        "max, difference of logits in such codes. Against exact integers as the runtime rounds: exact, the same "
+        "top-1. " + ", ".join(dict.fromkeys(one.runtime for one in verifications)),
     )
     table.add_column("model", overflow="fold")
     table.add_column("runtime", no_wrap=True)
@@ -76,6 +65,65 @@ def verification_table(verifications: Sequence[Verification]) -> Table:
         )
         table.add_row(*map(Text, values), style="red" if one.problems else "")
     return table
+
+
+def study_table(study: Study) -> Table:
+    """One line per operator type: how many times faster INT8 is than FP32, by size of the feature map."""
+    target = study.target
+    table = _table(
+        f"INT8 against FP32 on {target.name}: {target.device}",
+        f"How many times faster INT8 is, median over the widths. {target.runtime} {target.runtime_version}",
+    )
+    table.add_column("operator", no_wrap=True)
+    sizes = sorted({row.size for row in study.rows})
+    for size in sizes:
+        table.add_column(f"{size} × {size}", justify="right")
+    speedups: dict[str, dict[int, list[float]]] = {}
+    for row in study.rows:
+        speedups.setdefault(row.operator, {}).setdefault(row.size, []).append(row.speedup)
+    for operator, by_size in speedups.items():
+        values = [words.times(median(by_size[size])) if size in by_size else words.NO_VALUE for size in sizes]
+        table.add_row(Text(operator), *map(Text, values))
+    return table
+
+
+def measured_table(target: str, found: Sequence[Measured], metrics: Sequence[str]) -> Table:
+    """One line per model: its latency with the 95 % interval, then other metrics."""
+    table = _table(f"Measured on {target}", "")
+    table.add_column("model", overflow="fold")
+    table.add_column("precision", no_wrap=True)
+    for header in ("ms", "95 % interval"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    for one in found:
+        own = one.measurement
+        values = [f"{one.metrics[metric]:.4g}" if metric in one.metrics else words.NO_VALUE for metric in metrics]
+        interval = f"{own.low_ms:.4g} – {own.high_ms:.4g}"
+        table.add_row(*map(Text, (one.name, one.precision, f"{own.latency_ms:.4g}", interval, *values)))
+    return table
+
+
+def assessment_table(assessment: PredictorAssessment) -> Table:
+    """How well a predictor does on networks that it has not seen."""
+    table = _table(f"Fitted on {assessment.num_fit} networks, judged on {assessment.num_unseen} others", "")
+    for header in ("within 5 %", "within 10 %", "mean error", "rank correlation"):
+        table.add_column(header, justify="right")
+    shares = (assessment.within_5_percent, assessment.within_10_percent, assessment.mape)
+    table.add_row(*(Text(words.percent(share)) for share in shares), f"{assessment.spearman:.3f}")
+    return table
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(
+        title=Text(title),
+        caption=Text(caption),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title_justify="left",
+        caption_justify="left",
+    )
 
 
 def _cells(model: ModelResult, is_found: bool) -> list[Text]:

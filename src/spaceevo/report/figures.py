@@ -315,6 +315,84 @@ def plot_search(search: SpaceSearchResult) -> go.Figure:
     return figure
 
 
+def plot_plateau(search: SpaceSearchResult) -> go.Figure:
+    """Q-T score of the spaces within tolerance, best first: how flat the top is."""
+    figure = _figure("Rank", "Q-T score", height=340, legend=False)
+    ranked = list(enumerate(search.within_tolerance, 1))
+    drawn = _thin(ranked, MAX_POINTS)
+    figure.add_scatter(
+        x=[rank for rank, _ in drawn], y=[space.qt_score for _, space in drawn],
+        text=[escape(space.encoding) for _, space in drawn], mode="lines+markers" if len(drawn) > 1 else "markers",
+        line={"color": BLUE, "width": 1.75}, marker={"color": BLUE, "size": 5},
+        hovertemplate="%{x}: %{text}<br>%{y:.5f}<extra></extra>",
+    )  # fmt: skip
+    return figure
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram as shares: `shares` between consecutive `edges`, one fewer."""
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+
+
+def distribution_numbers(values: Mapping[str, np.ndarray], num_bins: int = 80) -> dict[str, Distribution]:
+    """Histograms of several samples over the same bins; a sample without values has no shares.
+
+    Args:
+        values: By name, [num].
+        num_bins: Between the least and the largest of all values.
+    """
+    everything = np.concatenate([*values.values(), np.zeros(0)])
+    low, high = (float(everything.min()), float(everything.max())) if len(everything) else (0.0, 1.0)
+    edges = np.linspace(low, high if high > low else low + 1, num_bins + 1)
+    return {
+        name: Distribution(tuple(edges.tolist()), tuple((np.histogram(own, edges)[0] / max(len(own), 1)).tolist()))
+        for name, own in values.items()
+    }
+
+
+def plot_latencies(
+    draws: Mapping[str, tuple[np.ndarray, np.ndarray]], budgets: Sequence[float], unit: str = "ms"
+) -> go.Figure:
+    """Latencies of random subnets of search spaces, and the budgets.
+
+    Args:
+        draws: By space, loss and latency [num].
+        budgets: In the unit of the latencies.
+        unit: Theirs.
+    """
+    name = "Latency" if unit == "ms" else escape(unit)
+    figure = _distributions({space: latency for space, (_, latency) in draws.items()},
+                            f"{name} ({unit})" if unit == "ms" else name)  # fmt: skip
+    for budget in budgets:
+        figure.add_vline(
+            x=budget, line={"color": INK, "width": 1, "dash": "dash"},
+            annotation={"text": f"{budget:g}", "yanchor": "bottom", "xanchor": "center", "y": 1.0,
+                        "font": {"size": 12, "color": INK}},
+        )  # fmt: skip
+    return figure
+
+
+def plot_losses(draws: Mapping[str, tuple[np.ndarray, np.ndarray]], budget: float) -> go.Figure:
+    """NSR losses of those random subnets of search spaces that meet a budget; arguments as in `plot_latencies`."""
+    losses = {space: loss[latency <= budget] for space, (loss, latency) in draws.items()}
+    return _distributions(losses, "Sum of the stages' NSR losses")
+
+
+def _distributions(values: Mapping[str, np.ndarray], title: str) -> go.Figure:
+    figure = _figure(title, "Share of subnets (%)", height=340)
+    for style, (name, own) in zip(styles(list(values)), distribution_numbers(values).items(), strict=True):
+        middles = [(low + high) / 2 for low, high in zip(own.edges, own.edges[1:], strict=False)]
+        figure.add_scatter(
+            x=middles, y=[100 * share for share in own.shares], name=escape(name), mode="lines",
+            line={"color": style.color, "width": 2, "shape": "hvh"}, hovertemplate="%{x:.4g}: %{y:.2f} %",
+        )  # fmt: skip
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
 @dataclass(frozen=True, slots=True)
 class Cloud:
     """Sub-stages of one (stage, block type).
@@ -570,6 +648,21 @@ def plot_stage_times(summary: Summary) -> go.Figure:
 
 
 # --- drawing ---
+
+
+def page(title: str, plots: Mapping[str, go.Figure]) -> str:
+    """A self-contained HTML page of figures under headings, for a verb that draws without a run."""
+    parts = [
+        f"<h2>{escape(heading)}</h2>\n"
+        + figure.to_html(full_html=False, include_plotlyjs=index == 0, config={"displaylogo": False})
+        for index, (heading, figure) in enumerate(plots.items())
+    ]
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{escape(title)}</title></head>\n'
+        f"<body style='font-family: {escape(FONT)}; max-width: 60rem; margin: 2rem auto'>\n<h1>{escape(title)}</h1>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
 
 
 def _figure(x_title: str, y_title: str, *, height: int, legend: bool = True) -> go.Figure:

@@ -16,6 +16,13 @@ A runtime is a module, without torch, with
                                                      .codes(images) -> {tap: codes} of the tensors named by `taps`
     profile(path, repeats, threads=1) -> {operator: ms}
 
+and, where other machines are to run its files,
+
+    ON_DEVICE: Path                                  a stand-alone file that loads and times them (see `_on_device`)
+    on_device_options(path, profile) -> {name: value}  optional: of its `load`, for a kind of processor
+    BENCHMARK: ModuleType                            optional: a program that times them where there is no Python; has
+                                                     what `_benchmark_model` has
+
 Exports are atomic: a file that exists is complete. A file that cannot be loaded is an `ArtifactError`; a runtime that
 is not installed is a `TargetError`.
 """
@@ -24,6 +31,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -88,15 +96,76 @@ def profile_of(machine: str, flags: Collection[str]) -> Profile:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class CpuInfo:
+    """What Linux tells of a processor.
+
+    Attributes:
+        model: The first of its names, or its board's; "" where nothing is told.
+        flags: Every flag of the first core.
+        num_cores: Logical cores, at least 1.
+    """
+
+    model: str
+    flags: frozenset[str]
+    num_cores: int
+
+
+#: Names of cores, as /proc/cpuinfo numbers implementers and parts.
+_PARTS = {
+    "0x41": {
+        "0xc05": "Cortex-A5", "0xc07": "Cortex-A7", "0xc08": "Cortex-A8", "0xc09": "Cortex-A9", "0xc0f": "Cortex-A15",
+        "0xd01": "Cortex-A32", "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55",
+        "0xd07": "Cortex-A57", "0xd08": "Cortex-A72", "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75",
+        "0xd0b": "Cortex-A76", "0xd0c": "Neoverse-N1", "0xd0d": "Cortex-A77", "0xd40": "Neoverse-V1",
+        "0xd41": "Cortex-A78", "0xd44": "Cortex-X1", "0xd46": "Cortex-A510", "0xd47": "Cortex-A710",
+        "0xd48": "Cortex-X2", "0xd49": "Neoverse-N2", "0xd4d": "Cortex-A715", "0xd4e": "Cortex-X3",
+        "0xd4f": "Neoverse-V2", "0xd80": "Cortex-A520", "0xd81": "Cortex-A720", "0xd82": "Cortex-X4",
+    },
+    "0x51": {
+        "0x802": "Kryo-3xx-Gold", "0x803": "Kryo-3xx-Silver", "0x804": "Kryo-4xx-Gold", "0x805": "Kryo-4xx-Silver",
+    },
+}  # fmt: skip
+
+
+def parse_cpuinfo(text: str) -> CpuInfo:
+    """The processor that a text of the form of /proc/cpuinfo describes.
+
+    >>> parse_cpuinfo("model name : Fast 1\\nflags : avx2\\n")
+    CpuInfo(model='Fast 1', flags=frozenset({'avx2'}), num_cores=1)
+    """
+    fields: dict[str, str] = {}
+    cores: Counter[str] = Counter()
+    num_cores, implementer = 0, ""
+    for line in text.splitlines():
+        key, separator, value = (part.strip() for part in line.partition(":"))
+        if not separator:
+            continue
+        fields.setdefault(key, value)  # of the first core
+        num_cores += key == "processor" and value.isdigit()
+        implementer = value if key == "CPU implementer" else implementer
+        if key == "CPU part":
+            cores[_PARTS.get(implementer.lower(), {}).get(value.lower(), f"{implementer} {value}".strip())] += 1
+    flags = fields.get("flags") or fields.get("Features", "")  # x86, Arm
+    names = [
+        fields.get("model name") or fields.get("Hardware") or ("" if "flags" in fields else fields.get("Model", ""))
+    ]
+    names += [" + ".join(f"{number} x {name}" for name, number in cores.items())]
+    return CpuInfo(", ".join(filter(None, names)), frozenset(flags.split()), max(num_cores, 1))
+
+
+def this_cpuinfo() -> str:
+    """The text that Linux describes this machine's processor with; "" elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 @cache
 def this_profile() -> Profile:
     """The profile of the processor that this process runs on; without Linux's list of flags the most careful one."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    flags = {word for line in lines if line.lower().startswith(("flags", "features")) for word in line.split()[1:]}
-    return profile_of(platform.machine(), flags)
+    return profile_of(platform.machine(), parse_cpuinfo(this_cpuinfo()).flags)
 
 
 def require(package: str, runtime: str, extra: str) -> ModuleType:

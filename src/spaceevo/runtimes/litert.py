@@ -7,8 +7,8 @@ XNNPACK; LiteRT's own kernels would not be exact.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,8 @@ import numpy as np
 from spaceevo.artifacts import content_hash, write_atomically
 from spaceevo.errors import ArtifactError, ExportError, TargetError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
-from spaceevo.runtimes import Profile, check_images, check_operators, require
+from spaceevo.runtimes import Profile, _benchmark_model, check_images, check_operators, require
+from spaceevo.runtimes._on_device import litert as on_device
 from spaceevo.spaces.operators import NUM_CODES, Operator
 
 SUFFIX = ".tflite"
@@ -33,7 +34,8 @@ STRUCTURE = "spaceevo_structure"  # metadata: digest of everything but the numbe
 OFFSET = 128  # of our codes over LiteRT's
 MAX_WEIGHT = 127
 MAX_BIAS = 2**30
-WARM_UP = 5
+ON_DEVICE = Path(on_device.__file__)
+BENCHMARK = _benchmark_model
 # The version of an operator that takes int8 (per channel where there are weights); others have version 1
 INT8_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 12, "ADD": 2, "MUL": 2, "MEAN": 2,
                  "MAX_POOL_2D": 2, "PAD": 2, "LOGISTIC": 2, "CONCATENATION": 2, "DEQUANTIZE": 2}  # fmt: skip
@@ -233,7 +235,8 @@ class Session:
         outputs: list[list[np.ndarray]] = [[] for _ in names]
         for image in images:
             self._interpreter.set_tensor(self._input, image[None])
-            self._invoke()
+            with _running():
+                self._interpreter.invoke()
             for name, parts in zip(names, outputs, strict=True):
                 parts.append(self._interpreter.get_tensor(self._outputs[name]))
         merged = [np.concatenate(parts) for parts in outputs]
@@ -241,24 +244,21 @@ class Session:
 
     def time(self, repeats: int) -> list[float]:
         """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
-        image = np.random.default_rng(0).standard_normal(self._shape, dtype=np.float32).transpose(0, 2, 3, 1)
-        self._interpreter.set_tensor(self._input, np.ascontiguousarray(image))
-        samples = []
-        for _ in range(WARM_UP + repeats):
-            start = time.perf_counter_ns()
-            self._invoke()
-            samples.append((time.perf_counter_ns() - start) / 1e6)
-        return samples[WARM_UP:]
+        with _running():
+            return on_device.time(self._interpreter, repeats)
 
-    def _invoke(self) -> None:
-        try:
-            self._interpreter.invoke()
-        except RuntimeError as error:
-            raise ExportError(
-                "LiteRT cannot run an exported model",
-                found=" ".join(str(error).split())[:300],
-                remedy="Train again with a lower lr_int8; if it stays, report it to the authors of spaceevo",
-            ) from error
+
+@contextmanager
+def _running() -> Iterator[None]:
+    """Turn errors of LiteRT into ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ExportError(
+            "LiteRT cannot run an exported model",
+            found=" ".join(str(error).split())[:300],
+            remedy="Train again with a lower lr_int8; if it stays, report it to the authors of spaceevo",
+        ) from error
 
 
 def _quantize_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
@@ -816,14 +816,10 @@ def _texts(model: Any) -> dict[str, str]:
 
 def _load(path: Path, content: bytes, threads: int) -> Any:
     _package()
-    from ai_edge_litert.interpreter import Interpreter
-
     try:
-        interpreter = Interpreter(model_content=content, num_threads=threads)
-        interpreter.allocate_tensors()
+        return on_device.load(content, threads)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ArtifactError(
             f"{path} is no model that LiteRT can load", found=reason, remedy="Export it again"
         ) from error
-    return interpreter

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,24 +15,37 @@ import numpy as np
 from spaceevo.errors import ArtifactError, ExportError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph
 from spaceevo.runtimes import SATURATION_FREE_CODE, Profile, _qdq, check_images, check_operators, this_profile
+from spaceevo.runtimes._on_device import onnxruntime as on_device
+from spaceevo.runtimes._on_device.onnxruntime import WARM_UP
 from spaceevo.runtimes._qdq import IMAGE, LARGEST_CODE, LOGITS, MARK, Fp32Writer, Int8Writer, largest_code, write_model
 
 SUFFIX = ".onnx"
 ARITHMETIC = Arithmetic()  # the contract is its arithmetic on x86; on ARM it adds and pools in fixed point
-WARM_UP = 5
+ON_DEVICE = Path(on_device.__file__)
 metadata, constants, KINDS = _qdq.metadata, _qdq.constants, _qdq.KINDS
 
 
 def version() -> str:
     """Version of ONNX Runtime."""
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
+    return on_device.version()
 
 
 def w_qmax(profile: Profile) -> int:
     """Largest absolute weight code that is exact on a kind of processor: its u8 x s8 kernels are the fast ones."""
     return SATURATION_FREE_CODE if profile.pair_sums_saturate else 127
+
+
+def on_device_options(path: Path, profile: Profile) -> dict[str, Any]:
+    """How a model is loaded on a kind of processor, beside threads.
+
+    Raises:
+        ArtifactError: The file is no ONNX model.
+    """
+    largest = int(metadata(path).get(LARGEST_CODE, 0))
+    if largest <= SATURATION_FREE_CODE or not profile.pair_sums_saturate:
+        return {}
+    # A file for other processors is slow here, but not wrong. With VNNI it would only be slow, by 25 to 80 %.
+    return {"entries": [("session.x64quantprecision", "1")]}
 
 
 def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) -> None:
@@ -152,16 +164,7 @@ class Session:
 
     def time(self, repeats: int) -> list[float]:
         """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
-        image = np.random.default_rng(0).standard_normal(self._shape, dtype=np.float32)
-        binding = self._session.io_binding()
-        binding.bind_cpu_input(IMAGE, image)
-        binding.bind_output(LOGITS)
-        samples = []
-        for _ in range(WARM_UP + repeats):
-            start = time.perf_counter_ns()
-            self._session.run_with_iobinding(binding)
-            samples.append((time.perf_counter_ns() - start) / 1e6)
-        return samples[WARM_UP:]
+        return on_device.time(self._session, repeats)
 
 
 def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
@@ -204,30 +207,17 @@ def _middle_mean(values: Sequence[float]) -> float:
 
 
 def _load(path: Path, threads: int, settings: Mapping[str, Any] | None = None, taps: Sequence[str] = ()) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # fatal only: errors come as exceptions
-    for name, value in (settings or {}).items():
-        setattr(options, name, value)
     remedy = "Export it again"
     model: str | bytes = str(path)
-    opened = _qdq.read_model(path)
-    stored = {entry.key: entry.value for entry in opened.metadata_props}
-    if int(stored.get(LARGEST_CODE, 0)) > SATURATION_FREE_CODE and this_profile().pair_sums_saturate:
-        # A file for other processors is slow here, but not wrong. With VNNI it would only be slow, by 25 to 80 %.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    options = on_device_options(path, this_profile())
     if taps:
         from onnx import TensorProto, helper
 
+        opened = _qdq.read_model(path)
         opened.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in taps)
         model = opened.SerializeToString()
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = on_device.load(model, threads, attributes=list((settings or {}).items()), **options)
     except Exception as error:  # the runtime's exceptions have no common base but this
         reason = str(error).strip().splitlines()[0][:300]
         raise ArtifactError(f"{path} is no model that ONNX Runtime can load", found=reason, remedy=remedy) from error

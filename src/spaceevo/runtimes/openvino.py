@@ -9,22 +9,19 @@ What OpenVINO (2026.4, its graph of execution read on every preset and zoo netwo
   become part of the convolution before (hard-swish networks: 1.5 to 5 times faster).
 
 What OpenVINO makes of INT8 files: every convolution and fully connected layer in 8 bit. A convolution and the addition
-after it become one kernel, which does not round between them (`ARITHMETIC`). Gates and products of an activation become
-one kernel that reads and puts out codes, and computes in float registers what the contract says; only a
-product of squeeze-and-excite whose first input has a zero point reads floats from memory: dequantized codes.
+after it become one kernel, which does not round between them. Gates and products of an activation become one kernel
+that reads and puts out codes, and computes in float registers; a product of squeeze-and-excite whose first input has a
+zero point reads floats from memory: dequantized codes. Whether a scale becomes part of the weights, of another scale
+or of the limits of quantization decides the last bit of its float32 number, and that decides codes (`ARITHMETIC`).
 """
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,16 +29,20 @@ import numpy as np
 from spaceevo.errors import ArtifactError, ExportError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
 from spaceevo.runtimes import Profile, _qdq, check_images, check_operators, require
+from spaceevo.runtimes._on_device import openvino as on_device
+from spaceevo.runtimes._on_device.openvino import WARM_UP
 from spaceevo.runtimes._qdq import IMAGE, LOGITS, MARK, Fp32Writer, Int8Writer, write_model
 from spaceevo.spaces.operators import NUM_CODES, Operator
 
 SUFFIX = ".openvino.onnx"
-WARM_UP = 5
+ON_DEVICE = Path(on_device.__file__)
 metadata, constants, KINDS = _qdq.metadata, _qdq.constants, _qdq.KINDS
 QUANTIZER = f"{MARK}q"  # ends the name of a node that quantizes an operator's output
 INT8_TYPES = ("u8", "i8")
 MOVING_TYPES = ("Input", "Output", "Const", "Reorder", "Reshape")
+LARGEST = np.float32(NUM_CODES - 1)
 WEIGHTED_TYPES = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
+_Inputs = Sequence[tuple[np.ndarray, QuantParams]]
 
 
 def version() -> str:
@@ -50,7 +51,8 @@ def version() -> str:
     Raises:
         TargetError: It is not installed.
     """
-    return str(_openvino().__version__).split("-")[0]
+    _check_installed()
+    return on_device.version()
 
 
 def w_qmax(profile: Profile) -> int:
@@ -128,8 +130,9 @@ class Session:
         path: A file that `export_int8` or `export_fp32` wrote.
         threads: Threads within an operator; operators run one after another.
         taps: Operators whose codes `codes` gives: none of kind "relabel" (it has its input's) or "linear". A tap is
-            read through a node of its own, which leaves kernels as they are, with one exception: an addition of which
-            a summand is tapped no longer becomes part of a convolution, and adds rounded codes. Tap those one by one.
+            read through a node of its own, which leaves kernels as they are, with two exceptions: an addition of
+            which a summand is tapped no longer becomes part of a convolution, and adds rounded codes; and a product
+            of which the gate is tapped multiplies in another order. Tap those one by one.
 
     Raises:
         ArtifactError: The file is missing, truncated, damaged or foreign, or has no such tensor.
@@ -174,13 +177,7 @@ class Session:
 
     def time(self, repeats: int) -> list[float]:
         """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
-        self._input.data[:] = np.random.default_rng(0).standard_normal(self._shape, dtype=np.float32)
-        samples = []
-        for _ in range(WARM_UP + repeats):
-            start = time.perf_counter_ns()
-            self._request.infer()
-            samples.append((time.perf_counter_ns() - start) / 1e6)
-        return samples[WARM_UP:]
+        return on_device.time(self._request, repeats)
 
 
 def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
@@ -214,34 +211,63 @@ def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
     return dict(times)
 
 
-def _quantize_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+def _quantize_codes(operator: Operator, inputs: _Inputs, y: QuantParams) -> np.ndarray:
     """Codes of the image."""
-    return _codes(inputs[0][0], y)
+    return _codes(inputs[0][0], *_limits(y))
 
 
-def _multiply_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
-    """A product of codes, as in the contract; where squeeze-and-excite scales codes with a zero point, of floats."""
+def _multiply_codes(operator: Operator, inputs: _Inputs, y: QuantParams) -> np.ndarray:
+    """A product of dequantized codes; without a zero point, both scales are the second input's."""
     (a_codes, a), (b_codes, b) = inputs
     a_codes, b_codes = a_codes - np.float32(a.zero_point), b_codes - np.float32(b.zero_point)
     a_scale, b_scale = np.float32(a.scale), np.float32(b.scale)
-    if a.zero_point and operator.inputs[1] != f"{operator.name}:gate":
-        return _codes((a_codes * a_scale) * (b_codes * b_scale), y)
-    product = a_codes * b_codes * (a_scale * b_scale / np.float32(y.scale)) + np.float32(y.zero_point)
-    codes: np.ndarray = np.rint(product).clip(0, NUM_CODES - 1)
-    return codes
+    if a.zero_point:
+        return _codes((a_codes * a_scale) * (b_codes * b_scale), *_limits(y))
+    return _codes(a_codes * (b_codes * (a_scale * b_scale)), *_limits(y))
 
 
-def _codes(values: np.ndarray, y: QuantParams) -> np.ndarray:
+def _gate_codes(operator: Operator, inputs: _Inputs, y: QuantParams) -> np.ndarray:
+    """A gate: its scale and its half become part of the limits of quantization."""
+    a_codes, a = inputs[0]
+    sixth = np.float32(a.scale / 6)
+    half = np.float32(0.5) / sixth
+    low, high = (limit / sixth - half for limit in _limits(y))
+    return _codes(a_codes - np.float32(a.zero_point), low, high)
+
+
+def _pool_codes(operator: Operator, inputs: _Inputs, y: QuantParams) -> np.ndarray:
+    """A mean of codes: scale and zero point become part of the quantization, which rounds once."""
+    a_codes, a = inputs[0]
+    mean = a_codes.sum((2, 3), keepdims=True) / np.float32(operator.in_size**2)
+    low, high = (limit / np.float32(a.scale) for limit in _limits(y))
+    factor = LARGEST / (high - low)
+    shift = -low * LARGEST / (high - low) - np.float32(a.zero_point) * factor
+    return _rounded((mean.astype(np.float64) * factor + shift).astype(np.float32))
+
+
+def _limits(params: QuantParams) -> tuple[np.float32, np.float32]:
+    """Least and largest value that codes stand for."""
+    scale = np.float32(params.scale)
+    return np.float32(-params.zero_point) * scale, np.float32(NUM_CODES - 1 - params.zero_point) * scale
+
+
+def _codes(values: np.ndarray, low: np.float32, high: np.float32) -> np.ndarray:
     """Times a factor, where the contract divides, and the zero point, but for rounding, before rounding."""
-    low, high = (np.float32(code - y.zero_point) * np.float32(y.scale) for code in (0, NUM_CODES - 1))
-    factor = np.float32(NUM_CODES - 1) / (high - low)
-    codes: np.ndarray = np.rint(values * factor - low * factor).clip(0, NUM_CODES - 1)
-    return codes
+    factor = LARGEST / (high - low)
+    return _rounded(values * factor - low * factor)
 
 
-#: As OpenVINO computes on x86, code by code: found in its source and its choice of kernels, and confirmed on random
-#: networks of every preset and the zoo. Its gates, sigmoids and pools are the contract's.
-ARITHMETIC = Arithmetic({"quantize": _quantize_codes, "multiply": _multiply_codes}, fused_additions=True)
+def _rounded(codes: np.ndarray) -> np.ndarray:
+    rounded: np.ndarray = np.rint(codes).clip(0, NUM_CODES - 1)
+    return rounded
+
+
+#: As OpenVINO computes on x86, code by code: found in its source, in its graph of execution, and in what it puts out
+#: where every code lies between two others. Its sigmoids are the contract's.
+ARITHMETIC = Arithmetic(
+    {"quantize": _quantize_codes, "multiply": _multiply_codes, "gate": _gate_codes, "pool": _pool_codes},
+    fused_additions=True,
+)
 
 
 class _Int8Writer(Int8Writer):
@@ -286,41 +312,14 @@ class _Fp32Writer(Fp32Writer):
             super().put(operator)
 
 
-def _openvino() -> ModuleType:
-    """The package. On import it tells a server that it was imported, unless its telemetry is not installed."""
-    with _not_installed("openvino_telemetry"):
-        return require("openvino", "OpenVINO", "openvino")
-
-
-@contextmanager
-def _not_installed(package: str) -> Iterator[None]:
-    known = sys.modules.get(package)
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]
-        if known is not None:
-            sys.modules[package] = known
-
-
-@cache
-def _core() -> Any:
-    return _openvino().Core()
+def _check_installed() -> None:
+    with suppress(ImportError):
+        on_device.package()
+    require("openvino", "OpenVINO", "openvino")
 
 
 def _compile(path: Path, threads: int = 1, taps: Sequence[str] = (), counters: bool = False) -> Any:
-    core = _core()
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": "1",
-        "INFERENCE_NUM_THREADS": str(threads),
-        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16, where the processor has it
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-        "ENABLE_CPU_PINNING": "NO",  # the caller's affinity holds
-        "CACHE_DIR": "",
-        "PERF_COUNT": "YES" if counters else "NO",
-    }
+    _check_installed()
     remedy = "Export it again"
     model = _qdq.read_model(path)
     if taps:
@@ -331,7 +330,7 @@ def _compile(path: Path, threads: int = 1, taps: Sequence[str] = (), counters: b
             model.graph.node.append(helper.make_node("MaxPool", [name], [output], name=output, kernel_shape=[1, 1]))
             model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.UINT8, None))
     try:
-        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+        compiled = on_device.compiled(model.SerializeToString(), threads, counters)
     except RuntimeError as error:
         message = f"{path} is no model that OpenVINO can load"
         raise ArtifactError(message, found=_short(error), remedy=remedy) from error

@@ -99,10 +99,11 @@ class Evaluator(ABC):
         budgets_ms: Latency constraints, positive; at least one.
         base_ms: By resolution, latency of everything that is not searched, at least 0.
         settings: Constants of the score.
+        unit: Of latencies and budgets, in messages. Any cost that adds up over stages may stand for the latency.
 
     Raises:
         ArtifactError: The table has an unknown index, a loss or latency that is not a positive number, or
-            no rows for a cell; a stage has failed altogether; `base_ms` lacks a resolution.
+            no rows for a stage or cell; a stage has failed altogether; `base_ms` lacks a resolution.
         InfeasibleBudgetError: No combination of rows meets a budget; the closest feasible one is named.
         RecipeError: No budget, or one that is not positive.
     """
@@ -114,14 +115,16 @@ class Evaluator(ABC):
         budgets_ms: Sequence[float],
         base_ms: Mapping[int, float],
         settings: QTSettings,
+        unit: str = "ms",
     ) -> None:
         if not budgets_ms or not all(0 < budget < np.inf for budget in budgets_ms):
             raise RecipeError("Latency budgets must be positive", found=f"budgets_ms = {list(budgets_ms)}")
         self.hyperspace = hyperspace
         self.budgets_ms = tuple(budgets_ms)
         self.settings = settings
+        self.unit = unit
         self.failed = table.failed
-        self.resolutions, self._cells = _cells(table, hyperspace)
+        self.resolutions, self.cells = _cells(table, hyperspace)
         for resolution in self.resolutions:
             if not 0 <= base_ms.get(resolution, -1.0) < np.inf:
                 raise ArtifactError(
@@ -129,20 +132,34 @@ class Evaluator(ABC):
                     found=f"base_ms = {dict(base_ms)}",
                 )
         self.base_ms = {resolution: float(base_ms[resolution]) for resolution in self.resolutions}
-        self._stage_min_ms = {
+        self.stage_min_ms = {
             resolution: [
-                min(self._cells[*cell, resolution].latency_ms.min() for cell in cells)
-                for cells in _stage_cells(hyperspace, table.failed)
+                min(self.cells[*cell, resolution].latency_ms.min() for cell in cells)
+                for cells in stage_cells(hyperspace, table.failed)
             ]
             for resolution in self.resolutions
         }
-        closest = min(self.base_ms[r] + sum(self._stage_min_ms[r]) for r in self.resolutions)
+        closest = min(self.base_ms[r] + sum(self.stage_min_ms[r]) for r in self.resolutions)
         if infeasible := [budget for budget in self.budgets_ms if budget < closest]:
             raise InfeasibleBudgetError(
-                f"No subnet of any space of {hyperspace.name} meets {min(infeasible):g} ms",
-                found=f"The fastest takes {closest:.4g} ms",
-                remedy=f"The closest feasible budget is {_round_up(closest):g} ms",
+                f"No subnet of any space of {hyperspace.name} meets {min(infeasible):g} {unit}",
+                found=f"The fastest takes {closest:.4g} {unit}",
+                remedy=f"The closest feasible budget is {_round_up(closest):g} {unit}",
             )
+
+    @property
+    def parts(self) -> tuple[Evaluator, ...]:
+        """The evaluators of one target each whose scores add up to this one's: itself."""
+        return (self,)
+
+    def closest_budget(self, choice: SpaceChoice) -> float:
+        """The smallest budget, rounded up, that some subnet of a space meets."""
+        cells = self._stages(choice)
+        fastest = [
+            self.base_ms[r] + sum(float(self.cells[*cell, r].latency_ms.min()) for cell in cells)
+            for r in self.resolutions
+        ]
+        return _round_up(min(fastest))
 
     def score(self, choice: SpaceChoice) -> float:
         """The Q-T score of a space, higher is better; 0 where it uses a failed cell or meets no budget.
@@ -193,8 +210,9 @@ class SampledEvaluator(Evaluator):
         settings: QTSettings = QTSettings(),
         num_samples: int = 100_000,
         seed: int = 0,
+        unit: str = "ms",
     ) -> None:
-        super().__init__(table, hyperspace, budgets_ms, base_ms, settings)
+        super().__init__(table, hyperspace, budgets_ms, base_ms, settings, unit)
         if num_samples < 1:
             raise RecipeError("A sampled score needs at least one sample", found=f"num_samples = {num_samples}")
         self.num_samples = num_samples
@@ -202,21 +220,7 @@ class SampledEvaluator(Evaluator):
 
     def draw(self, choice: SpaceChoice) -> tuple[Floats, Floats]:
         """Loss and latency in ms of `num_samples` random subnets (for scoring and for plots)."""
-        rng = numpy_random(self.seed, "qt_score", self.hyperspace.encode(choice))
-        drawn = rng.integers(len(self.resolutions), size=self.num_samples)
-        loss, latency = [], []
-        for count, resolution in zip(
-            np.bincount(drawn, minlength=len(self.resolutions)), self.resolutions, strict=True
-        ):
-            total_loss, total_ms = np.zeros(count), np.full(count, self.base_ms[resolution])
-            for stage in self._stages(choice):
-                cell = self._cells[*stage, resolution]
-                rows = rng.integers(len(cell.loss), size=count)
-                total_loss += cell.loss[rows]
-                total_ms += cell.latency_ms[rows]
-            loss.append(total_loss)
-            latency.append(total_ms)
-        return np.concatenate(loss), np.concatenate(latency)
+        return draw_subnets(self, choice, self.num_samples, self.seed)
 
     def _assess(self, choice: SpaceChoice) -> tuple[BudgetQuality, ...]:
         loss, latency_ms = self.draw(choice)
@@ -228,6 +232,31 @@ class SampledEvaluator(Evaluator):
             mean = float(top.mean()) if len(top) else np.inf
             qualities.append(BudgetQuality(len(feasible) / self.num_samples, mean))
         return tuple(qualities)
+
+
+def draw_subnets(evaluator: Evaluator, choice: SpaceChoice, num_samples: int, seed: int) -> tuple[Floats, Floats]:
+    """Loss and latency of random subnets of a space: a uniform resolution, and uniform rows of its cells there.
+
+    Args:
+        evaluator: What has the rows.
+        choice: The space, without a failed cell.
+        num_samples: Subnets drawn, at least 1.
+        seed: Of the draws.
+    """
+    rng = numpy_random(seed, "qt_score", evaluator.hyperspace.encode(choice))
+    drawn = rng.integers(len(evaluator.resolutions), size=num_samples)
+    counts = np.bincount(drawn, minlength=len(evaluator.resolutions))
+    loss, latency = [], []
+    for count, resolution in zip(counts, evaluator.resolutions, strict=True):
+        total_loss, total_ms = np.zeros(count), np.full(count, evaluator.base_ms[resolution])
+        for stage, (block, window) in enumerate(zip(choice.blocks, choice.windows, strict=True)):
+            cell = evaluator.cells[stage, block, window, resolution]
+            rows = rng.integers(len(cell.loss), size=count)
+            total_loss += cell.loss[rows]
+            total_ms += cell.latency_ms[rows]
+        loss.append(total_loss)
+        latency.append(total_ms)
+    return np.concatenate(loss), np.concatenate(latency)
 
 
 class ExactEvaluator(Evaluator):
@@ -262,8 +291,9 @@ class ExactEvaluator(Evaluator):
         settings: QTSettings = QTSettings(),
         num_loss_bins: int = 256,
         num_latency_bins: int = 128,
+        unit: str = "ms",
     ) -> None:
-        super().__init__(table, hyperspace, budgets_ms, base_ms, settings)
+        super().__init__(table, hyperspace, budgets_ms, base_ms, settings, unit)
         if min(num_loss_bins, num_latency_bins) < 16:
             raise RecipeError(
                 "The exact score needs at least 16 bins per axis",
@@ -277,13 +307,13 @@ class ExactEvaluator(Evaluator):
         self.latency_step_ms: dict[int, float] = {}
         self._budget_weights: dict[int, NDArray[np.complex128]] = {}
         for resolution in self.resolutions:
-            fastest = self.base_ms[resolution] + sum(self._stage_min_ms[resolution])
+            fastest = self.base_ms[resolution] + sum(self.stage_min_ms[resolution])
             slack = max(self.budgets_ms) - fastest
             if slack < 0:
                 continue  # no subnet of this resolution meets any budget
             ranges = [
-                max(float(np.ptp(self._cells[*cell, resolution].loss)) for cell in cells)
-                for cells in _stage_cells(hyperspace, table.failed)
+                max(float(np.ptp(self.cells[*cell, resolution].loss)) for cell in cells)
+                for cells in stage_cells(hyperspace, table.failed)
             ]
             # Splitting may move each stage up by one bin, so no loss wraps around.
             self.loss_step[resolution] = (sum(ranges) or 1.0) / (num_loss_bins - 1 - len(ranges))
@@ -310,9 +340,9 @@ class ExactEvaluator(Evaluator):
         """
         key = (stage, block, window, resolution)
         if key not in self._spectra:
-            cell = self._cells[key]
+            cell = self.cells[key]
             loss = (cell.loss - cell.loss.min()) / self.loss_step[resolution]
-            excess_ms = cell.latency_ms - self._stage_min_ms[resolution][stage]
+            excess_ms = cell.latency_ms - self.stage_min_ms[resolution][stage]
             latency = excess_ms / self.latency_step_ms[resolution]
             kept = latency <= self._num_latency_bins + 1e-6  # rows above the largest budget would wrap around
             low_i, low_j = np.floor(loss[kept]).astype(int), np.floor(latency[kept]).astype(int)
@@ -329,7 +359,7 @@ class ExactEvaluator(Evaluator):
         stages = self._stages(choice)
         losses, masses = [], []
         for resolution, weights in self._budget_weights.items():
-            cells = [self._cells[*stage, resolution] for stage in stages]
+            cells = [self.cells[*stage, resolution] for stage in stages]
             fastest = self.base_ms[resolution] + sum(float(cell.latency_ms.min()) for cell in cells)
             feasible = np.array([fastest <= budget for budget in self.budgets_ms])
             if not feasible.any():
@@ -357,8 +387,39 @@ class ExactEvaluator(Evaluator):
         return BudgetQuality(share, float(top @ loss / top.sum()))
 
 
-def _stage_cells(hyperspace: Hyperspace, failed: frozenset[tuple[int, int]]) -> Iterator[list[tuple[int, int, int]]]:
-    """Per searched stage, its (stage, block, window) that are not failed."""
+class CombinedEvaluator:
+    """A space for several targets: the scores of one evaluator per target, added up, as those of budgets are.
+
+    Args:
+        parts: Evaluators of one hyperspace, at least one. Their tables may have other latencies, and other losses.
+
+    Raises:
+        RecipeError: No evaluator, or different hyperspaces.
+    """
+
+    def __init__(self, parts: Sequence[Evaluator]) -> None:
+        if len({part.hyperspace for part in parts}) != 1:
+            raise RecipeError(
+                "Scores add up over targets of one hyperspace",
+                found=", ".join(part.hyperspace.name for part in parts) or "no target",
+            )
+        self.parts = tuple(parts)
+        self.hyperspace = parts[0].hyperspace
+        self.budgets_ms = tuple(budget for part in parts for budget in part.budgets_ms)
+        self.failed = frozenset[tuple[int, int]]().union(*(part.failed for part in parts))
+
+    def score(self, choice: SpaceChoice) -> float:
+        """The sum of the scores; 0 where a target has a failed cell or no subnet within any of its budgets."""
+        scores = [part.score(choice) for part in self.parts]
+        return sum(scores) if all(scores) else 0.0
+
+    def assess(self, choice: SpaceChoice) -> tuple[BudgetQuality, ...]:
+        """Share and loss under each budget of each target, in the order of `budgets_ms`."""
+        return tuple(quality for part in self.parts for quality in part.assess(choice))
+
+
+def stage_cells(hyperspace: Hyperspace, failed: frozenset[tuple[int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """Per searched stage, its (stage, block, window) that are not failed; windows run fastest."""
     for index, stage in enumerate(hyperspace.searched):
         pairs = product(range(len(stage.choices)), range(stage.num_windows))
         yield [(index, block, window) for block, window in pairs if (index, block) not in failed]
@@ -384,6 +445,8 @@ def _cells(table: BlockTable, hyperspace: Hyperspace) -> tuple[tuple[int, ...], 
                 raise _bad_table(f"names {what} {min(unknown)} in {stage.name}", f"Allowed there: 0 to {limit - 1}")
         if all((index, block) in table.failed for block in range(len(stage.choices))):
             raise _bad_table(f"has no block left in {stage.name}", "The training of every block type failed there")
+        if not own.any() and not all((index, block) in table.failed for block in range(len(stage.choices))):
+            raise _bad_table(f"has no rows for {stage.name}", f"It has rows for {_rows_for(table, hyperspace)}")
     resolutions = tuple(r for r in hyperspace.resolutions if np.any(table.resolution == r))
     if not resolutions:
         raise _bad_table(
@@ -411,12 +474,17 @@ def _cells(table: BlockTable, hyperspace: Hyperspace) -> tuple[tuple[int, ...], 
         )
         for key, own in zip(unique.tolist(), groups, strict=True)
     }
-    for expected, resolution in product(_stage_cells(hyperspace, table.failed), resolutions):
+    for expected, resolution in product(stage_cells(hyperspace, table.failed), resolutions):
         for cell in expected:
             if (*cell, resolution) not in cells:
                 name = f"{searched[cell[0]].name}, block {cell[1]}, width window {cell[2]}"
                 raise _bad_table(f"has no rows for {name} at resolution {resolution}", "")
     return resolutions, cells
+
+
+def _rows_for(table: BlockTable, hyperspace: Hyperspace) -> str:
+    present = set(np.unique(table.stage).tolist())
+    return ", ".join(stage.name for index, stage in enumerate(hyperspace.searched) if index in present) or "no stage"
 
 
 def _bad_table(problem: str, found: str) -> ArtifactError:

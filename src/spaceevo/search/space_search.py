@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from math import inf, nan, prod
@@ -10,8 +10,9 @@ from random import Random
 from typing import Protocol
 
 from spaceevo.errors import ArtifactError, InfeasibleBudgetError, RecipeError
-from spaceevo.records import ScoredSpace, SpaceSearchResult, SpaceSearchStep
+from spaceevo.records import ScoredSpace, SpaceSearchResult, SpaceSearchStep, StageChoice
 from spaceevo.search.evolution import AgingEvolution
+from spaceevo.search.sweep import Sweep
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice
 
@@ -44,6 +45,7 @@ def search_spaces(
     excluded: Collection[tuple[int, int]] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
     cross_check: SpaceEvaluator | None = None,
+    sweep: Callable[[SpaceChoice, float], Sweep | None] | None = None,
 ) -> SpaceSearchResult:
     """Find the best space and all scored ones that are about as good.
 
@@ -63,6 +65,8 @@ def search_spaces(
         excluded: Failed (stage, block) pairs, by index among the searched stages; no space has one.
         progress: Called with (spaces scored, num_spaces).
         cross_check: Second evaluator for the best space (`sampled_score`); NaN without one.
+        sweep: Called with the best space and a score; gives all spaces that may reach it (`sweep.sweep_spaces` with
+            this evaluator), or None where it cannot.
 
     Raises:
         RecipeError: A number out of its range.
@@ -82,6 +86,7 @@ def search_spaces(
     else:
         _evolve(search, population_size, tournament_size, python_random(seed, "search_spaces"))
         search.climb()
+    swept = _swept(search, sweep, tolerance)
     ranked = sorted(
         (ScoredSpace(encoding=hyperspace.encode(choice), qt_score=score) for choice, score in search.scores.items()),
         key=lambda space: (-space.qt_score, space.encoding),
@@ -93,11 +98,12 @@ def search_spaces(
             found=f"budgets_ms = {list(evaluator.budgets_ms)}",
             remedy="Raise the budgets; they lie at the very edge of what the hyperspace can do",
         )
+    within = tuple(space for space in ranked if space.qt_score >= (1 - tolerance) * best.qt_score)
     return SpaceSearchResult(
         hyperspace=hyperspace.name,
         budgets_ms=evaluator.budgets_ms,
         best=best,
-        within_tolerance=tuple(space for space in ranked if space.qt_score >= (1 - tolerance) * best.qt_score),
+        within_tolerance=within,
         tolerance=tolerance,
         num_evaluated=len(ranked),
         history=tuple(search.history),
@@ -108,7 +114,59 @@ def search_spaces(
             for block, choice in enumerate(stage.choices)
             if (index, block) in search.excluded
         ),
+        choices=_choices(search, [hyperspace.decode(space.encoding) for space in within], best.qt_score),
+        num_bounded=max(swept.num_spaces - len(ranked), 0) if swept else 0,
+        bound=swept.bound if swept else None,
     )
+
+
+def _swept(
+    search: _Search, sweep: Callable[[SpaceChoice, float], Sweep | None] | None, tolerance: float
+) -> Sweep | None:
+    """Score the spaces within tolerance that a sweep finds; None where there is nothing to sweep."""
+    best = max(search.scores, key=search.scores.__getitem__)
+    if sweep is None or search.num_allowed <= len(search.scores) or search.scores[best] <= 0:
+        return None
+    swept = sweep(best, (1 - tolerance) * search.scores[best])
+    if swept:
+        for choice in swept.candidates:
+            search.score(choice)
+    return swept
+
+
+def _choices(search: _Search, within: Sequence[SpaceChoice], best_score: float) -> tuple[StageChoice, ...]:
+    """Shares among the spaces within tolerance, and what their absence costs among all that were scored."""
+    result = []
+    for index, stage in enumerate(search.hyperspace.searched):
+        windows = [stage.widths[start : start + stage.window_size] for start in range(stage.num_windows)]
+        names = {
+            "block": [str(choice.block_type) for choice in stage.choices],
+            "window": [f"{window[0]}-{window[-1]}" if len(window) > 1 else f"{window[0]}" for window in windows],
+        }
+        for kind in names:
+            highest = [0.0] * len(names[kind])
+            for choice, score in search.scores.items():
+                taken = _taken(choice, kind, index)
+                highest[taken] = max(highest[taken], score)
+            for taken, name in enumerate(names[kind]):
+                share = sum(_taken(choice, kind, index) == taken for choice in within) / len(within)
+                others = max((score for other, score in enumerate(highest) if other != taken), default=0.0)
+                if share:
+                    result.append(
+                        StageChoice(
+                            stage=stage.name,
+                            kind=kind,
+                            index=taken,
+                            name=name,
+                            share=share,
+                            loss_without=max(0.0, 1 - others / best_score),
+                        )
+                    )
+    return tuple(result)
+
+
+def _taken(choice: SpaceChoice, kind: str, stage: int) -> int:
+    return (choice.blocks if kind == "block" else choice.windows)[stage]
 
 
 def _evolve(search: _Search, population_size: int, tournament_size: int, rng: Random) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from spaceevo.errors import DataError
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
@@ -20,6 +23,9 @@ COLUMNS = ("stage", "block", "window", "blocks", "cin", "hw", "mflops", "mparams
 #: Per convolution or linear layer the published counts include a weight scale, an activation scale and an offset.
 QUANTIZER_PARAMS = 3
 DECIMALS = 4
+#: Columns of a file of the released folders, `stageS_B_W.csv`: without a header, the input written 1xCxHxW.
+CSV_COLUMNS = ("blocks", "input", "nsr_loss", "mflops", "mparams", "latency_ms")
+_CSV_NAME = re.compile(r"stage(\d+)_(\d+)_(\d+)\.csv")
 RESOLUTIONS = (160, 192, 224)  # of the tables, Section 4.2
 
 
@@ -59,6 +65,80 @@ def read_table(path: Path) -> dict[str, list[Any]]:
             found=", ".join(table.column_names) or "no column that a look-up table has",
         )
     return {name: table.column(name).to_pylist() for name in COLUMNS}
+
+
+def read_columns(path: Path) -> dict[str, NDArray[Any]]:
+    """All columns of a block look-up table, as its file or folder has them.
+
+    Args:
+        path: A parquet file, or a folder of `stageS_B_W.csv` as released: these become the columns of the released
+            parquet files.
+
+    Raises:
+        DataError: Neither, or unreadable.
+    """
+    if not path.is_dir():
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{path} cannot be read as a block look-up table",
+                found=str(error).splitlines()[0],
+                remedy="Give a parquet file, or a folder of files stageS_B_W.csv",
+            ) from error
+        return {name: table[name].to_numpy() for name in table.column_names}
+    parts = [(match, file) for file in sorted(path.iterdir()) if (match := _CSV_NAME.fullmatch(file.name))]
+    if not parts:
+        raise DataError(
+            f"{path} holds no block look-up table",
+            found="No file stageS_B_W.csv, with the numbers of the stage, the block type and the width window",
+        )
+    columns: dict[str, list[NDArray[Any]]] = {}
+    for match, file in parts:
+        try:
+            table = pc.read_csv(file, pc.ReadOptions(column_names=list(CSV_COLUMNS)))
+            own = {name: table[name].to_numpy() for name in CSV_COLUMNS if name != "input"}
+            sizes = np.array([text.split("x") for text in table["input"].to_pylist()]).astype(int)
+            if sizes.shape[1] != 4:
+                raise ValueError(f"an input with {sizes.shape[1]} numbers instead of 4")
+        except (OSError, ValueError, AttributeError, pa.ArrowException) as error:
+            raise DataError(
+                f"{file} cannot be read as a part of a block look-up table",
+                found=str(error).splitlines()[0],
+                remedy=f"Lines have {', '.join(CSV_COLUMNS)}",
+            ) from error
+        own |= {"cin": sizes[:, 1], "hw": sizes[:, 3]}
+        for name, number in zip(("stage", "block", "window"), match.groups(), strict=True):
+            own[name] = np.full(len(sizes), int(number))
+        for name, values in own.items():
+            columns.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in columns.items()}
+
+
+def resolutions_of(hyperspace: Hyperspace, stage: NDArray[Any], size: NDArray[Any]) -> NDArray[np.int64]:
+    """The input resolution of the network that each row of a released table was sampled at.
+
+    Args:
+        hyperspace: That of the table.
+        stage: Number of each row's stage, as published: from 1.
+        size: Height of its input.
+
+    Raises:
+        DataError: No resolution of the tables gives such a size.
+    """
+    sizes = _input_sizes(hyperspace)
+    result = np.zeros(len(stage), dtype=np.int64)
+    for number in np.unique(stage).tolist():
+        by_size = sizes.get(f"stage{number}", {})
+        for own in np.unique(size[stage == number]).tolist():
+            if own not in by_size:
+                raise DataError(
+                    f"The block look-up table has inputs of size {own} in stage{number}",
+                    found=f"In {hyperspace.name}, resolutions {', '.join(map(str, RESOLUTIONS))} give "
+                    + (", ".join(map(str, by_size)) or "no such stage"),
+                )
+            result[(stage == number) & (size == own)] = by_size[own]
+    return result
 
 
 def check_rows(hyperspace: Hyperspace, table: dict[str, list[Any]]) -> Iterator[Row]:
@@ -154,13 +234,15 @@ def _parse(text: str) -> Block:
     return Block(int(width), int(kernel_size), 0.0 if expand_ratio == "None" else float(expand_ratio))
 
 
-def _input_sizes(hyperspace: Hyperspace) -> dict[str, set[int]]:
+def _input_sizes(hyperspace: Hyperspace) -> dict[str, dict[int, int]]:
+    """Per stage, the resolution of the tables that gives each size of its input."""
+
     def strided(stages: tuple[HyperStage, ...], size: int) -> int:
         for stage in stages:
             size = (size - 1) // stage.stride + 1
         return size
 
     return {
-        stage.name: {strided(hyperspace.stages[:index], resolution) for resolution in RESOLUTIONS}
+        stage.name: {strided(hyperspace.stages[:index], resolution): resolution for resolution in RESOLUTIONS}
         for index, stage in enumerate(hyperspace.stages)
     }

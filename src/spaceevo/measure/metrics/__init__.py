@@ -5,7 +5,7 @@ A metric is a module with
     ABOUT: str                                        for people, one sentence
     features(subnet)  -> tuple[float, ...]            a value is a sum of these, each times a coefficient >= 0
 
-and either, where the program alone decides it (the coefficients are 1),
+and either, where the architecture alone decides it (the coefficients are 1; FP32 takes four times as much),
 
     DEVICE = False
 
@@ -15,3 +15,7 @@ or, where the device does (the coefficients are fitted to what is measured there
     measure(transport, target, path, latency_ms) -> float   of a model file; raises TargetError where the device
                                                             cannot tell, never a number that was not measured
 """
+
+from __future__ import annotations
+
+METRICS = "spaceevo.measure.metrics"

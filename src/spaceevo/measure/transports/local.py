@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import platform
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from spaceevo import plugins
 from spaceevo.errors import TargetError
-from spaceevo.measure.transports import LoadedModel, Processor, Transport
+from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, Transport, _device, _linux
+from spaceevo.measure.transports._program import RUNTIMES, Place, peak_memory_mib
 
-RUNTIMES = "spaceevo.runtimes"
-_CPUINFO = Path("/proc/cpuinfo")
+WHERE = "this machine"
 
 
 def connect(device: str) -> Transport:
@@ -29,29 +32,65 @@ def connect(device: str) -> Transport:
 
 
 class _Local:
+    def __init__(self) -> None:
+        self._energy = _linux.EnergyCounter()
+
     def processor(self) -> Processor:
+        files = _read(_linux.PROCESSOR)
+        return _linux.processor(files, platform.machine(), "" if files.texts else platform.processor())
+
+    def runtime_version(self, runtime: str) -> str:
+        return str(plugins.load(RUNTIMES, runtime).version())
+
+    def state(self, cores: tuple[int, ...] = ()) -> DeviceState:
+        return _linux.state(_read(_linux.STATE), cores)
+
+    def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> LoadedModel:
+        return _Model(plugins.load(RUNTIMES, runtime).Session, path, threads, cores)
+
+    def peak_memory_mib(self, runtime: str, path: Path, threads: int) -> float:
+        return peak_memory_mib(Place(WHERE, (), sys.executable, _not_started, quoted=False), runtime, path, threads)
+
+    def energy_uj(self) -> float:
+        return self._energy.read_uj(_read(_linux.ENERGY), WHERE)
+
+    def close(self) -> None:
+        """Nothing runs elsewhere."""
+
+
+class _Model:
+    """A session, held to some cores: its threads start while this one is, and stay where they started."""
+
+    def __init__(self, session: Any, path: Path, threads: int, cores: tuple[int, ...]) -> None:
+        self._path, self._cores = path, cores
+        self._session = self._pinned(lambda: session(path, threads=threads))
+
+    def time(self, repeats: int) -> list[float]:
+        """Latencies in ms."""
+        if self._session is None:
+            raise TargetError("A model is timed that was closed", found=str(self._path))
+        samples: list[float] = self._pinned(lambda: self._session.time(repeats))
+        return samples
+
+    def close(self) -> None:
+        """Free it."""
+        self._session = None
+
+    def _pinned(self, work: Any) -> Any:
         try:
-            text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
-        except OSError:  # not Linux
-            text = ""
-        return parse_cpuinfo(text)
+            with _device.pinned(self._cores):
+                return work()
+        except _device.Refused as refusal:
+            raise TargetError(
+                f"A program on {WHERE} cannot be pinned to the cores {', '.join(map(str, self._cores))}",
+                found=str(refusal),
+                remedy="Name other cores, or none",
+            ) from refusal
 
-    def load(self, runtime: str, path: Path, threads: int) -> LoadedModel:
-        model: LoadedModel = plugins.load(RUNTIMES, runtime).Session(path, threads=threads)
-        return model
+
+def _read(patterns: Sequence[str]) -> _linux.Texts:
+    return _linux.Texts(**_device.read(patterns))
 
 
-def parse_cpuinfo(text: str) -> Processor:
-    """The processor that a text of the form of /proc/cpuinfo describes; `platform` fills the gaps.
-
-    >>> sorted(parse_cpuinfo("model name : Fast 1\\nflags : avx2 fma\\n").flags)
-    ['avx2', 'fma']
-    """
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        key, separator, value = line.partition(":")
-        if separator:
-            fields.setdefault(key.strip().lower(), value.strip())  # of the first core
-    flags = fields.get("flags") or fields.get("features", "")  # x86, Arm
-    model = fields.get("model name") or fields.get("hardware") or platform.processor() or platform.machine()
-    return Processor(model or "unknown", platform.machine(), frozenset(flags.split()))
+def _not_started(code: int, said: str) -> TargetError:
+    return TargetError("A process that measures memory does not start", found=f"exit code {code}: {said[-300:]}")

@@ -1,0 +1,202 @@
+"""Runs on a device: answers requests, one JSON object a line, until its input ends.
+
+Needs Python 3.8 and the standard library; what it loads models with is sent to it. Its text comes to the device on its
+own standard input (see `_program`), so that nothing has to be installed or left there. What runtimes print goes to the
+standard error; only answers are on the standard output. Model files lie in a folder of their own until the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import types
+from collections.abc import Iterator
+from typing import Any
+
+CHUNK = 1 << 18
+
+
+class Refused(Exception):
+    """A request that cannot be met; `kind` is for the host."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+@contextlib.contextmanager
+def pinned(cores: Any) -> Iterator[None]:
+    """Hold this thread, and those that it starts, to some cores; to none in particular where none is named.
+
+    Raises:
+        Refused: There is no such core, or threads cannot be held here.
+    """
+    if not cores:
+        yield
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise Refused("no_core", f"{platform.system()} cannot hold a program to cores")
+    allowed = os.sched_getaffinity(0)
+    if not allowed.issuperset(cores):
+        raise Refused("no_core", "It may use the cores " + ", ".join(map(str, sorted(allowed))))
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def read(patterns: Any) -> dict[str, Any]:
+    """Texts of the files that fit some patterns, and why others cannot be read, by path."""
+    texts, unreadable = {}, {}
+    for path in sorted(path for pattern in patterns for path in glob.glob(pattern)):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                texts[path] = file.read().replace("\0", "").strip()
+        except OSError as error:
+            unreadable[path] = error.strerror or str(error)
+    return {"texts": texts, "unreadable": unreadable}
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, in MiB.
+
+    Raises:
+        Refused: The system does not tell.
+    """
+    for line in read(["/proc/self/status"])["texts"].get("/proc/self/status", "").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise Refused("failed", "/proc/self/status does not tell the peak memory (VmHWM)")
+
+
+class Device:
+    """What is loaded here."""
+
+    def __init__(self) -> None:
+        self.folder = ""
+        self.runtimes: dict[str, Any] = {}
+        self.models: dict[int, Any] = {}  # runtime, handle, cores
+        self.num_loaded = 0
+
+    def answer(self, request: dict[str, Any], data: Any) -> Any:
+        """What a request asks for; `data` is where its bytes, if any, are read from."""
+        return getattr(self, "do_" + request["do"])(data=data, **request["with"])
+
+    def do_read(self, data: Any, patterns: Any) -> Any:
+        """The function `read`."""
+        return read(patterns)
+
+    def do_put(self, data: Any, name: str, size: int) -> Any:
+        """Keep a file."""
+        left, problem = size, None
+        try:
+            self.folder = self.folder or tempfile.mkdtemp(prefix="spaceevo-")
+            with open(os.path.join(self.folder, name), "wb") as file:
+                while left:
+                    chunk = data.read(min(left, CHUNK))
+                    if not chunk:
+                        raise SystemExit  # the host is gone
+                    left -= len(chunk)
+                    file.write(chunk)
+        except OSError as error:
+            problem = error
+        while left and data.read(min(left, CHUNK)):  # what follows is the next request
+            left -= min(left, CHUNK)
+        if problem:
+            place = self.folder or tempfile.gettempdir()
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(place, name))
+            full = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            raise Refused("no_space" if full else "failed", f"{place}: {problem.strerror or problem}")
+
+    def do_runtime(self, data: Any, name: str, source: str) -> Any:
+        """Take the file of a runtime; its version."""
+        module = types.ModuleType("spaceevo_on_device_" + name)
+        try:
+            exec(compile(source, f"<{name}>", "exec"), module.__dict__)
+            version = module.version()
+        except (ImportError, AttributeError) as error:
+            raise Refused("missing", f"{error}, in {sys.executable}") from error
+        self.runtimes[name] = module
+        return version
+
+    def do_load(self, data: Any, runtime: str, name: str, threads: int, cores: Any, options: Any) -> Any:
+        """Load a file that was put here; its number."""
+        with pinned(cores):
+            try:
+                handle = self.runtimes[runtime].load(os.path.join(self.folder, name), threads, **options)
+            except Exception as error:  # runtimes' exceptions share no base
+                raise Refused("refused", " ".join(str(error).split())[:300]) from error
+        self.num_loaded += 1
+        self.models[self.num_loaded] = (self.runtimes[runtime], handle, cores)
+        return self.num_loaded
+
+    def do_time(self, data: Any, model: int, repeats: int) -> Any:
+        """Latencies in ms."""
+        runtime, handle, cores = self.models[model]
+        with pinned(cores):
+            return runtime.time(handle, repeats)
+
+    def do_unload(self, data: Any, model: int, name: str) -> Any:
+        """Free a model, and its file where one is named."""
+        self.models.pop(model, None)
+        if name:
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(self.folder, name))
+
+    def do_memory(self, data: Any) -> Any:
+        """Peak memory of this process in MiB."""
+        return peak_memory_mib()
+
+    def close(self) -> None:
+        """Leave nothing here."""
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def serve(requests: Any, answers: Any) -> None:
+    """Answer requests until they end."""
+
+    def say(content: dict[str, Any]) -> None:
+        answers.write(json.dumps(content).encode() + b"\n")
+        answers.flush()
+
+    device = Device()
+    try:
+        say({"spaceevo": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count() or 1})
+        for line in iter(requests.readline, b""):
+            request = json.loads(line)
+            try:
+                say({"id": request["id"], "is": device.answer(request, requests)})
+            except Refused as error:
+                say({"id": request["id"], "kind": error.kind, "found": str(error)})
+            except Exception as error:
+                found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                say({"id": request["id"], "kind": "failed", "found": found})
+    except BrokenPipeError:  # the host is gone
+        pass
+    finally:
+        device.close()
+
+
+def main() -> None:
+    """Serve the host that started this program."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(1))
+    sys.path[:] = [place for place in sys.path if place]  # not the folder that the host's login happens to start in
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main()

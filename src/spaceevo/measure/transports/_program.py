@@ -1,0 +1,505 @@
+"""A device that runs Python: the program `_device` is started there by a command, and asked over its pipes.
+
+Everything goes over one channel: the program itself, model files, requests and answers. A channel that was dropped
+between two requests is opened again once, and the models are loaded again; one that is dropped while a request is
+answered is told, for a measurement was disturbed. The request after that opens a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import selectors
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from spaceevo import plugins
+from spaceevo.errors import ArtifactError, TargetError
+from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, _device, _linux
+from spaceevo.runtimes import profile_of
+
+RUNTIMES = "spaceevo.runtimes"
+_BOOTSTRAP = (
+    "import sys;v=sys.version_info;v>=(3,8) or sys.exit('Python 3.8 or newer is needed, this is %d.%d'%v[:2]);"
+    "exec(compile(sys.stdin.buffer.read({size}),'spaceevo','exec'))"
+)
+_PEAK_RUNS = 3
+_MAX_NOISE = 1 << 16  # of a login that prints something first
+_MAX_ANSWER = 1 << 22
+_GRACE = 5  # seconds that a program has to end
+_STEP = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds that a device may be silent.
+
+    Attributes:
+        start: Until the program runs there.
+        request: Until an answer, or until the next part of a file was taken.
+        load: Until a model is loaded.
+        time: Until the first inferences of a model are timed; later ones may take `slower` times as long as before.
+        slower: See `time`.
+    """
+
+    start: float = 45
+    request: float = 45
+    load: float = 300
+    time: float = 300
+    slower: float = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How to run Python somewhere.
+
+    Attributes:
+        where: For people.
+        command: That runs the words which follow it there.
+        python: The Python there.
+        explain: Turns (exit code, last output) of a program that never answered into an error.
+        timeouts: How long to wait.
+        quoted: Whether the command takes the words as one, for a shell.
+    """
+
+    where: str
+    command: tuple[str, ...]
+    python: str
+    explain: Callable[[int, str], TargetError]
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    quoted: bool = True
+
+
+class Dropped(Exception):
+    """The channel has ended."""
+
+
+class Channel:
+    """The program, running.
+
+    Raises:
+        TargetError: It does not come to run.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._number = 0
+        self._unread = b""
+        # Shared with the program, which goes on writing at its end
+        self._said = tempfile.TemporaryFile("a+b")  # noqa: SIM115
+        source = Path(_device.__file__).read_bytes()
+        words = [place.python, "-u", "-c", _BOOTSTRAP.format(size=len(source))]
+        words = [*place.command, shlex.join(words)] if place.quoted else [*place.command, *words]
+        try:
+            self._process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            self._said.close()
+            problem = f"The program {words[0]} cannot be started"
+            raise TargetError(problem, found=str(error), remedy="Install it here") from error
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._input, False)
+        os.set_blocking(self._output, False)
+        try:
+            self.hello = self._start(source)
+        except BaseException:
+            self.close(at_once=True)
+            raise
+
+    def dropped(self) -> bool:
+        """Whether it ended by itself since the last answer."""
+        if self._process.poll() is None:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._output, selectors.EVENT_READ)
+                if not selector.select(0):
+                    return False
+            try:
+                self._unread += self._read()
+            except Dropped:
+                return True
+            return False
+        return True
+
+    def request(self, do: str, timeout: float, data: bytes = b"", **content: Any) -> Any:
+        """What the program answers.
+
+        Raises:
+            Dropped: The channel ended before the answer.
+            TargetError: Too late, or not an answer; the channel is closed then.
+            _device.Refused: The program says why not.
+        """
+        self._number += 1
+        line = json.dumps({"id": self._number, "do": do, "with": content}).encode() + b"\n"
+        self._unread = b""
+        said = self._exchange(line + data, timeout)
+        answer = self._answer(said)
+        if answer is None or answer.get("id") != self._number or not {"is", "kind"} & answer.keys():
+            self._garbage(said)
+        if "kind" in answer:
+            raise _device.Refused(str(answer["kind"]), str(answer.get("found", "")))
+        return answer["is"]
+
+    def close(self, at_once: bool = False) -> None:
+        """End the program, which cleans up behind itself; `at_once`: also where it is busy."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        if at_once:
+            self._process.terminate()
+        self._end()
+        self._said.close()
+
+    def _end(self) -> int:
+        """Wait a little for the program's end; its exit code."""
+        try:
+            return self._process.wait(timeout=_GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _start(self, source: bytes) -> dict[str, Any]:
+        """Send the program; its first words, after whatever a login prints."""
+        noise, end = b"", time.monotonic() + self._place.timeouts.start
+        try:
+            line = self._exchange(source, self._place.timeouts.start)
+            while (hello := self._answer(line)) is None or "spaceevo" not in hello:
+                noise += line + b"\n"
+                if len(noise) > _MAX_NOISE or time.monotonic() > end:
+                    self._garbage(noise)
+                line = self._exchange(b"", self._place.timeouts.start)
+            return hello
+        except Dropped:
+            code = self._end()
+            noise += self._unread
+            raise self._place.explain(code, f"{self._last_said()}\n{noise.decode(errors='replace')}".strip()) from None
+
+    def _exchange(self, data: bytes, timeout: float) -> bytes:
+        """Write, and read one line; the time counts from the last progress."""
+        left, deadline = memoryview(data), time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._output, selectors.EVENT_READ)
+            if left:
+                selector.register(self._input, selectors.EVENT_WRITE)
+            while left or b"\n" not in self._unread:
+                events = selector.select(max(0.0, deadline - time.monotonic()))
+                if not events:
+                    self._too_late(timeout)
+                for key, _ in events:
+                    if key.fd == self._output:
+                        self._unread += self._read()
+                        if len(self._unread) > _MAX_ANSWER:
+                            self._garbage()
+                        continue
+                    try:
+                        left = left[os.write(self._input, left[:_STEP]) :]
+                    except BlockingIOError:
+                        continue
+                    except BrokenPipeError:
+                        raise Dropped from None
+                    deadline = time.monotonic() + timeout
+                    if not left:
+                        selector.unregister(self._input)
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+    def _read(self) -> bytes:
+        try:
+            data = os.read(self._output, _STEP)
+        except BlockingIOError:
+            return b""
+        if not data:
+            raise Dropped
+        return data
+
+    @staticmethod
+    def _answer(line: bytes) -> dict[str, Any] | None:
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            return None
+        return answer if isinstance(answer, dict) else None
+
+    def _garbage(self, what: bytes = b"") -> NoReturn:
+        said = (what or self._unread).decode(errors="replace")
+        self.close(at_once=True)
+        raise TargetError(
+            f"The program on {self._place.where} answered with what is no answer",
+            found=" ".join(said.split())[:200] or "nothing that can be read",
+            remedy=f"Look at what {self._place.python} is there, and whether its login prints without end",
+        )
+
+    def _too_late(self, timeout: float) -> NoReturn:
+        found = " ".join(f"{self._last_said()} {self._unread.decode(errors='replace')}".split())[-200:]
+        self.close(at_once=True)
+        raise TargetError(
+            f"{self._place.where} did not answer within {timeout:g} s",
+            found=f"Its last words: {found}" if found else "It said nothing",
+            remedy="Look whether it hangs or is overloaded, then try again: what was measured is kept",
+        )
+
+    def _last_said(self) -> str:
+        end = self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, end - 2000))
+        return self._said.read().decode(errors="replace").strip()
+
+
+class Machine:
+    """A transport: a place where the program runs.
+
+    Raises:
+        TargetError: It cannot be reached, or has no Python.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._energy = _linux.EnergyCounter()
+        self._models: list[_Model] = []
+        self._versions: dict[str, str] = {}
+        self._files: dict[str, int] = {}  # on the device, with the number of models that need them
+        self._processor: Processor | None = None
+        self._closed = False
+        self._channel: Channel | None = Channel(place)
+
+    def processor(self) -> Processor:
+        """As it describes itself."""
+        if self._processor is None:
+            files = self._read(_linux.PROCESSOR)
+            assert self._channel is not None
+            self._processor = _linux.processor(files, str(self._channel.hello.get("machine", "")))
+        return self._processor
+
+    def runtime_version(self, runtime: str) -> str:
+        """Of the package there."""
+        self._connect()
+        return self._prepare(runtime)
+
+    def state(self, cores: tuple[int, ...] = ()) -> DeviceState:
+        """From /proc and /sys."""
+        return _linux.state(self._read(_linux.STATE), cores)
+
+    def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> LoadedModel:
+        """Send a model there and load it."""
+        profile = profile_of(self.processor().machine, self.processor().flags)
+        make_options = getattr(plugins.load(RUNTIMES, runtime), "on_device_options", None)
+        model = _Model(self, runtime, path, threads, cores, make_options(path, profile) if make_options else {})
+        self._connect()
+        try:
+            self._open_model(model)
+        except ArtifactError:
+            self._drop_file(model)
+            raise
+        self._models.append(model)
+        return model
+
+    def peak_memory_mib(self, runtime: str, path: Path, threads: int) -> float:
+        """Of a program of its own."""
+        return peak_memory_mib(self._place, runtime, path, threads)
+
+    def own_peak_memory_mib(self) -> float:
+        """Of the program there, so far."""
+        return float(self._ask("memory"))
+
+    def energy_uj(self) -> float:
+        """From powercap (RAPL)."""
+        return self._energy.read_uj(self._read(_linux.ENERGY), self._place.where)
+
+    def close(self) -> None:
+        """End the program there, with all models and files."""
+        self._closed = True
+        self._models.clear()
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def time(self, model: _Model, repeats: int) -> list[float]:
+        """Latencies of a model in ms."""
+        timeouts, runs = self._place.timeouts, repeats + 5
+        timeout = timeouts.time
+        if model.slowest_ms:
+            timeout = max(timeouts.request, timeouts.slower * runs * model.slowest_ms / 1e3)
+        self._connect()
+        samples = self._ask("time", timeout, model=model.number, repeats=repeats)
+        if not isinstance(samples, list) or len(samples) != repeats or not all(map(_is_latency, samples)):
+            raise TargetError(
+                f"{self._place.where} answered with what is no latency",
+                found=f"{samples!r:.200} for {repeats} inferences",
+            )
+        model.slowest_ms = max(samples)
+        return [float(sample) for sample in samples]
+
+    def unload(self, model: _Model) -> None:
+        """Free a model; its file too where no other needs it."""
+        if model not in self._models:
+            return
+        self._models.remove(model)
+        if self._channel is not None and not self._channel.dropped():
+            self._files[model.file] -= 1
+            self._drop_file(model)
+
+    def _drop_file(self, model: _Model) -> None:
+        """Free a model there, and its file where no other model needs it."""
+        unneeded = self._files.get(model.file) == 0
+        with suppress(TargetError):  # gone already
+            self._ask("unload", model=model.number, name=model.file if unneeded else "")
+        if unneeded:
+            del self._files[model.file]
+
+    def _read(self, patterns: Sequence[str]) -> _linux.Texts:
+        self._connect()
+        return _linux.Texts(**self._ask("read", patterns=list(patterns)))
+
+    def _connect(self) -> None:
+        """Open the channel again where it was dropped, with all models."""
+        if self._closed:
+            raise TargetError(f"The connection to {self._place.where} is closed")
+        if self._channel is not None and self._channel.dropped():
+            self._channel.close()
+            self._channel = None
+        if self._channel is None:
+            self._versions.clear()
+            self._files.clear()
+            self._channel = Channel(self._place)
+            try:
+                for model in self._models:
+                    self._open_model(model)
+            except BaseException:
+                self._lose()
+                raise
+
+    def _ask(self, do: str, timeout: float | None = None, data: bytes = b"", **content: Any) -> Any:
+        if self._channel is None:
+            raise TargetError(f"The connection to {self._place.where} is closed")
+        try:
+            return self._channel.request(do, timeout or self._place.timeouts.request, data, **content)
+        except _device.Refused as refusal:
+            raise self._told(refusal) from None
+        except Dropped:
+            self._lose()
+            raise TargetError(
+                f"The connection to {self._place.where} was dropped while it worked",
+                found=f"Its request was {do!r}",
+                remedy="Look at the device and its network, then try again: what was measured is kept",
+            ) from None
+        except BaseException:  # an answer that is still to come would be taken for the next one
+            self._lose()
+            raise
+
+    def _lose(self) -> None:
+        if self._channel is not None:
+            self._channel.close(at_once=True)
+            self._channel = None
+
+    def _prepare(self, runtime: str) -> str:
+        """Send what loads and times files of a runtime; the version there."""
+        if runtime not in self._versions:
+            plugin = plugins.load(RUNTIMES, runtime)
+            if not hasattr(plugin, "ON_DEVICE"):
+                raise TargetError(
+                    f"The runtime {runtime!r} does not run on other machines",
+                    found="It has no ON_DEVICE, the file that loads and times models there",
+                    remedy="Take another runtime, or the transport 'local'",
+                )
+            source = plugin.ON_DEVICE.read_text(encoding="utf-8")
+            version = self._ask("runtime", self._place.timeouts.load, name=runtime, source=source)
+            self._versions[runtime] = str(version)
+        return self._versions[runtime]
+
+    def _open_model(self, model: _Model) -> None:
+        self._prepare(model.runtime)
+        try:
+            content = model.path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"{model.path} cannot be read", found=error.strerror or str(error), remedy="Export it again"
+            ) from error
+        model.file = hashlib.sha256(content).hexdigest()[:32] + "".join(model.path.suffixes[-2:])
+        if model.file not in self._files:
+            self._ask("put", data=content, name=model.file, size=len(content))
+            self._files[model.file] = 0
+        number = self._ask(
+            "load",
+            self._place.timeouts.load,
+            runtime=model.runtime,
+            name=model.file,
+            threads=model.threads,
+            cores=list(model.cores),
+            options=model.options,
+        )
+        model.number = int(number)
+        self._files[model.file] += 1
+
+    def _told(self, refusal: _device.Refused) -> TargetError | ArtifactError:
+        where, found = self._place.where, str(refusal)
+        match refusal.kind:
+            case "missing":
+                remedy = "Install the runtime's package there, for that Python"
+                return TargetError(f"The runtime is not installed on {where}", found=found, remedy=remedy)
+            case "refused":
+                remedy = "Export it again, or install a newer runtime there"
+                return ArtifactError(f"The runtime on {where} cannot load a model", found=found, remedy=remedy)
+            case "no_space":
+                remedy = "Free space there, or set TMPDIR to a folder with more"
+                return TargetError(f"The disk of {where} is full", found=found, remedy=remedy)
+            case "no_core":
+                remedy = "Name other cores, or none"
+                return TargetError(f"{where} cannot pin a program to these cores", found=found, remedy=remedy)
+            case _:
+                return TargetError(f"{where} cannot do what it was asked for", found=found)
+
+
+def peak_memory_mib(place: Place, runtime: str, path: Path, threads: int) -> float:
+    """Largest resident memory of a fresh program that loads a model and runs it a few times, in MiB.
+
+    Raises:
+        ArtifactError: The runtime refuses the file.
+        TargetError: The program does not run there, or the device does not tell.
+    """
+    machine = Machine(place)
+    try:
+        machine.load(runtime, path, threads).time(_PEAK_RUNS)
+        return machine.own_peak_memory_mib()
+    finally:
+        machine.close()
+
+
+class _Model:
+    def __init__(
+        self, machine: Machine, runtime: str, path: Path, threads: int, cores: tuple[int, ...], options: dict[str, Any]
+    ) -> None:
+        self._machine = machine
+        self.runtime, self.path, self.threads, self.cores, self.options = runtime, path, threads, cores, options
+        self.file, self.number, self.slowest_ms = "", 0, 0.0
+        self._closed = False
+
+    def time(self, repeats: int) -> list[float]:
+        """Latencies in ms."""
+        if self._closed:
+            raise TargetError("A model is timed that was closed", found=str(self.path))
+        return self._machine.time(self, repeats)
+
+    def close(self) -> None:
+        """Free it on the device."""
+        if not self._closed:
+            self._closed = True
+            self._machine.unload(self)
+
+
+def _is_latency(sample: Any) -> bool:
+    return isinstance(sample, float | int) and sample is not True and 0 < sample < math.inf

@@ -1,0 +1,177 @@
+"""Predict many subnets of one search space at once: a table of every block in every place it may have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spaceevo.errors import EncodingError
+from spaceevo.predict.predictor import LatencyPredictor
+from spaceevo.spaces.operators import Operator, operators
+from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.spaces.subnet import Stage, Subnet, block_layers, network_layers
+
+ABSENT = -1
+
+
+class BatchPredictor:
+    """Latencies of the subnets of a search space, looked up.
+
+    A subnet is a row of integers: the index of its resolution, then for every stage as many places as its largest
+    depth, each with the index of a block among `ElasticStage.blocks()`, or `ABSENT` beyond the stage's depth.
+
+    Args:
+        predictor: Additive over blocks, so the looked-up latencies are its own.
+        space: Whose subnets are to be predicted.
+
+    Raises:
+        TargetError: The space has an operator of a kind that was not measured at all.
+    """
+
+    def __init__(self, predictor: LatencyPredictor, space: SearchSpace) -> None:
+        self.space = space
+        self.base_ms = predictor.base_ms
+        self.depths = tuple(stage.depths[-1] for stage in space.stages)
+        self._numbers = [{block: number for number, block in enumerate(stage.blocks())} for stage in space.stages]
+        self._widths = [
+            np.array([stage.widths.index(block.width) for block in stage.blocks()], np.int32) for stage in space.stages
+        ]
+        programs, shapes = self._programs()
+        predictor.prepare(operator for program in programs for operator in program)
+        latencies = np.array([predictor.blocks_ms(program) for program in programs])
+        outside = np.array([predictor.num_extrapolated(program) for program in programs], np.int32)
+        start = 0
+        tables = []
+        for shape in shapes:
+            stop = start + int(np.prod(shape))
+            tables.append((latencies[start:stop].reshape(shape), outside[start:stop].reshape(shape)))
+            start = stop
+        self._input, self._head = tables[0], tables[-1]
+        # Per stage: of the first block and of those after it, [resolution, width before, block].
+        self._stages = [(tables[i], tables[i + 1]) for i in range(1, len(tables) - 1, 2)]
+
+    @property
+    def num_columns(self) -> int:
+        """Integers per subnet."""
+        return 1 + sum(self.depths)
+
+    def latencies_ms(self, rows: np.ndarray) -> np.ndarray:
+        """Latencies, in ms.
+
+        Args:
+            rows: Integers [num_subnets, num_columns].
+        """
+        return self.base_ms + self._sum(rows, 0)
+
+    def num_extrapolated(self, rows: np.ndarray) -> np.ndarray:
+        """Per subnet how many of its operators lie outside what was measured."""
+        return self._sum(rows, 1)
+
+    def rows(self, subnets: Sequence[Subnet]) -> np.ndarray:
+        """Subnets as rows of integers.
+
+        Raises:
+            EncodingError: One is not in the space.
+        """
+        resolutions = {resolution: number for number, resolution in enumerate(self.space.resolutions)}
+        found = np.full((len(subnets), self.num_columns), ABSENT, np.int32)
+        for row, subnet in enumerate(subnets):
+            if not self.space.contains(subnet):
+                raise EncodingError(f"A subnet is not in {self.space.encoding}", found=f"number {row} of the batch")
+            found[row, 0] = resolutions[subnet.resolution]
+            column = 1
+            for numbers, stage, depth in zip(self._numbers, subnet.stages, self.depths, strict=True):
+                found[row, column : column + len(stage.blocks)] = [numbers[block] for block in stage.blocks]
+                column += depth
+        return found
+
+    def subnet(self, row: np.ndarray) -> Subnet:
+        """The subnet of a row of integers."""
+        stages: list[Stage] = []
+        column = 1
+        for elastic, depth in zip(self.space.stages, self.depths, strict=True):
+            own = [number for number in row[column : column + depth].tolist() if number != ABSENT]
+            stages.append(elastic.stage(tuple(elastic.blocks()[number] for number in own)))
+            column += depth
+        return self.space.subnet(self.space.resolutions[int(row[0])], tuple(stages))
+
+    def sample(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Random subnets as rows, drawn as `SearchSpace.sample` draws."""
+        rows = np.full((count, self.num_columns), ABSENT, np.int32)
+        rows[:, 0] = rng.integers(len(self.space.resolutions), size=count)
+        column = 1
+        for elastic, depth in zip(self.space.stages, self.depths, strict=True):
+            drawn = rng.integers(len(elastic.blocks()), size=(count, depth))
+            depths = rng.choice(np.array(elastic.depths), size=count)
+            rows[:, column : column + depth] = np.where(np.arange(depth) < depths[:, None], drawn, ABSENT)
+            column += depth
+        return rows
+
+    def _sum(self, rows: np.ndarray, which: int) -> np.ndarray:
+        if rows.ndim != 2 or rows.shape[1] != self.num_columns:
+            raise EncodingError(
+                "Rows of subnets have another form", found=f"{rows.shape}, expected [any number, {self.num_columns}]"
+            )
+        resolution = rows[:, 0]
+        self._check((resolution >= 0) & (resolution < len(self.space.resolutions)), "its resolution is none")
+        total = self._input[which][resolution]
+        width = np.zeros(len(rows), np.int32)
+        column = 1
+        for widths, (first, later), depth in zip(self._widths, self._stages, self.depths, strict=True):
+            block = rows[:, column]
+            self._check((block >= 0) & (block < len(widths)), "a stage begins without a block")
+            total = total + first[which][resolution, width, block]
+            width = widths[block]
+            before = np.ones(len(rows), bool)
+            for place in range(column + 1, column + depth):
+                block = rows[:, place]
+                # Depths are prefixes: what is absent adds nothing and changes no width.
+                there = block != ABSENT
+                self._check((before | ~there) & (block >= ABSENT) & (block < len(widths)), "a stage has a gap")
+                before = there
+                total += np.where(there, later[which][resolution, width, block], 0)
+                width = np.where(there, widths[block], width)
+            column += depth
+        return total + self._head[which][resolution, width]
+
+    def _check(self, fine: np.ndarray, otherwise: str) -> None:
+        if not fine.all():
+            number = int(np.argmin(fine))
+            raise EncodingError(
+                f"A row names no subnet of {self.space.encoding}", found=f"row {number}: {otherwise} of the space"
+            )
+
+    def _programs(self) -> tuple[list[tuple[Operator, ...]], list[tuple[int, ...]]]:
+        """The program of every entry of every table, and the shapes of the tables."""
+        space = self.space
+        sample = space.smallest()
+        programs = [
+            operators(network_layers(space.subnet(resolution, sample.stages)))[:1] for resolution in space.resolutions
+        ]
+        shapes: list[tuple[int, ...]] = [(len(space.resolutions),)]
+        sizes = list(space.resolutions)
+        before: tuple[int, ...] = (3,)
+        for elastic in space.stages:
+            for index, widths in ((0, before), (1, elastic.widths)):
+                for size in sizes:
+                    for width in widths:
+                        for block in elastic.blocks():
+                            layers = block_layers(elastic.stage((block,) * (index + 1)), index, width, size)
+                            programs.append(operators(layers)[1:])
+                if index == 0:
+                    sizes = [
+                        block_layers(elastic.stage(elastic.blocks()[:1]), 0, before[0], size)[-1].out_size
+                        for size in sizes
+                    ]
+                shapes.append((len(sizes), len(widths), len(elastic.blocks())))
+            before = elastic.widths
+        last = space.stages[-1]
+        for resolution in space.resolutions:
+            for width in before:
+                block = next(block for block in last.blocks() if block.width == width)
+                stages = (*sample.stages[:-1], last.stage((block,) * last.depths[0]))
+                program = operators(network_layers(space.subnet(resolution, stages)))
+                programs.append(tuple(operator for operator in program if operator.name.startswith("head/")))
+        shapes.append((len(space.resolutions), len(before)))
+        return programs, shapes

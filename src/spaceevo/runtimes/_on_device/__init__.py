@@ -1,0 +1,9 @@
+"""What loads and times a model, one stand-alone file per runtime, here and on devices.
+
+A file needs nothing but the standard library, numpy and the runtime's package, in Python 3.8 or newer: its text is sent
+to a device and run there. The runtimes beside this folder load and time with the same functions. A file has
+
+    version() -> str                               ImportError: the package is not installed
+    load(model, threads, **options) -> a handle    `model` is a path (or content); any error: the model is refused
+    time(handle, repeats) -> [ms]                  after `WARM_UP` runs that do not count
+"""

@@ -1,0 +1,105 @@
+"""What is sent to devices runs there: in an old Python, with nothing but what such a device has."""
+
+import ast
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spaceevo import plugins
+from spaceevo.measure.target import RUNTIMES
+from spaceevo.measure.transports import _device
+
+FILES = [Path(_device.__file__)]
+FILES += [
+    plugin.ON_DEVICE for name in plugins.names(RUNTIMES) if hasattr(plugin := plugins.load(RUNTIMES, name), "ON_DEVICE")
+]
+PACKAGES = {"onnxruntime", "ai_edge_litert", "openvino", "numpy"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_old_pythons_and_bare_devices_can_run_it(file: Path) -> None:
+    tree = ast.parse(file.read_text(), feature_version=(3, 8))
+    future = next(node for node in tree.body if isinstance(node, ast.ImportFrom))
+    assert future.module == "__future__"  # annotations are not evaluated
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            for name in names:
+                root = str(name).split(".")[0]
+                allowed = {"numpy", file.stem, "ai_edge_litert"} if file.stem != "_device" else set()
+                assert root in allowed or (root in sys.stdlib_module_names and root != "spaceevo"), name
+
+
+def test_every_runtime_runs_on_devices() -> None:
+    assert {file.stem for file in FILES[1:]} >= {"onnxruntime", "litert", "openvino"}
+
+
+def served(*requests: Any) -> list[dict[str, Any]]:
+    """Answers to requests, each a dictionary or bytes that follow one."""
+    lines = [one if isinstance(one, bytes) else json.dumps(one).encode() + b"\n" for one in requests]
+    answers = io.BytesIO()
+    _device.serve(io.BufferedReader(io.BytesIO(b"".join(lines))), answers)  # type: ignore[type-var]
+    return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+def ask(number: int, do: str, **content: Any) -> dict[str, Any]:
+    return {"id": number, "do": do, "with": content}
+
+
+RUNTIME = """
+def version():
+    return "7"
+
+def load(model, threads, extra=0):
+    with open(model) as file:
+        return [float(file.read()), threads, extra]
+
+def time(handle, repeats):
+    return [sum(handle)] * repeats
+"""
+
+
+def test_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    load = {"runtime": "r", "threads": 2, "cores": [], "options": {"extra": 1}}
+    hello, *answers = served(
+        ask(1, "runtime", name="r", source=RUNTIME),
+        ask(2, "put", name="a", size=3),
+        b"0.5",
+        ask(3, "load", name="a", **load),
+        ask(4, "time", model=1, repeats=2),
+        ask(5, "load", name="b", **load),
+        ask(6, "unload", model=1, name="a"),
+        ask(7, "time", model=1, repeats=2),
+        ask(8, "runtime", name="s", source="import not_there"),
+        ask(9, "nothing"),
+        ask(10, "read", patterns=["/proc/loadav*", "/proc/nothing"]),
+        ask(11, "memory"),
+    )
+    assert hello["spaceevo"].startswith("3.")
+    assert [answer["id"] for answer in answers] == list(range(1, 12))
+    told = [answer.get("is", answer.get("kind")) for answer in answers]
+    assert told[:9] == ["7", None, 1, [3.5, 3.5], "refused", None, "failed", "missing", "failed"]
+    assert list(told[9]["texts"]) == ["/proc/loadavg"]
+    assert told[10] > 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_host_is_gone_in_the_middle_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(SystemExit):
+        served(ask(1, "put", name="a", size=1000), b"half of it")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_follows_a_file_that_cannot_be_written_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    _, put, read = served(ask(1, "put", name="a", size=9), b"{}\n{}\n{}\n", ask(2, "read", patterns=[]))
+    assert put["kind"] == "failed"
+    assert read == {"id": 2, "is": {"texts": {}, "unreadable": {}}}

@@ -1,0 +1,75 @@
+"""Many subnets of one space at once."""
+
+import random
+
+import numpy as np
+import pytest
+
+from spaceevo.errors import EncodingError, TargetError
+from spaceevo.predict.batch import ABSENT, BatchPredictor
+from spaceevo.predict.fit import fit_measured, fit_subnets
+from spaceevo.predict.predictor import LatencyPredictor
+from spaceevo.predict.regression import START
+from spaceevo.records import TargetDescription
+from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
+from spaceevo.spaces.operators import operators
+from spaceevo.spaces.subnet import network_layers
+
+TARGET = TargetDescription(
+    name="fake@fake", runtime="fake", runtime_version="1", device="d", machine="m", flags=(), threads=1, w_qmax=127
+)
+MICRO = load_hyperspace("micro")
+SPACE = MICRO.space(SpaceChoice((0, 2, 4), (1, 2, 3)), 10)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> LatencyPredictor:
+    rng = np.random.default_rng(0)
+    programs = [operators(network_layers(subnet)) for subnet in fit_subnets(MICRO, 60, 0, 10)]
+    latencies = [sum(op.macs + 1e4 for op in program) * 1e-8 * rng.uniform(0.9, 1.1) for program in programs]
+    settings = START.model_copy(update={"block": 0.1})  # blocks have errors of their own: the harder case
+    return fit_measured(TARGET, programs, latencies, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def batch(predictor: LatencyPredictor) -> BatchPredictor:
+    return BatchPredictor(predictor, SPACE)
+
+
+def test_the_same_as_one_by_one(predictor: LatencyPredictor, batch: BatchPredictor) -> None:
+    rng = random.Random(0)
+    subnets = [SPACE.smallest(), SPACE.largest(), *(SPACE.sample(rng) for _ in range(50))]
+    rows = batch.rows(subnets)
+    assert [batch.subnet(row) for row in rows] == subnets
+    assert batch.latencies_ms(rows) == pytest.approx([predictor.network_ms(subnet) for subnet in subnets], rel=1e-12)
+    outside = [predictor.num_extrapolated(operators(network_layers(subnet))) for subnet in subnets]
+    assert batch.num_extrapolated(rows).tolist() == outside
+
+
+def test_samples_are_subnets_of_the_space(batch: BatchPredictor) -> None:
+    rows = batch.sample(200, np.random.default_rng(0))
+    subnets = [batch.subnet(row) for row in rows]
+    assert all(map(SPACE.contains, subnets))
+    assert (batch.rows(subnets) == rows).all()
+    assert {len(subnet.stages[1].blocks) for subnet in subnets} == set(SPACE.stages[1].depths)
+
+
+def test_a_row_that_is_no_subnet_is_an_error_not_a_number(batch: BatchPredictor) -> None:
+    row = batch.rows([SPACE.largest()])
+    for column, value in ((1, ABSENT), (2, 999), (2, -2), (3, ABSENT), (0, 99), (0, -1)):
+        wrong = row.copy()
+        wrong[0, column] = value
+        with pytest.raises(EncodingError, match="Row 0"):
+            batch.latencies_ms(wrong)
+    with pytest.raises(EncodingError, match="another form"):
+        batch.latencies_ms(row[:, :-1])
+    other = MICRO.space(SpaceChoice((1, 1, 1), (0, 0, 0)), 10)
+    with pytest.raises(EncodingError, match="not in"):
+        batch.rows([other.smallest()])
+
+
+def test_a_kind_never_measured_is_an_error() -> None:
+    program = operators(network_layers(MICRO.space(SpaceChoice((0, 0, 0), (0, 0, 0)), 10).smallest()))
+    knows_little = fit_measured(TARGET, [program], [1.0], settings=START)
+    with pytest.raises(TargetError, match="knows nothing"):
+        BatchPredictor(knows_little, SPACE)

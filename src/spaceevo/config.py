@@ -126,6 +126,9 @@ class SubnetsSettings(Settings):
     num_generations: int = Field(3, ge=0)
     num_mutations: int = Field(8, ge=0)
     num_crossovers: int = Field(8, ge=0)
+    limits: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="Largest values of other metrics, for example {size-mib: 2.5}; see docs/measure.md."
+    )
     latency_window: float = Field(0.15, gt=0, lt=1, description="Share below the budget that is searched first.")
     num_images: int = Field(600, ge=16, description="Held-out training images per evaluation.")
     recalibration_batches: int = Field(4, ge=1, description="Batches of 128 that recalibrate batch norm.")

@@ -306,6 +306,22 @@ class Study(Record):
     advice: tuple[str, ...]
 
 
+class MetricFit(Record):
+    """How a metric beside latency follows from a network: a sum of features times coefficients.
+
+    Attributes:
+        metric: Its name; the unit is its end.
+        coefficients: At least 0, one per feature (`measure.metrics`).
+        num_fit: Networks that were measured for it; 0 where the architecture alone decides.
+        mape: Mean absolute error on networks that were held out, relative to what was measured.
+    """
+
+    metric: str
+    coefficients: tuple[float, ...]
+    num_fit: int
+    mape: float
+
+
 class AssessedNetwork(Record):
     """One whole network that a predictor has not seen."""
 
@@ -545,6 +561,7 @@ class ModelResult(Record):
         top1_fake_quant: Of the fake-quantized network.
         top1_int8: Of the INT8 file, computed by the runtime.
         verification: Of the INT8 file.
+        metrics: Of the INT8 file, by name those that the recipe limits; the unit is the name's end.
         int8_file: Relative to the run folder.
         fp32_file: Relative to the run folder.
         network_file: The extracted network that both were written from, relative to the run folder.
@@ -562,6 +579,7 @@ class ModelResult(Record):
     top1_fake_quant: float
     top1_int8: float
     verification: Verification
+    metrics: dict[str, float] = {}
     int8_file: str
     fp32_file: str
     network_file: str

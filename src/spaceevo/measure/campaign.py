@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Literal
 
 from spaceevo import plugins
 from spaceevo.errors import NoSpaceError, TargetError, UnstableSessionError
+from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.measure.session import FasterReferenceError, Plan, Progress, Reference, measure
 from spaceevo.measure.store import REFERENCE, Stale, Store, Subject
-from spaceevo.measure.target import RUNTIMES
+from spaceevo.measure.target import RUNTIMES, connect
 from spaceevo.records import Measurement, TargetDescription
 from spaceevo.spaces.layers import INPUT, Feature, Tracer
 from spaceevo.spaces.operators import Operator, operators
@@ -101,6 +102,43 @@ def measure_files(
         return [paths[position] for position in missing], progress
 
     return _measure(target, subjects, write, store, None, plan)
+
+
+def measure_metric(
+    target: TargetDescription,
+    metric: str,
+    programs: Sequence[tuple[str, Program, float]],
+    work_dir: Path,
+    progress: Progress,
+) -> list[float]:
+    """Measure a metric beside latency of INT8 architectures with random weights.
+
+    Args:
+        target: Where to measure.
+        metric: Its name; the device decides it.
+        programs: (name, program, latency in ms, which need not be exact) each.
+        work_dir: For model files, which are removed.
+        progress: Called with (programs done, programs).
+
+    Returns:
+        One value per program, in the unit that the metric's name ends in.
+
+    Raises:
+        PluginError: There is no such metric.
+        TargetError: The device is lost, or cannot tell it.
+        ExportError: A program cannot be written.
+        NoSpaceError: The disk is full, or a folder cannot be written.
+    """
+    room = plugins.load(METRICS, metric)
+    values = []
+    with closing(connect(target.name)) as transport, _folder(work_dir) as folder:
+        for number, (name, program, latency_ms) in enumerate(programs):
+            with _writing(folder):
+                path = export_program(target, (name, program, "int8"), folder / str(number))
+            values.append(float(room.measure(transport, target, path, latency_ms)))
+            path.unlink()
+            progress(number + 1, len(programs))
+    return values
 
 
 def reference_subject(target: TargetDescription) -> Subject:

@@ -71,7 +71,7 @@ def _run(
     codes: dict[str, Tensor] = {}
     last_reads = _last_reads(graph.operators)
     fused = fused_additions.fused_convolutions(graph.operators) if arithmetic.fused_additions else frozenset()
-    branches: dict[str, Tensor] = {}  # what fused convolutions put out, as floats
+    branches: dict[str, fused_additions.Value] = {}  # what fused convolutions put out, as floats
     for index, operator in enumerate(graph.operators):
         inputs = [(codes[name], graph.quant_params[name]) for name in operator.inputs if name in codes]
         for name in operator.inputs:

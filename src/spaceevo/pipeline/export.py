@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spaceevo import plugins
 from spaceevo.artifacts import write_atomically
 from spaceevo.measure.campaign import measure_files
+from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
+from spaceevo.measure.target import connect
 from spaceevo.nets.extracted import SUFFIX, save_extracted
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, predict, space, subnets, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.handout import hand_out, metadata_of
+from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import ExtractedNetwork, ModelResult
 from spaceevo.runtimes import profile_of
@@ -44,6 +49,7 @@ def inputs(context: Context) -> dict[str, object]:
         "data": context.data_hash,
         "target": context.target.model_dump(),
         "export": context.recipe.export.model_dump(),
+        "metrics": sorted(context.recipe.subnets.limits),
     }
 
 
@@ -65,6 +71,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     models: dict[str, list[ModelResult]] = {"models": [], "baselines": []}
     for number, (candidate, result) in enumerate(zip(candidates, results, strict=True)):
         int8_ms, fp32_ms = measured[2 * number].latency_ms, measured[2 * number + 1].latency_ms
+        result["metrics"] = _limited_metrics(context, candidate.subnet, paths[2 * number], int8_ms)
         kind = "baselines" if candidate.name.startswith("baseline") else "models"
         models[kind].append(ModelResult(**result, int8_ms=int8_ms, fp32_ms=fp32_ms, speedup=fp32_ms / int8_ms))
     path = folder / "models.json"
@@ -124,6 +131,19 @@ def _export(
         "fp32_file": str(out.fp32.relative_to(context.run.path)),
         "network_file": str(network_path.relative_to(context.run.path)),
     }
+
+
+def _limited_metrics(context: Context, subnet: Subnet, path: Path, latency_ms: float) -> dict[str, float]:
+    """The metrics that the recipe limits, of an exported INT8 file."""
+    values = {}
+    for name in context.recipe.subnets.limits:
+        room = plugins.load(METRICS, name)
+        if room.DEVICE:
+            with closing(connect(context.target.name)) as transport:
+                values[name] = float(room.measure(transport, context.target, path, latency_ms))
+        else:
+            values[name] = metric_value(computed_metric(name), subnet)
+    return values
 
 
 def _extract(context: Context, candidate: _Candidate, images: Images) -> ExtractedNetwork:

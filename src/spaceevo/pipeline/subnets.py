@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from spaceevo import plugins
 from spaceevo.artifacts import storage_errors, write_atomically
 from spaceevo.errors import EncodingError
-from spaceevo.measure.campaign import Precision, measure_programs
+from spaceevo.measure.campaign import Precision, measure_metric, measure_programs
+from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
 from spaceevo.nets.network import program_of
 from spaceevo.pipeline import predict, space, supernet
 from spaceevo.pipeline.context import Context
+from spaceevo.predict.metrics import computed_metric, fit_metric, metric_value
+from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part, silent
-from spaceevo.records import FoundSubnet, SubnetSearchResult, read_record
+from spaceevo.records import FoundSubnet, MetricFit, Record, SubnetSearchResult, read_record
 from spaceevo.search.subnet_search import search_subnet
+from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
@@ -26,6 +31,19 @@ TITLE = "Search the best subnets under each latency budget"
 NEEDS = (predict.NAME, supernet.NAME)
 NUM_MEASURED = 5
 MAX_PREDICTION_ERROR = 0.08
+LIMITS = "limits.json"
+LIMITS_SHARE = 0.1  # of the time, for the progress only
+NUM_LIMIT_SUBNETS = 24
+
+
+class Limits(Record):
+    """The metrics that the recipe limits.
+
+    Attributes:
+        fits: How each follows from a subnet.
+    """
+
+    fits: tuple[MetricFit, ...]
 
 
 def inputs(context: Context) -> dict[str, object]:
@@ -53,6 +71,12 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         return value
 
     budgets = predict.load_budgets(context)
+    limits = _fit_limits(context, best, predictor, folder, part(progress, 0, LIMITS_SHARE if settings.limits else 0))
+
+    def excess(subnet: Subnet) -> dict[str, float]:
+        return {fit.metric: metric_value(fit, subnet) / settings.limits[fit.metric] - 1 for fit in limits.fits}
+
+    search_progress = part(progress, LIMITS_SHARE if settings.limits else 0, 1)
     found, evaluated = [], []
     for number, budget_ms in enumerate(budgets):
         ranked = search_subnet(
@@ -60,13 +84,14 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
             budget_ms=budget_ms,
             latency_ms=predictor.network_ms,
             top1=accuracy,
+            excess=excess,
             window=settings.latency_window,
             population_size=settings.population_size,
             num_generations=settings.num_generations,
             num_mutations=settings.num_mutations,
             num_crossovers=settings.num_crossovers,
             seed=recipe.seed,
-            progress=part(progress, number / len(budgets), (number + 1) / len(budgets)),
+            progress=part(search_progress, number / len(budgets), (number + 1) / len(budgets)),
             known=known,
         )
         records = [
@@ -78,12 +103,37 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     result = SubnetSearchResult(space=best.encoding, found=tuple(found), evaluated=tuple(evaluated))
     path = folder / "subnets.json"
     write_atomically(path, result.model_dump_json(indent=1))
-    return [path]
+    return [path, folder / LIMITS]
 
 
 def load(context: Context) -> SubnetSearchResult:
     """The found subnets."""
     return read_record(SubnetSearchResult, context.path(NAME, "subnets.json"))
+
+
+def load_limits(context: Context) -> Limits:
+    """How the metrics that the recipe limits follow from a subnet."""
+    return read_record(Limits, context.path(NAME, LIMITS))
+
+
+def _fit_limits(
+    context: Context, best: SearchSpace, predictor: LatencyPredictor, folder: Path, progress: ProgressCallback
+) -> Limits:
+    """Fit every limited metric to random subnets of the space, unless the architecture alone decides it."""
+    rng = python_random(context.recipe.seed, NAME, "limits")
+    subnets = [best.smallest(), best.largest(), *(best.sample(rng) for _ in range(NUM_LIMIT_SUBNETS - 2))]
+    jobs = [(encode(subnet), program_of(subnet), predictor.network_ms(subnet)) for subnet in subnets]
+    fits = []
+    names = list(context.recipe.subnets.limits)
+    for number, name in enumerate(names):
+        if plugins.load(METRICS, name).DEVICE:
+            own = part(progress, number / len(names), (number + 1) / len(names))
+            fits.append(fit_metric(name, subnets, measure_metric(context.target, name, jobs, context.work_dir, own)))
+        else:
+            fits.append(computed_metric(name))
+    limits = Limits(fits=tuple(fits))
+    write_atomically(folder / LIMITS, limits.model_dump_json(indent=1))
+    return limits
 
 
 def _first_that_holds(context: Context, ranked: list[tuple[Subnet, float, float]], budget_ms: float) -> int:

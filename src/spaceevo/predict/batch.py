@@ -133,7 +133,8 @@ class BatchPredictor:
                 total += np.where(there, later[which][resolution, width, block], 0)
                 width = np.where(there, widths[block], width)
             column += depth
-        return total + self._head[which][resolution, width]
+        sums: np.ndarray = total + self._head[which][resolution, width]
+        return sums
 
     def _check(self, fine: np.ndarray, otherwise: str) -> None:
         if not fine.all():

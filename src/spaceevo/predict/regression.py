@@ -26,6 +26,7 @@ Block = tuple[tuple[int, int], ...]  # (kernel, how often), ascending
 _RIDGE = 1e-3  # only so that features that say the same share their coefficient
 _CHOICE_ROWS = 800  # settings are chosen on so many rows at most
 _LEAST_SCALE = 1e-3  # of a kernel, relative to the fastest row: features may say that it costs nothing
+LEAST_SHARE = 0.05  # of what features say: no error takes a latency away
 _FREEDOM = 3.0  # of Student's t
 _REWEIGHTINGS = 4
 
@@ -138,7 +139,8 @@ class Solution:
         alike = _covariance(places, group.places, self.settings.reach)
         errors = self.settings.shared**2 * scales * (alike @ group.weights)
         own = np.array([group.own.get(kernel, 0.0) for kernel in kernels])
-        return np.maximum(told + errors + own, 0.05 * scales)
+        latencies: np.ndarray = np.maximum(told + errors + own, LEAST_SHARE * scales)
+        return latencies
 
 
 def choose_settings(work: Work, *, use_blocks: bool) -> Settings:

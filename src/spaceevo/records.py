@@ -337,6 +337,7 @@ class PredictorAssessment(Record):
         num_fit: Networks measured to fit it.
         num_unseen: Networks measured to judge it.
         within_10_percent: Share of those predicted within 10 %, 0 to 1.
+        within_5_percent: Share of those predicted within 5 %.
         mape: Mean absolute error relative to the measured latency, 0.05 for 5 %.
         spearman: Rank correlation.
         networks: The networks.
@@ -345,6 +346,7 @@ class PredictorAssessment(Record):
     num_fit: int
     num_unseen: int
     within_10_percent: float
+    within_5_percent: float
     mape: float
     spearman: float
     networks: tuple[AssessedNetwork, ...]
@@ -591,6 +593,7 @@ class PredictorSummary(Record):
     num_fit: int
     num_unseen: int
     within_10_percent: float
+    within_5_percent: float
     mape: float
     spearman: float
 

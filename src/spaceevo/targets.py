@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +24,18 @@ from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store
 from spaceevo.measure.study import study
 from spaceevo.measure.target import RUNTIMES, connect, describe, parse
+from spaceevo.predict.assess import judge
+from spaceevo.predict.fit import fit_measured, fit_subnets, random_pairs
+from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import (
+    AssessedNetwork,
     MachineState,
     Measured,
     Measurement,
+    Predicted,
     PredictorAssessment,
+    R,
     Record,
     Study,
     TargetDescription,
@@ -37,13 +43,15 @@ from spaceevo.records import (
 )
 from spaceevo.report.html import render_target
 from spaceevo.runtimes import profile_of
+from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.named import named_subnet
 from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import Subnet, network_layers
 
 TARGETS = Path("targets")
-STUDY, PREDICTOR, ASSESSMENT, PAGE = "study.json", "predictor.json", "assessment.json", "target.html"
+_Network = tuple[Subnet, Precision]
+STUDY, ASSESSMENT, PAGE = "study.json", "assessment.json", "target.html"
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,24 @@ class About(Record):
     stale: tuple[str, ...]
 
 
+class FitNotes(Record):
+    """What a predictor was fitted on.
+
+    Attributes:
+        hyperspaces: Names of presets.
+        num_fit: Networks in all.
+        seed: Drew them.
+        num_classes: Of their logits.
+        precision: "int8" or "fp32".
+    """
+
+    hyperspaces: tuple[str, ...]
+    num_fit: int
+    seed: int
+    num_classes: int
+    precision: Precision
+
+
 def describe_device(device: Device) -> About:
     """What a target is.
 
@@ -122,7 +148,8 @@ def describe_device(device: Device) -> About:
     target = device.target
     with closing(connect(target.name)) as transport:
         processor, state = transport.processor(), transport.state(target.cores)
-    num_measurements, stale = 0, ()
+    num_measurements = 0
+    stale: tuple[str, ...] = ()
     if device.store_path.exists():
         with device.store() as store:
             old = stale_measurements(store, target)
@@ -183,19 +210,20 @@ def measure_all(
     with RunFolder(device.folder).locked(), device.store() as store:
         own = measure_files(device.target, [Path(name) for name in files], store, Plan(), part(progress, 0, 0.4))
         networks = measure_programs(device.target, jobs, store, device.work_dir, Plan(), part(progress, 0.4, 0.8))
-        rows: list[tuple[str, str, Measurement]] = []
-        rows += [(name, "file", one) for name, one in zip(files, own, strict=True)]
-        rows += [(name, precision, one) for (name, _, precision), one in zip(jobs, networks, strict=True)]
+        rows: list[tuple[str, _Network | None, Measurement]] = []
+        rows += [(name, None, one) for name, one in zip(files, own, strict=True)]
+        rows += [(name, (subnets[name], p), one) for (name, _, p), one in zip(jobs, networks, strict=True)]
         found = []
-        for number, (name, precision, measurement) in enumerate(rows):
+        for number, (name, network, measurement) in enumerate(rows):
             values = {
-                metric: _value(device, room, name, precision, subnets.get(name), measurement.latency_ms)
-                for metric, room in rooms.items()
+                metric: _value(device, room, name, network, measurement.latency_ms) for metric, room in rooms.items()
             }
             told = {metric: value for metric, value in values.items() if not isinstance(value, str)}
             missing = {metric: value for metric, value in values.items() if isinstance(value, str)}
-            one = Measured(name=name, precision=precision, measurement=measurement, metrics=told, missing=missing)
-            found.append(one)
+            precision = network[1] if network else "file"
+            found.append(
+                Measured(name=name, precision=precision, measurement=measurement, metrics=told, missing=missing)
+            )
             part(progress, 0.8, 1)(number + 1, len(rows))
     return found
 
@@ -214,8 +242,8 @@ def profile(
             f"Operators can be profiled on this machine only, not on {target.name}",
             remedy=f"Run spaceevo on the device itself, with {target.runtime}@local",
         )
-    subnet = None if _is_file(name, target.runtime) else named_subnet(name, space, num_classes)
-    with _model(device, name, precision, subnet) as path:
+    is_file = _is_file(name, target.runtime)
+    with _model(device, name, None if is_file else (named_subnet(name, space, num_classes), precision)) as path:
         times: dict[str, float] = plugins.load(RUNTIMES, target.runtime).profile(path, repeats, target.threads)
     return times
 
@@ -243,16 +271,141 @@ def study_device(
     return found
 
 
+def fit_device(
+    device: Device,
+    hyperspaces: Sequence[str],
+    precision: Precision,
+    num_fit: int,
+    seed: int,
+    num_classes: int,
+    progress: ProgressCallback,
+) -> Path:
+    """Measure random networks of hyperspaces and fit a latency predictor on them.
+
+    Args:
+        device: Where.
+        hyperspaces: Names of presets.
+        precision: Of the networks.
+        num_fit: Networks in all.
+        seed: Draws them.
+        num_classes: Of their logits.
+        progress: Called as work goes on.
+
+    Returns:
+        The predictor's file.
+
+    Raises:
+        PluginError: There is no such preset.
+        TargetError: The device is lost, or too unstable.
+    """
+    notes = FitNotes(
+        hyperspaces=tuple(hyperspaces), num_fit=num_fit, seed=seed, num_classes=num_classes, precision=precision
+    )
+    jobs = [
+        (f"fit {number}", operators(network_layers(subnet)), precision)
+        for number, subnet in enumerate(_fit_subnets(notes))
+    ]
+    path = _predictor_path(device, precision)
+    with RunFolder(device.folder).locked(), device.store() as store:
+        measured = measure_programs(device.target, jobs, store, device.work_dir, Plan(), progress)
+        programs = [program for _, program, _ in jobs]
+        predictor = fit_measured(device.target, programs, [one.latency_ms for one in measured])
+        write_atomically(path, predictor.to_json())
+        write_atomically(path.with_suffix(".notes.json"), notes.model_dump_json(indent=1))
+    return path
+
+
+def assess_device(
+    device: Device, precision: Precision, num_unseen: int, seed: int, progress: ProgressCallback
+) -> PredictorAssessment:
+    """Measure networks that the device's predictor has not seen, of every hyperspace that it was fitted on.
+
+    Raises:
+        TargetError: There is no predictor, it is of another state of the target, or the device is unstable.
+    """
+    predictor = _load_predictor(device, precision)
+    notes = read_record(FitNotes, _predictor_path(device, precision).with_suffix(".notes.json"))
+    seen = _fit_subnets(notes)
+    pairs = [
+        pair
+        for name in notes.hyperspaces
+        for pair in random_pairs(load_hyperspace(name), num_unseen, seed, "assess", notes.num_classes, exclude=seen)
+    ]
+    jobs = [(encode(subnet), operators(network_layers(subnet)), precision) for _, subnet in pairs]
+    with RunFolder(device.folder).locked(), device.store() as store:
+        measured = measure_programs(device.target, jobs, store, device.work_dir, Plan(), progress)
+        networks = [
+            AssessedNetwork(
+                encoding=f"{space.encoding} {name}",
+                measured_ms=one.latency_ms,
+                predicted_ms=predictor.program_ms(program),
+            )
+            for (space, _), (name, program, _), one in zip(pairs, jobs, measured, strict=True)
+        ]
+        found = judge(predictor.num_fit, networks)
+        write_atomically(device.folder / ASSESSMENT, found.model_dump_json(indent=1))
+        _write_page(device)
+    return found
+
+
+def predict_all(device: Device, networks: Mapping[str, Subnet], precision: Precision) -> list[Predicted]:
+    """Predict networks with the device's predictor.
+
+    Raises:
+        TargetError: There is no predictor, it is of another state of the target, or it knows nothing about an operator.
+    """
+    predictor = _load_predictor(device, precision)
+    programs = {name: operators(network_layers(subnet)) for name, subnet in networks.items()}
+    predictor.prepare(operator for program in programs.values() for operator in program)
+    found = []
+    for name, program in programs.items():
+        one = predictor.predict(program)
+        found.append(Predicted(name=name, latency_ms=one.latency_ms, num_outside=one.num_extrapolated))
+    return found
+
+
+def _fit_subnets(notes: FitNotes) -> list[Subnet]:
+    each = -(-notes.num_fit // len(notes.hyperspaces))
+    return [
+        subnet
+        for name in notes.hyperspaces
+        for subnet in fit_subnets(load_hyperspace(name), each, notes.seed, notes.num_classes)
+    ]
+
+
+def _predictor_path(device: Device, precision: Precision) -> Path:
+    return device.folder / f"predictor-{precision}.json"
+
+
+def _load_predictor(device: Device, precision: Precision) -> LatencyPredictor:
+    path, target = _predictor_path(device, precision), device.target
+    remedy = f"Fit one with: spaceevo target fit {target.name}" + (" --fp32" if precision == "fp32" else "")
+    if not path.exists():
+        raise TargetError(f"There is no latency predictor for {target.name} at {path}", remedy=remedy)
+    predictor = LatencyPredictor.from_json(path.read_text())
+    if predictor.target != target:
+        differences = [
+            f"{key} was {value}, is {getattr(target, key)}"
+            for key, value in predictor.target
+            if value != getattr(target, key)
+        ]
+        raise TargetError(
+            f"The target has changed since {path} was fitted", found="; ".join(differences), remedy=remedy
+        )
+    return predictor
+
+
 def page_of(device: Device) -> Path:
     """The page that shows what is known about a device."""
     return device.folder / PAGE
 
 
 def _write_page(device: Device) -> None:
-    study_, assessment = (
-        read_record(record, device.folder / name) if (device.folder / name).exists() else None
-        for record, name in ((Study, STUDY), (PredictorAssessment, ASSESSMENT))
-    )
+    def known(record: type[R], name: str) -> R | None:
+        path = device.folder / name
+        return read_record(record, path) if path.exists() else None
+
+    study_, assessment = known(Study, STUDY), known(PredictorAssessment, ASSESSMENT)
     write_atomically(page_of(device), render_target(device.target, study_, assessment))
 
 
@@ -261,28 +414,27 @@ def _is_file(name: str, runtime: str) -> bool:
 
 
 @contextmanager
-def _model(device: Device, name: str, precision: str, subnet: Subnet | None) -> Iterator[Path]:
+def _model(device: Device, name: str, network: _Network | None) -> Iterator[Path]:
     """A model file: the one of that name, or a network's with random weights, for a while."""
-    if subnet is None:
+    if network is None:
         yield Path(name)
         return
+    subnet, precision = network
     device.work_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=device.work_dir) as folder:
-        yield export_program(
-            device.target, (name, operators(network_layers(subnet)), precision), Path(folder) / "model"
-        )
+        program = (name, operators(network_layers(subnet)), precision)
+        yield export_program(device.target, program, Path(folder) / "model")
 
 
-def _value(
-    device: Device, metric: ModuleType, name: str, precision: str, subnet: Subnet | None, latency_ms: float
-) -> float | str:
+def _value(device: Device, metric: ModuleType, name: str, network: _Network | None, latency_ms: float) -> float | str:
     """The value, or why there is none."""
     if not metric.DEVICE:
-        if subnet is None:
+        if network is None:
             return "What an architecture alone decides is told of networks that are named, not of files"
+        subnet, precision = network
         return float(sum(metric.features(subnet))) * (1 if precision == "int8" else 4)
     try:
-        with _model(device, name, precision, subnet) as path, closing(connect(device.target.name)) as transport:
+        with _model(device, name, network) as path, closing(connect(device.target.name)) as transport:
             return float(metric.measure(transport, device.target, path, latency_ms))
     except TargetError as error:
         return str(error)

@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         run_until(recipe, out, "report", as_json)
 
     for name, text in STAGE_VERBS.items():
-        if name not in ("export", "space"):  # take more than a recipe, see their modules
+        if name not in ("export", "predict", "space"):  # take more than a recipe, see their modules
             _register_stage(app, name, text)
 
 

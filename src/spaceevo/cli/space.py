@@ -41,6 +41,9 @@ MetricOption = Annotated[
 ]
 EvaluatorOption = Annotated[str, typer.Option("--evaluator", help="exact, or sampled as published.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of the search, and of samples.")]
+BinsOption = Annotated[
+    int, typer.Option("--bins", help="Bins of exact scores over the loss; half as many over the latency.")
+]
 KeepOption = Annotated[
     bool, typer.Option("--keep-failed", help="Use cells, too, whose block-wise training seems to have failed.")
 ]
@@ -80,6 +83,7 @@ def register(app: typer.Typer) -> None:
         metric: MetricOption = "latency_ms",
         evaluator: EvaluatorOption = "exact",
         seed: SeedOption = 0,
+        bins: BinsOption = 1024,
         keep_failed: KeepOption = False,
         plots: PlotsOption = None,
         as_json: JsonOption = False,
@@ -90,7 +94,8 @@ def register(app: typer.Typer) -> None:
         console = Console(stderr=as_json, highlight=False)
         hyperspace = load_hyperspace(encodings[0].split("-", 1)[0])
         choices = [hyperspace.decode(encoding) for encoding in encodings]
-        scorer = _evaluator(console, hyperspace, table, latency, base_latency, metric, evaluator, seed, keep_failed)
+        scorer = _evaluator(console, hyperspace, table, latency, base_latency, metric, evaluator, seed, bins,
+                            keep_failed)  # fmt: skip
         settings = scorer.parts[0].settings
         rows, notes = [], []
         for encoding, choice in zip(encodings, choices, strict=True):
@@ -135,6 +140,7 @@ def register(app: typer.Typer) -> None:
             typer.Option("--prove/--no-prove", show_default=False,
                          help="Bound the score of every other space, too; without it, where that takes seconds."),
         ] = None,
+        bins: BinsOption = 256,
         keep_failed: KeepOption = False,
         plots: PlotsOption = None,
         as_json: JsonOption = False,
@@ -146,7 +152,8 @@ def register(app: typer.Typer) -> None:
 
         console = Console(stderr=as_json, highlight=False)
         own = load_hyperspace(hyperspace)
-        scorer = _evaluator(console, own, table, latency, base_latency, metric, evaluator, seed, keep_failed)
+        scorer = _evaluator(console, own, table, latency, base_latency, metric, evaluator, seed, bins,
+                            keep_failed)  # fmt: skip
         if prove and evaluator != "exact":
             raise typer.BadParameter("Only exact scores can be proved: sampled ones are noisy", param_hint="--prove")
         is_swept = evaluator == "exact" and (own.num_spaces <= QUICKLY_SWEPT if prove is None else prove)
@@ -196,6 +203,7 @@ def _evaluator(
     metric: str,
     evaluator: str,
     seed: int,
+    bins: int,
     keep_failed: bool,
 ) -> Any:
     """The evaluator of all tables; tells which cells are doubtful."""
@@ -221,7 +229,10 @@ def _evaluator(
         budgets = [_number(word, "--latency") for group in words for word in group.split(",")]
         base_ms = _base(base, hyperspace.resolutions)
         if evaluator == "exact":
-            parts.append(ExactEvaluator(block_table, hyperspace, budgets, base_ms, unit=unit))
+            parts.append(
+                ExactEvaluator(block_table, hyperspace, budgets, base_ms, num_loss_bins=bins,
+                               num_latency_bins=max(bins // 2, 16), unit=unit)
+            )  # fmt: skip
         else:
             parts.append(SampledEvaluator(block_table, hyperspace, budgets, base_ms, seed=seed, unit=unit))
     return parts[0] if len(parts) == 1 else CombinedEvaluator(parts)

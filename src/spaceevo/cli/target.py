@@ -141,6 +141,7 @@ def register(app: typer.Typer) -> None:
         hyperspace: HyperspaceOption = ["micro"],  # noqa: B006
         fp32: Annotated[bool, typer.Option("--fp32", help="Predict FP32 latencies instead of INT8.")] = False,
         num_fit: Annotated[int, typer.Option(help="Networks to measure.", min=10)] = 120,
+        num_classes: ClassesOption = 1000,
         seed: Annotated[int, typer.Option(help="Draws them.")] = 0,
         threads: ThreadsOption = 1,
         cores: CoresOption = "",
@@ -154,7 +155,7 @@ def register(app: typer.Typer) -> None:
         console = Console(stderr=as_json)
         device = room.open_device(name, threads, core_numbers(cores), folder)
         with shown(console, "measure and fit") as progress:
-            path = room.fit_device(device, hyperspace, "fp32" if fp32 else "int8", num_fit, seed, progress)
+            path = room.fit_device(device, hyperspace, "fp32" if fp32 else "int8", num_fit, seed, num_classes, progress)
         if as_json:
             typer.echo(path.read_text())
             return

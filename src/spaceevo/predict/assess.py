@@ -86,6 +86,7 @@ def judge(num_fit: int, networks: Sequence[AssessedNetwork]) -> PredictorAssessm
         num_fit=num_fit,
         num_unseen=len(networks),
         within_10_percent=float((errors <= 0.1).mean()),
+        within_5_percent=float((errors <= 0.05).mean()),
         mape=float(errors.mean()),
         spearman=_rank_correlation(measured, predicted),
         networks=tuple(networks),

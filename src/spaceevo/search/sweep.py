@@ -31,13 +31,14 @@ Floats = NDArray[np.float64]
 Complex = NDArray[Any]  # complex64 or complex128
 Integers = NDArray[np.int64]
 
-#: Relative allowance for the errors of both evaluations, of the bounds and of the scores they are compared with.
+#: Relative allowance for the errors of the bounds; that for the scores that they are compared with comes on top.
 MARGIN = 1e-3
 #: Frequencies of loss and latency; the next pair where the errors of one are above the allowance.
-FREQUENCIES = ((16, 8), (32, 16), (64, 32))
+FREQUENCIES = ((16, 8), (24, 12), (32, 16))
 # Loss and latency repeat after this multiple of what is asked about; what wraps around is damped by exp(-TILT).
 PERIOD = 1.3
 TILT = 15.0
+NOTHING = 60.0
 # Shares below this are not told apart; such spaces are bounded by `_least_losses`.
 RARE = 1e-5
 SHARE_ERROR = 1e-6
@@ -47,6 +48,7 @@ NUM_PRICES = 16
 MIN_ROWS = 30
 NUM_CHECKED = 32
 CLOSE = 0.9
+MAX_EXCESS = 0.01
 TILE = 2_000_000
 MAX_SURVIVORS = 4_000_000
 CHUNK = 4096
@@ -115,14 +117,17 @@ def sweep_spaces(
     if fewest < MIN_ROWS:
         raise _too_rough(f"A cell has {fewest} rows, fewer than {MIN_ROWS}")
     limits = _limits(evaluator, best, threshold)
-    aim = threshold * (1 - MARGIN)
     for frequencies in FREQUENCIES:
         bounds = _Bounds(evaluator, cells, limits, frequencies)
-        error = bounds.error(best, aim)
+        error, excess = bounds.errors(best, threshold)
         if error <= MARGIN / 2:
             break
     else:
         raise _too_rough(f"The relative error is {error:.2g}")
+    if excess > MAX_EXCESS:
+        raise _too_rough(f"Scores lie up to {excess:.1%} above their bounds: take more bins")
+    margin = MARGIN + 2 * excess
+    aim = threshold * (1 - margin)
     indices, reached = bounds.survivors(aim, progress)
     if len(indices):
         upper = bounds.refined(indices)
@@ -133,7 +138,7 @@ def sweep_spaces(
             order = order[:max_candidates]
         indices = indices[order]
     return Sweep(
-        bounds.num_spaces, tuple(bounds.choice(row) for row in indices.tolist()), reached * (1 + MARGIN), error
+        bounds.num_spaces, tuple(bounds.choice(row) for row in indices.tolist()), reached * (1 + margin), error
     )
 
 
@@ -237,11 +242,12 @@ class _Bounds:
             total += _score_bound(share, loss, part)
         return total
 
-    def error(self, best: SpaceChoice, aim: float) -> float:
-        """Largest relative difference to the bounds with twice the frequencies of both axes, among some spaces.
+    def errors(self, best: SpaceChoice, threshold: float) -> tuple[float, float]:
+        """Relative errors of the bounds and of the scores, the largest among some spaces.
 
-        Or by how much a score exceeds its bound, where that is more than the allowance. Those that are asked differ
-        from the best in one stage or two, where it matters most; those count that come close to `aim`.
+        The first is the difference to the bounds with twice the frequencies of both axes; the second, by how much a
+        score exceeds its bound, which histograms cause. Those that are asked differ from the best in one stage or
+        two, where it matters most; those count that come close to the threshold.
         """
         rng = numpy_random(0, "sweep")
         sample = np.tile(self.indices(best), (1 + NUM_CHECKED, 1))
@@ -252,11 +258,14 @@ class _Bounds:
         finer = _Bounds(self.evaluator, self.cells, self.limits, (2 * num_loss, 2 * num_latency)).refined(sample)
         own = self.refined(sample)
         score = np.array([self.evaluator.score(self.choice(row)) for row in sample.tolist()])
-        compared = np.isfinite(own) & np.isfinite(finer) & (np.maximum(own, finer) >= CLOSE * aim)
-        change = np.max(np.abs(own[compared] / finer[compared] - 1), initial=0.0)
-        # The histograms of exact scores err upwards, so a bound may lie below its score by a little.
-        missed = np.max(score[score >= CLOSE * aim] / own[score >= CLOSE * aim] - 1, initial=0.0)
-        return float(change if missed <= MARGIN else max(change, missed))
+        counts = (
+            np.isfinite(own) & np.isfinite(finer) & (np.maximum(np.maximum(own, finer), score) >= CLOSE * threshold)
+        )
+        own, finer, score = own[counts], finer[counts], score[counts]
+        return (
+            float(np.max(np.abs(own / finer - 1), initial=0.0)),
+            float(np.max(score / finer - 1, initial=0.0)),
+        )
 
 
 class _Functional:
@@ -308,9 +317,12 @@ class _Functional:
                 factors = []
                 for cell in own:
                     rows = part.cells[*cell, resolution]
-                    loss = np.exp(-np.outer(loss_exponents, rows.loss - least[stage]))
-                    latency = np.exp(-np.outer(rows.latency_ms - fastest[stage], latency_exponents))
-                    factors.append((loss @ latency).ravel() / len(rows.loss))
+                    loss, latency = rows.loss - least[stage], rows.latency_ms - fastest[stage]
+                    # What is damped to nothing would only make subnormal numbers, which are slow.
+                    kept = loss * loss_exponents[0].real + latency * latency_exponents[0].real < NOTHING
+                    of_loss = np.exp(-np.outer(loss_exponents, loss[kept]))
+                    of_latency = np.exp(-np.outer(latency[kept], latency_exponents))
+                    factors.append((of_loss @ of_latency).ravel() / len(rows.loss))
                 stages[stage].append(np.stack(factors))
         self._weights = np.concatenate(weights)
         self._stages = [np.concatenate(own, axis=1) for own in stages]

@@ -1,0 +1,146 @@
+"""`spaceevo target`, `measure` and `predict` on simulated devices."""
+
+import csv
+import json
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from spaceevo.measure.transports import fake
+from spaceevo.spaces.encoding import encode
+from spaceevo.spaces.named import named_space
+
+TARGET = "onnxruntime@fake"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    fake.reset()
+    yield
+    fake.reset()
+
+
+def test_describe(cli: Any) -> None:
+    done = cli("target", "describe", TARGET)
+    assert done.returncode == 0, done.stderr
+    for words in ("Simulated processor (aarch64)", "onnxruntime 1", "up to 127", "2000 MHz", "0 in targets/"):
+        assert words in done.stdout
+    about = json.loads(cli("target", "describe", TARGET, "--threads", 2, "--cores", "1,2", "--json").stdout)
+    assert about["target"]["cores"] == [1, 2]
+    assert about["profile"] == "arm-dotprod"
+
+
+def test_measure_networks_and_files_once(cli: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoding = encode(named_space("micro-014-120", 10).smallest())
+    words = ("measure", TARGET, "MobileNetV3-Small", encoding, "--space", "micro-014-120", "--num-classes", 10)
+    done = cli(*words, "--precision", "int8", "--precision", "fp32", "--metric", "size-mib", "--json")
+    assert done.returncode == 0, done.stderr
+    found = {(one["name"], one["precision"]): one for one in json.loads(done.stdout)}
+    assert len(found) == 4
+    for name in ("MobileNetV3-Small", encoding):
+        int8, fp32 = (found[name, precision] for precision in ("int8", "fp32"))
+        assert int8["measurement"]["latency_ms"] < fp32["measurement"]["latency_ms"]
+        assert int8["metrics"]["size-mib"] < fp32["metrics"]["size-mib"]
+    loads = []
+    monkeypatch.setattr("spaceevo.measure.session.connect", lambda *args: loads.append(args))
+    again = cli(*words, "--json", "--export", "all.parquet")
+    assert again.returncode == 0, again.stderr
+    assert not loads, "nothing is measured twice"
+    assert [one["measurement"] for one in json.loads(again.stdout)] == [
+        found[name, "int8"]["measurement"] for name in ("MobileNetV3-Small", encoding)
+    ]
+    assert pq.read_table("all.parquet").num_rows >= 4
+
+
+def test_a_metric_that_is_not_available_is_told(cli: Any, tiny: Any) -> None:
+    file = next((tiny.folder / "export" / "models").glob("*-int8.onnx"))
+    done = cli("measure", TARGET, file, "--metric", "activation-memory-mib", "--metric", "size-mib")
+    assert done.returncode == 3
+    assert "not of files" in done.stdout
+    assert "–" in done.stdout
+
+
+def test_study(cli: Any, tmp_path: Any) -> None:
+    words = ("--widths", "16,32", "--sizes", "6", "--hyperspace", "onnxw")
+    done = cli("target", "study", TARGET, *words)
+    assert done.returncode == 0, done.stderr
+    assert "Of the block types of onnxw, INT8 gains most in" in done.stdout
+    page = tmp_path / "targets" / TARGET / "target.html"
+    assert str(page) in done.stdout
+    assert "What this target runs well" in page.read_text() or "what this target runs well" in page.read_text()
+    assert json.loads(cli("target", "study", TARGET, *words, "--json").stdout)["rows"]
+
+
+def test_profile(cli: Any, tiny: Any) -> None:
+    file = next((tiny.folder / "export" / "models").glob("*-int8.onnx"))
+    times = json.loads(cli("target", "profile", "onnxruntime@local", file, "--repeats", 3, "--json").stdout)
+    assert "head/logits" in times
+    assert all(ms >= 0 for ms in times.values())
+    assert cli("target", "profile", "onnxruntime@local", file, "--repeats", 3).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("target", "describe", "onnxruntime"), 1, "is not the name of a target"),
+        (("target", "describe", TARGET, "--cores", "9"), 1, "cores that are not there"),
+        (("target", "describe", TARGET, "--cores", "a"), 2, "is not a list of numbers"),
+        (("measure", TARGET, "MobileNetV3-Smal"), 1, "Did you mean 'MobileNetV3-Small'"),
+        (("measure", TARGET, "d1_k3_w16_e0_r32"), 1, "Name its space too"),
+        (("measure", TARGET, "missing.onnx"), 1, "missing.onnx"),
+        (("measure", TARGET, "ResNet-18", "--precision", "int4"), 2, "is no precision"),
+        (("measure", TARGET, "ResNet-18", "--metric", "size"), 1, "Did you mean 'size-mib'"),
+        (("measure", f"{TARGET}:unplug_after=9", "ResNet-18"), 1, "again"),
+        (("target", "profile", TARGET, "ResNet-18"), 1, "on this machine only"),
+        (("predict", TARGET, "ResNet-18"), 1, "spaceevo target fit"),
+        (("predict", "recipe.yaml", "ResNet-18"), 2, "go with a target"),
+        (("target", "assess", TARGET), 1, "spaceevo target fit"),
+    ],
+)
+def test_bad_input(cli: Any, words: tuple[str, ...], code: int, said: str) -> None:
+    done = cli(*words)
+    told = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == code, told
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_fit_assess_and_predict(cli: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cli("target", "fit", TARGET, "--num-fit", 60, "--num-classes", 10)
+    assert done.returncode == 0, done.stderr
+    assert "spaceevo target assess" in done.stdout
+    done = cli("target", "assess", TARGET, "--num-unseen", 12)
+    assert done.returncode == 0, done.stderr
+    assert "judged on 12 others" in done.stdout
+    found = json.loads(cli("target", "assess", TARGET, "--num-unseen", 12, "--json").stdout)
+    assert found["within_10_percent"] > 0.8
+    space = named_space("micro-014-120", 10)
+    rng = Random(0)
+    encodings = [encode(space.sample(rng)) for _ in range(50)]
+    (tmp_path / "list.txt").write_text("\n".join(f"micro-014-120 {encoding}" for encoding in encodings))
+    words = ("predict", TARGET, "--file", "list.txt", "--num-classes", 10)
+    done = cli(*words, "--out", "predictions.csv")
+    assert done.returncode == 0, done.stderr
+    assert "50 networks" in done.stdout
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    predicted = json.loads(cli(*words, "--json").stdout)
+    assert [float(row["latency_ms"]) for row in rows] == [one["latency_ms"] for one in predicted]
+    measured = json.loads(
+        cli("measure", TARGET, *encodings[:3], "--space", "micro-014-120", "--num-classes", 10, "--json").stdout
+    )
+    for one, other in zip(measured, predicted[:3], strict=True):
+        assert other["latency_ms"] == pytest.approx(one["measurement"]["latency_ms"], rel=0.2)
+    assert cli("predict", TARGET, "MobileNetV3-Small").returncode == 0
+    done = cli("predict", TARGET, "ResNet-18")
+    assert done.returncode == 1
+    assert "knows nothing about operators 'max_pool'" in done.stderr
+    done = cli("predict", TARGET, "--threads", 2, "ResNet-18")
+    assert done.returncode == 1
+    assert "There is no latency predictor" in done.stderr
+    done = cli("predict", TARGET, "--threads", 2, "ResNet-18", "--folder", f"targets/{TARGET}")
+    assert done.returncode == 1
+    assert "hreads was 1, is 2" in done.stderr

@@ -1,0 +1,125 @@
+"""What holds for every metric, on a simulated device."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from types import ModuleType
+
+import pytest
+
+from spaceevo import plugins
+from spaceevo.errors import TargetError
+from spaceevo.measure.campaign import export_program, measure_metric
+from spaceevo.measure.metrics import METRICS
+from spaceevo.measure.target import connect, describe
+from spaceevo.measure.transports import Transport, fake
+from spaceevo.predict.metrics import computed_metric, fit_metric, metric_value
+from spaceevo.spaces.layers import peak_activation_bytes
+from spaceevo.spaces.named import named_space
+from spaceevo.spaces.operators import operators
+from spaceevo.spaces.subnet import Subnet, network_layers
+
+SPACE = named_space("micro-014-120", 10)
+NAMES = plugins.names(METRICS)
+DEVICE_NAMES = [name for name in NAMES if plugins.load(METRICS, name).DEVICE]
+UNITS = ("-mib", "-mj")
+
+
+def program(subnet: Subnet) -> tuple:
+    return operators(network_layers(subnet))
+
+
+@pytest.fixture(autouse=True)
+def new_devices() -> Iterator[None]:
+    fake.reset()
+    yield
+    fake.reset()
+
+
+@pytest.fixture
+def device() -> Iterator[Transport]:
+    transport = connect("onnxruntime@fake")
+    yield transport
+    transport.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_ends_in_its_unit_and_tells_what_it_is(name: str) -> None:
+    room: ModuleType = plugins.load(METRICS, name)
+    assert name.endswith(UNITS)
+    assert room.ABOUT.endswith(".")
+    assert room.DEVICE == hasattr(room, "measure")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_sums_of_work(name: str) -> None:
+    room = plugins.load(METRICS, name)
+    rng = Random(0)
+    for subnet in (SPACE.smallest(), SPACE.largest(), *(SPACE.sample(rng) for _ in range(5))):
+        features = room.features(subnet)
+        assert all(value >= 0 for value in features)
+        assert sum(features) > 0
+    smallest, largest = sum(room.features(SPACE.smallest())), sum(room.features(SPACE.largest()))
+    assert smallest < largest
+
+
+@pytest.mark.parametrize("name", DEVICE_NAMES)
+def test_larger_networks_cost_more(name: str, device: Transport, tmp_path: Path) -> None:
+    room, target, values = plugins.load(METRICS, name), describe("onnxruntime@fake"), []
+    for number, subnet in enumerate((SPACE.smallest(), SPACE.largest())):
+        path = export_program(target, ("net", program(subnet), "int8"), tmp_path / str(number))
+        values.append(room.measure(device, target, path, 1.0))
+    assert 0 < values[0] < values[1]
+
+
+@pytest.mark.parametrize("name", DEVICE_NAMES)
+def test_what_is_measured_can_be_predicted(name: str, tmp_path: Path) -> None:
+    rng = Random(1)
+    subnets = [SPACE.smallest(), SPACE.largest(), *(SPACE.sample(rng) for _ in range(14))]
+    jobs = [("net", program(subnet), 1.0) for subnet in subnets]
+    steps: list[tuple[int, int]] = []
+    target = describe("onnxruntime@fake")
+    values = measure_metric(target, name, jobs, tmp_path, lambda *step: steps.append(step))
+    assert steps[-1] == (16, 16)
+    assert list(tmp_path.iterdir()) == []
+    fit = fit_metric(name, subnets, values)
+    assert fit.mape < 0.1
+    assert metric_value(fit, subnets[5]) == pytest.approx(values[5], rel=0.2)
+
+
+@pytest.mark.parametrize("name", DEVICE_NAMES)
+@pytest.mark.parametrize("values", [[1.0] * 3, [1.0] * 8 + [0.0]])
+def test_too_little_to_fit(name: str, values: list[float]) -> None:
+    with pytest.raises(TargetError, match="cannot be predicted"):
+        fit_metric(name, [SPACE.smallest()] * len(values), values)
+
+
+def test_the_size_is_that_of_the_file(device: Transport, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(bytes(3 * 2**20))
+    assert plugins.load(METRICS, "size-mib").measure(device, describe("onnxruntime@fake"), path, 1.0) == 3.0
+
+
+def test_activation_memory_is_computed() -> None:
+    subnet = SPACE.largest()
+    assert metric_value(computed_metric("activation-memory-mib"), subnet) == pytest.approx(
+        peak_activation_bytes(network_layers(subnet)) / 2**20
+    )
+
+
+class _Stuck:
+    """A device whose energy counter stands still."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.load = transport.load
+
+    def energy_uj(self) -> float:
+        return 5.0
+
+
+def test_a_counter_that_stands_still_is_no_energy(device: Transport, tmp_path: Path) -> None:
+    target = describe("onnxruntime@fake")
+    path = export_program(target, ("net", program(SPACE.smallest()), "int8"), tmp_path / "net")
+    with pytest.raises(TargetError, match="does not advance"):
+        plugins.load(METRICS, "energy-mj").measure(_Stuck(device), target, path, 1.0)

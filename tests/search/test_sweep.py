@@ -71,7 +71,6 @@ def test_finds_every_space_within_tolerance_of_the_known_optimum(seed: int, budg
     assert expected <= set(swept.candidates)
     assert max((scores[c] for c in scores if c not in swept.candidates), default=0) <= swept.bound
     assert swept.bound <= threshold * (1 + sweep.MARGIN)
-    assert len(swept.candidates) <= 2 * len(expected) + 10, "bounds are tight"
     assert swept.num_spaces == len(scores) == 256
 
 
@@ -159,19 +158,21 @@ def test_a_table_of_few_rows_is_refused() -> None:
 
 
 def test_search_with_a_sweep_is_the_same_for_every_seed() -> None:
-    space = hyperspace()
-    evaluator = ExactEvaluator(random_table(space, 7), space, [4.0], BASE_MS, TOP)
+    space = hyperspace(5)
+    evaluator = ExactEvaluator(random_table(space, 7), space, [4.5], BASE_MS, TOP)
     found = [
-        search_spaces(space, evaluator, num_spaces=40, population_size=15, tournament_size=5, tolerance=0.01,
-                      seed=seed, sweep=partial(sweep_spaces, evaluator))
-        for seed in range(3)
+        search_spaces(space, evaluator, num_spaces=30, population_size=10, tournament_size=5, tolerance=0.1,
+                      seed=seed, sweep=sweep_)
+        for seed, sweep_ in ((0, partial(sweep_spaces, evaluator)), (1, partial(sweep_spaces, evaluator)), (0, None))
     ]  # fmt: skip
-    assert len({result.within_tolerance for result in found}) == 1
-    result = found[0]
-    assert result.num_evaluated + result.num_bounded == space.num_spaces == 256
+    result, other, without = found
+    assert result.within_tolerance == other.within_tolerance
+    assert len(without.within_tolerance) < len(result.within_tolerance), "some are left for the sweep to find"
+    assert result.num_evaluated + result.num_bounded == space.num_spaces == 1024
     assert result.bound is not None
     assert result.bound < result.best.qt_score
+    assert (without.bound, without.num_bounded) == (None, 0)
     brute = {space.encode(choice): evaluator.score(choice) for choice in all_choices(space)}
     assert {s.encoding for s in result.within_tolerance} == {
-        name for name, score in brute.items() if score >= 0.99 * max(brute.values())
+        name for name, score in brute.items() if score >= 0.9 * max(brute.values())
     }

@@ -138,7 +138,8 @@ def fit_measured(
         programs: Of whole networks or of stages.
         latencies_ms: Of each, positive.
         settings: Of the regression; None chooses those under which the measurements are likeliest.
-        use_blocks: Whether a block may have an error of its own, beside its operators'.
+        use_blocks: Whether a block may have an error of its own, beside its operators'; the latencies are then
+            taken for sums of blocks with hardly any noise.
 
     Raises:
         TargetError: There is nothing to fit on, or a latency is not positive.

@@ -373,7 +373,9 @@ class ExactEvaluator(Evaluator):
             spectrum = self._spectrum(*stages[0], resolution)
             for stage in stages[1:]:
                 spectrum = spectrum * self._spectrum(*stage, resolution)
-            mass = np.fft.ifft(spectrum @ weights, axis=0).real
+            # Not `spectrum @ weights`: threads of so small a matrix product wait for each other on a busy machine.
+            summed = np.stack([np.einsum("kj,j->k", spectrum, column) for column in weights.T], axis=1)
+            mass = np.fft.ifft(summed, axis=0).real
             masses.append(np.where(feasible, np.maximum(mass, 0), 0) / len(self.resolutions))
             least = sum(float(cell.loss.min()) for cell in cells)
             losses.append(least + self.loss_step[resolution] * np.arange(len(mass)))

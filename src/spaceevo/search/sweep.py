@@ -34,7 +34,7 @@ Integers = NDArray[np.int64]
 #: Relative allowance for the errors of the bounds; that for the scores that they are compared with comes on top.
 MARGIN = 1e-3
 #: Frequencies of loss and latency; the next pair where the errors of one are above the allowance.
-FREQUENCIES = ((16, 8), (24, 12), (32, 16))
+FREQUENCIES = ((12, 6), (16, 8), (24, 12), (32, 16))
 # Loss and latency repeat after this multiple of what is asked about; what wraps around is damped by exp(-TILT).
 PERIOD = 1.3
 TILT = 15.0
@@ -169,6 +169,7 @@ class _Bounds:
         frequencies: tuple[int, int],
     ) -> None:
         self.evaluator, self.cells, self.limits, self.frequencies = evaluator, cells, limits, frequencies
+        self.share_frequencies = 1, 2 * frequencies[1]  # shares may be small, and cost little
         self.shape = tuple(len(own) for own in cells)
         self.num_spaces = prod(self.shape)
         self.budgets = [(part, budget) for part in evaluator.parts for budget in part.budgets_ms]
@@ -188,7 +189,7 @@ class _Bounds:
         split = _split(self.shape)
         functionals = []
         for (part, budget), limits in zip(self.budgets, self.limits, strict=True):
-            of_share = _Functional(part, budget, None, self.cells, self.frequencies)
+            of_share = _Functional(part, budget, None, self.cells, self.share_frequencies)
             of_tail = _Functional(part, budget, float(limits[-1]), self.cells, self.frequencies)
             prices = _least_losses(part, budget, self.cells)
             functionals.append(
@@ -229,7 +230,7 @@ class _Bounds:
             unique, rows[:, stage] = np.unique(indices[:, stage], return_inverse=True)
             used.append([own[index] for index in unique.tolist()])
         for (part, budget), limits in zip(self.budgets, self.limits, strict=True):
-            share = _Functional(part, budget, None, self.cells, self.frequencies, used).at(rows)
+            share = _Functional(part, budget, None, self.cells, self.share_frequencies, used).at(rows)
             divisor = np.clip(share - SHARE_ERROR, RARE / 2, part.settings.top_share)
             loss = np.full(len(indices), -np.inf)
             for limit in limits:
@@ -320,9 +321,10 @@ class _Functional:
                     loss, latency = rows.loss - least[stage], rows.latency_ms - fastest[stage]
                     # What is damped to nothing would only make subnormal numbers, which are slow.
                     kept = loss * loss_exponents[0].real + latency * latency_exponents[0].real < NOTHING
-                    of_loss = np.exp(-np.outer(loss_exponents, loss[kept]))
-                    of_latency = np.exp(-np.outer(latency[kept], latency_exponents))
-                    factors.append((of_loss @ of_latency).ravel() / len(rows.loss))
+                    of_loss = _powers(loss[kept], loss_exponents)
+                    of_latency = _powers(latency[kept], latency_exponents)
+                    # No matrix product, as in `ExactEvaluator`: its threads would wait for each other.
+                    factors.append(np.einsum("ki,ji->kj", of_loss, of_latency).ravel() / len(rows.loss))
                 stages[stage].append(np.stack(factors))
         self._weights = np.concatenate(weights)
         self._stages = [np.concatenate(own, axis=1) for own in stages]
@@ -332,9 +334,8 @@ class _Functional:
         precision = np.complex64 if dtype is np.float32 else np.complex128
         stages: list[Complex] = [own.astype(precision) for own in self._stages]
         width = len(self._weights)
-        left, right = _products(stages[:split], width), _products(stages[split:], width)
-        left *= self._weights.astype(precision)
-        return np.concatenate([left.real, -left.imag], axis=1), np.concatenate([right.real, right.imag], axis=1)
+        stages[0] = stages[0] * self._weights.astype(precision)
+        return _real_products(stages[:split], width, -1), _real_products(stages[split:], width, 1)
 
     def at(self, indices: Integers) -> Floats:
         """The values of some combinations, given as one index per stage, [num, num_stages]."""
@@ -346,6 +347,22 @@ class _Functional:
                 product = product * own[some[:, stage]]
             values[start : start + CHUNK] = product.sum(axis=1).real
         return values
+
+
+def _powers(values: Floats, exponents: Complex) -> Complex:
+    """exp(-exponents * values), [num_exponents, num_values], for evenly spaced ones that wrap around as `fftfreq`."""
+    result = np.empty((len(exponents), len(values)), complex)
+    result[0] = np.exp(-exponents[0].real * values)
+    if len(exponents) > 1:
+        step = np.exp(-1j * exponents[1].imag * values)  # products are much faster than exponentials
+        num_positive = int(np.sum(exponents.imag >= 0))
+        for index in range(1, num_positive):
+            result[index] = result[index - 1] * step
+        back = result[0]
+        for index in range(len(exponents) - 1, num_positive - 1, -1):  # negative frequencies, from the last on
+            back = back * step.conj()
+            result[index] = back
+    return result
 
 
 def _limits(evaluator: SweepEvaluator, best: SpaceChoice, threshold: float) -> list[Floats]:
@@ -372,7 +389,7 @@ def _lower_bound(
     part: Evaluator, budget: float, divisor: float, cells: Sequence[Sequence[tuple[int, int, int]]], limit: float
 ) -> float:
     """The bound on L of the docstring above for one combination of cells."""
-    tail = _Functional(part, budget, limit, cells, FREQUENCIES[0]).at(np.zeros((1, len(cells)), dtype=int))
+    tail = _Functional(part, budget, limit, cells, FREQUENCIES[1]).at(np.zeros((1, len(cells)), dtype=int))
     return float(limit - tail[0] / divisor)
 
 
@@ -454,6 +471,25 @@ def _products(factors: Sequence[Complex], width: int) -> Complex:
     for factor in factors:
         result = (result[:, None] * factor[None]).reshape(-1, factor.shape[1])
     return result
+
+
+def _real_products(factors: Sequence[Complex], width: int, sign: int) -> NDArray[Any]:
+    """The same as real numbers, [num_combinations, 2 D], so that inner products are real parts of complex ones.
+
+    Args:
+        factors: As for `_products`.
+        width: D.
+        sign: Of the imaginary parts.
+    """
+    if not factors:
+        return np.concatenate([np.ones((1, width), np.float32), np.zeros((1, width), np.float32)], axis=1)
+    rest = _products(factors[1:], width)
+    result = np.empty((len(factors[0]), len(rest), 2 * width), factors[0].real.dtype)
+    for index, row in enumerate(factors[0]):  # one by one: the complex numbers would take as much memory again
+        product = row * rest
+        result[index, :, :width] = product.real
+        result[index, :, width:] = sign * product.imag
+    return result.reshape(-1, 2 * width)
 
 
 def _sums(terms: Sequence[NDArray[np.float32]], shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -56,14 +56,14 @@ def ignore(done: int, total: int) -> None:
 def exported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the programs that are exported."""
     names: list[str] = []
-    export = campaign._export
+    export = campaign.export_program
 
     def log(where: TargetDescription, job: tuple[str, Program, Precision], stem: Path) -> Path:
         if job[0] != "reference":
             names.append(job[0])
         return export(where, job, stem)
 
-    monkeypatch.setattr(campaign, "_export", log)
+    monkeypatch.setattr(campaign, "export_program", log)
     return names
 
 
@@ -120,8 +120,8 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_files_are_known_by_their_content(tmp_path: Path) -> None:
-    first = campaign._export(TARGET, PROGRAMS[0], tmp_path / "first")
-    second = campaign._export(TARGET, PROGRAMS[1], tmp_path / "second")
+    first = campaign.export_program(TARGET, PROGRAMS[0], tmp_path / "first")
+    second = campaign.export_program(TARGET, PROGRAMS[1], tmp_path / "second")
     shutil.copy(first, tmp_path / "copy.onnx")
     with Store(tmp_path / "m.db") as store:
         a, b = measure_files(TARGET, [first, second], store, PLAN, ignore)
@@ -205,7 +205,7 @@ def test_a_campaign_on_a_device_that_comes_and_goes_is_finished_without_loss(tmp
     assert counts == sorted(counts)
     assert len(set(counts)) > 2
     true_ms = [
-        fake.true_ms(campaign._export(described, job, tmp_path / str(number)), "exact")
+        fake.true_ms(campaign.export_program(described, job, tmp_path / str(number)), "exact")
         for number, job in enumerate(MANY)
     ]
     assert [m.latency_ms for m in measured] == pytest.approx(true_ms)
@@ -266,8 +266,8 @@ def test_an_upgrade_of_the_runtime_measures_anew_and_tells_what_is_stale(tmp_pat
 def test_sessions_are_scaled_to_the_first_one(tmp_path: Path) -> None:
     described = target.describe("onnxruntime@fake:exact")
     device = fake._devices["exact"]
-    path = campaign._export(described, MANY[0], tmp_path / "a")
-    other = campaign._export(described, MANY[1], tmp_path / "b")
+    path = campaign.export_program(described, MANY[0], tmp_path / "a")
+    other = campaign.export_program(described, MANY[1], tmp_path / "b")
     with Store(tmp_path / "m.db") as store:
         (first,) = measure_files(described, [path], store, PLAN, ignore)
         device.settings = replace(device.settings, throttled_speed=0.95)

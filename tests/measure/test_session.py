@@ -359,7 +359,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         x = net.conv("conv", Feature(INPUT, 3, 32), width or 1, kernel_size=3, stride=2, activation="relu")
         net.conv("point", net.depthwise("depthwise", x, kernel_size=3), width or 1)
         program = operators(tuple(net.layers)) if width else campaign.reference_program()
-        paths.append(campaign._export(description, (str(width), program, "int8"), folder / str(width)))
+        paths.append(campaign.export_program(description, (str(width), program, "int8"), folder / str(width)))
     return paths
 
 

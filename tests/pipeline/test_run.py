@@ -84,7 +84,14 @@ def test_summary_has_the_promised_keys(tiny: Any, summary: dict[str, Any]) -> No
     assert [stage["name"] for stage in summary["stages"]] == list(STAGES[:-1])
     assert all(set(stage) == {"name", "seconds"} and stage["seconds"] > 0 for stage in summary["stages"])
     assert 100 < summary["peak_rss_mib"] < 4000
-    assert set(summary["predictor"]) == {"num_fit", "num_unseen", "within_10_percent", "mape", "spearman"}
+    assert set(summary["predictor"]) == {
+        "num_fit",
+        "num_unseen",
+        "within_10_percent",
+        "within_5_percent",
+        "mape",
+        "spearman",
+    }
     assert (summary["predictor"]["num_fit"], summary["predictor"]["num_unseen"]) == (24, 5)
     assert set(summary["space"]) == {"encoding", "qt_score", "num_within_tolerance"}
     assert summary["space"]["encoding"].startswith("tiny-")

@@ -105,7 +105,9 @@ def make_summary(**changes: object) -> Summary:
         "seed": 7,
         "stages": tuple(StageTime(name=name, seconds=seconds) for name, seconds in stages),
         "peak_rss_mib": 2345.6,
-        "predictor": PredictorSummary(num_fit=200, num_unseen=60, within_10_percent=0.95, within_5_percent=0.75, mape=0.041, spearman=0.987),
+        "predictor": PredictorSummary(
+            num_fit=200, num_unseen=60, within_10_percent=0.95, within_5_percent=0.75, mape=0.041, spearman=0.987
+        ),
         "space": SpaceSummary(encoding="micro-413-223", qt_score=2.345, num_within_tolerance=12),
         "models": (make_model(0.8, 0.812), make_model(1.2, 0.843), make_model(2.0, 0.871)),
         "baselines": (
@@ -143,7 +145,13 @@ def make_assessment() -> PredictorAssessment:
         for i, ms in enumerate(measured)
     )
     return PredictorAssessment(
-        num_fit=200, num_unseen=60, within_10_percent=0.95, within_5_percent=0.75, mape=0.041, spearman=0.987, networks=networks
+        num_fit=200,
+        num_unseen=60,
+        within_10_percent=0.95,
+        within_5_percent=0.75,
+        mape=0.041,
+        spearman=0.987,
+        networks=networks,
     )
 
 

@@ -21,7 +21,7 @@ from onnx import helper
 from torch import Tensor
 
 from spaceevo.measure.random_graphs import random_integer_graph
-from spaceevo.nets import executors
+from spaceevo.nets import arithmetic, executors
 from spaceevo.nets.verification import compare
 from spaceevo.records import IntegerGraph
 from spaceevo.runtimes import onnxruntime as runtime
@@ -101,9 +101,9 @@ def simulate_published(graph: IntegerGraph, images_BCHW: Tensor) -> Tensor:
         own = graph.weights.get(operator.name)
         if own is not None:
             params = graph.quant_params[operator.inputs[0]]
-            codes = executors.quantize(x, params)
-            y = executors.accumulate(operator, codes, params, own).float()
-            step = executors._step(params, own)
+            codes = arithmetic.quantize(x, params)
+            y = arithmetic.accumulate(operator, codes, params, own).float()
+            step = arithmetic.sum_scales(params, own)
             y = y * step if operator.kind == "linear" else y * step.view(-1, 1, 1)
         elif operator.kind in ("gate", "relabel"):
             y = F.hardsigmoid(x)
@@ -112,7 +112,7 @@ def simulate_published(graph: IntegerGraph, images_BCHW: Tensor) -> Tensor:
         elif operator.kind == "multiply":
             y = x * values[operator.inputs[1]]
         else:
-            y = executors._float(operator, [values.get(name, images_BCHW) for name in operator.inputs])
+            y = executors.float_operator(operator, x)
         values[operator.name] = {"relu": F.relu, "relu6": F.relu6}.get(operator.quantizer, lambda value: value)(y)
     return values[graph.operators[-1].name]
 

@@ -107,17 +107,22 @@ def _run(
 def _fake_quantized_operator(operator: Operator, inputs: _Inputs, y: QuantParams, own: IntegerWeights | None) -> Tensor:
     if own is not None or operator.kind in ("add", "multiply"):
         return integer_operator(operator, inputs, y, own)
-    x = dequantize(*inputs[0])
+    return quantize(float_operator(operator, dequantize(*inputs[0])), y)
+
+
+def float_operator(operator: Operator, x: Tensor) -> Tensor:
+    """What an operator of one input, without weights, computes in float before it is quantized."""
     match operator.kind:
         case "gate" | "relabel":
-            x = x / 6 + 0.5
+            return x / 6 + 0.5
         case "sigmoid":
-            x = x.sigmoid()
+            return x.sigmoid()
         case "pool":
-            x = x.mean(dim=(2, 3), keepdim=True)
+            return x.mean(dim=(2, 3), keepdim=True)
         case "max_pool":
-            x = max_pool(operator, x)
-    return quantize(x, y)
+            return max_pool(operator, x)
+        case _:
+            return x
 
 
 @lru_cache(maxsize=1024)

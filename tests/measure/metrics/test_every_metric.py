@@ -48,7 +48,7 @@ def test_a_name_ends_in_its_unit_and_tells_what_it_is(name: str) -> None:
     room: ModuleType = plugins.load(METRICS, name)
     assert name.endswith(UNITS)
     assert room.ABOUT.endswith(".")
-    assert room.DEVICE == hasattr(room, "measure")
+    assert hasattr(room, "measure") == room.DEVICE
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,6 +16,7 @@ from spaceevo.measure.campaign import (
     Precision,
     export_program,
     measure_files,
+    measure_metric_of_file,
     measure_programs,
     stale_measurements,
 )
@@ -24,12 +25,11 @@ from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store
 from spaceevo.measure.study import study
 from spaceevo.measure.target import RUNTIMES, connect, describe, parse
-from spaceevo.predict.assess import judge
-from spaceevo.predict.fit import fit_measured, fit_subnets, random_pairs
+from spaceevo.predict.assess import assess_networks
+from spaceevo.predict.fit import fit_networks, fit_subnets, random_pairs
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import (
-    AssessedNetwork,
     MachineState,
     Measured,
     Measurement,
@@ -43,7 +43,6 @@ from spaceevo.records import (
 )
 from spaceevo.report.html import render_target
 from spaceevo.runtimes import profile_of
-from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.named import named_subnet
 from spaceevo.spaces.operators import operators
@@ -301,15 +300,11 @@ def fit_device(
     notes = FitNotes(
         hyperspaces=tuple(hyperspaces), num_fit=num_fit, seed=seed, num_classes=num_classes, precision=precision
     )
-    jobs = [
-        (f"fit {number}", operators(network_layers(subnet)), precision)
-        for number, subnet in enumerate(_fit_subnets(notes))
-    ]
     path = _predictor_path(device, precision)
     with RunFolder(device.folder).locked(), device.store() as store:
-        measured = measure_programs(device.target, jobs, store, device.work_dir, Plan(), progress)
-        programs = [program for _, program, _ in jobs]
-        predictor = fit_measured(device.target, programs, [one.latency_ms for one in measured])
+        predictor = fit_networks(
+            _fit_subnets(notes), device.target, store, device.work_dir, progress, precision=precision
+        )
         write_atomically(path, predictor.to_json())
         write_atomically(path.with_suffix(".notes.json"), notes.model_dump_json(indent=1))
     return path
@@ -331,18 +326,8 @@ def assess_device(
         for name in notes.hyperspaces
         for pair in random_pairs(load_hyperspace(name), num_unseen, seed, "assess", notes.num_classes, exclude=seen)
     ]
-    jobs = [(encode(subnet), operators(network_layers(subnet)), precision) for _, subnet in pairs]
     with RunFolder(device.folder).locked(), device.store() as store:
-        measured = measure_programs(device.target, jobs, store, device.work_dir, Plan(), progress)
-        networks = [
-            AssessedNetwork(
-                encoding=f"{space.encoding} {name}",
-                measured_ms=one.latency_ms,
-                predicted_ms=predictor.program_ms(program),
-            )
-            for (space, _), (name, program, _), one in zip(pairs, jobs, measured, strict=True)
-        ]
-        found = judge(predictor.num_fit, networks)
+        found = assess_networks(predictor, pairs, device.target, store, device.work_dir, progress, precision=precision)
         write_atomically(device.folder / ASSESSMENT, found.model_dump_json(indent=1))
         _write_page(device)
     return found
@@ -434,8 +419,8 @@ def _value(device: Device, metric: ModuleType, name: str, network: _Network | No
         subnet, precision = network
         return float(sum(metric.features(subnet))) * (1 if precision == "int8" else 4)
     try:
-        with _model(device, name, network) as path, closing(connect(device.target.name)) as transport:
-            return float(metric.measure(transport, device.target, path, latency_ms))
+        with _model(device, name, network) as path:
+            return measure_metric_of_file(device.target, metric, path, latency_ms)
     except TargetError as error:
         return str(error)
 

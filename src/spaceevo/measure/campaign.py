@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from spaceevo import plugins
@@ -139,6 +140,22 @@ def measure_metric(
             path.unlink()
             progress(number + 1, len(programs))
     return values
+
+
+def measure_metric_of_file(target: TargetDescription, metric: ModuleType, path: Path, latency_ms: float) -> float:
+    """Measure a metric beside latency of one model file.
+
+    Args:
+        target: Where to measure.
+        metric: A metric that the device decides.
+        path: The file.
+        latency_ms: Its latency, which need not be exact.
+
+    Raises:
+        TargetError: The device is lost, or cannot tell it.
+    """
+    with closing(connect(target.name)) as transport:
+        return float(metric.measure(transport, target, path, latency_ms))
 
 
 def reference_subject(target: TargetDescription) -> Subject:

@@ -70,7 +70,7 @@ def _run(
 ) -> Tensor:
     codes: dict[str, Tensor] = {}
     last_reads = _last_reads(graph.operators)
-    fused = fused_additions.fused_convolutions(graph.operators) if arithmetic.fused_additions else frozenset()
+    fused = _fused_convolutions(graph.operators) if arithmetic.fused_additions else frozenset()
     branches: dict[str, fused_additions.Value] = {}  # what fused convolutions put out, as floats
     for index, operator in enumerate(graph.operators):
         inputs = [(codes[name], graph.quant_params[name]) for name in operator.inputs if name in codes]
@@ -123,6 +123,9 @@ def float_operator(operator: Operator, x: Tensor) -> Tensor:
             return max_pool(operator, x)
         case _:
             return x
+
+
+_fused_convolutions = lru_cache(maxsize=1024)(fused_additions.fused_convolutions)
 
 
 @lru_cache(maxsize=1024)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spaceevo import plugins
 from spaceevo.artifacts import write_atomically
-from spaceevo.measure.campaign import measure_files
+from spaceevo.measure.campaign import measure_files, measure_metric_of_file
 from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
-from spaceevo.measure.target import connect
 from spaceevo.nets.extracted import SUFFIX, save_extracted
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, predict, space, subnets, supernet
@@ -139,8 +137,7 @@ def _limited_metrics(context: Context, subnet: Subnet, path: Path, latency_ms: f
     for name in context.recipe.subnets.limits:
         room = plugins.load(METRICS, name)
         if room.DEVICE:
-            with closing(connect(context.target.name)) as transport:
-                values[name] = float(room.measure(transport, context.target, path, latency_ms))
+            values[name] = measure_metric_of_file(context.target, room, path, latency_ms)
         else:
             values[name] = metric_value(computed_metric(name), subnet)
     return values

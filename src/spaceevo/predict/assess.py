@@ -18,7 +18,8 @@ from spaceevo.records import AssessedNetwork, PredictorAssessment, TargetDescrip
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.spaces.subnet import Subnet, network_layers
 
 
 def assess(
@@ -55,6 +56,21 @@ def assess(
     """
     seen = fit_subnets(hyperspace, predictor.num_fit, seed, num_classes)
     pairs = random_pairs(hyperspace, num_unseen, seed, "assess", num_classes, exclude=seen)
+    return assess_networks(predictor, pairs, target, store, work_dir, progress, plan=plan, precision=precision)
+
+
+def assess_networks(
+    predictor: LatencyPredictor,
+    pairs: Sequence[tuple[SearchSpace, Subnet]],
+    target: TargetDescription,
+    store: Store,
+    work_dir: Path,
+    progress: Progress,
+    *,
+    plan: Plan = PLAN,
+    precision: Precision = "int8",
+) -> PredictorAssessment:
+    """Measure given networks, each with its space, and compare with what is predicted; see `assess`."""
     programs = [operators(network_layers(subnet)) for _, subnet in pairs]
     jobs: list[tuple[str, Program, Precision]] = [
         (f"unseen {number}", program, precision) for number, program in enumerate(programs)

@@ -57,7 +57,22 @@ def fit(
     Raises:
         TargetError: The target cannot be reached, or is too unstable.
     """
-    programs = [operators(network_layers(subnet)) for subnet in fit_subnets(hyperspace, num_fit, seed, num_classes)]
+    subnets = fit_subnets(hyperspace, num_fit, seed, num_classes)
+    return fit_networks(subnets, target, store, work_dir, progress, plan=plan, precision=precision)
+
+
+def fit_networks(
+    subnets: Sequence[Subnet],
+    target: TargetDescription,
+    store: Store,
+    work_dir: Path,
+    progress: Progress,
+    *,
+    plan: Plan = PLAN,
+    precision: Precision = "int8",
+) -> LatencyPredictor:
+    """Measure given networks and fit a predictor on their latencies; see `fit`."""
+    programs = [operators(network_layers(subnet)) for subnet in subnets]
     jobs: list[tuple[str, Program, Precision]] = [
         (f"fit {number}", program, precision) for number, program in enumerate(programs)
     ]

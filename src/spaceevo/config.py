@@ -113,9 +113,9 @@ class BlocksSettings(Settings):
 class SpaceSettings(Settings):
     """Evolution of the search space."""
 
-    num_spaces: int = Field(1000, ge=1, description="Spaces to score.")
-    population_size: int = Field(100, ge=2)
-    tournament_size: int = Field(25, ge=1)
+    num_spaces: int = Field(20_000, ge=1, description="Spaces to score; a hyperspace with no more is scored completely.")
+    population_size: int = Field(500, ge=2)
+    tournament_size: int = Field(125, ge=1)
     tolerance: float = Field(0.01, ge=0, lt=1, description="Relative distance from the best that counts as equal.")
 
 

@@ -428,6 +428,8 @@ class SpaceSearchResult(Record):
         choices: Every block type and width window that some space within tolerance chooses.
         num_bounded: Spaces of which no more is known than that they score at most `bound`.
         bound: None without a sweep over all spaces; with one, `num_evaluated + num_bounded` are all there are.
+        num_allowed: Spaces without a failed cell; where all of them were scored, nothing better exists.
+        why_unbounded: Why a sweep that was asked for gave no bound; empty otherwise.
     """
 
     hyperspace: str
@@ -442,6 +444,8 @@ class SpaceSearchResult(Record):
     choices: tuple[StageChoice, ...] = ()
     num_bounded: int = 0
     bound: float | None = None
+    num_allowed: int = 0
+    why_unbounded: str = ""
 
 
 class TrainingPoint(Record):

@@ -20,6 +20,7 @@ from spaceevo.records import (
     SpaceSearchResult,
     SpaceSearchStep,
     SpaceSummary,
+    StageChoice,
     StageTime,
     Study,
     StudyRow,
@@ -219,7 +220,11 @@ def make_search() -> SpaceSearchResult:
     return SpaceSearchResult(
         hyperspace="micro", budgets_ms=(0.8, 1.2, 2.0), best=scored[0], within_tolerance=scored,
         tolerance=0.01, num_evaluated=2000, history=history, sampled_score=2.331,
-        excluded=("stage3/mbv1-dual-relu",),
+        excluded=("stage3/mbv1-dual-relu",), num_allowed=10_000, why_unbounded="A cell has 9 rows, fewer than 30",
+        choices=(
+            StageChoice(stage="stage1", kind="block", index=4, name="fused-ib-relu", share=1.0, loss_without=0.031),
+            StageChoice(stage="stage2", kind="window", index=1, name="48-80", share=0.5, loss_without=0.0),
+        ),
     )  # fmt: skip
 
 

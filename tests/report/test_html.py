@@ -70,7 +70,7 @@ def test_plotly_is_inlined_once_and_every_figure_has_its_place(data: ReportData,
     text = html.render(data)
     assert text.count("plotly.js v") == 1
     places = [attrs["id"] for tag, attrs in page.tags if tag == "div" and attrs.get("class") == "plot"]
-    assert len(places) == len(set(places)) == 8 + 3 + 3 + 3
+    assert len(places) == len(set(places)) == 9 + 3 + 3 + 3
     assert all(f'"{place}": {{' in text for place in places)
 
 
@@ -168,3 +168,10 @@ def test_the_page_of_a_target(data: ReportData) -> None:
     bare = Page(html.render_target(target, data.study))
     assert bare.open == []
     assert "rank correlation" not in bare.text
+
+
+def test_choices_that_decide_are_told(data: ReportData, page: Page) -> None:
+    assert "stage1 block 4, fused-ib-relu 100.0 % 3.1 %" in page.text
+    assert "widths 48-80 50.0 %" not in page.text
+    no_choice = replace(data, search=data.search.model_copy(update={"choices": ()}))
+    assert "No single choice decides" in Page(html.render(no_choice)).text

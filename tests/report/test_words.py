@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from made_up_report import make_cells, make_model, make_summary, make_target, make_verification
+from made_up_report import make_cells, make_model, make_search, make_summary, make_target, make_verification
 
 from spaceevo.report import words
 
@@ -87,3 +87,17 @@ def test_weight_codes_are_explained() -> None:
 )
 def test_numbers_for_people(text: str, expected: str) -> None:
     assert text == expected
+
+
+def test_what_is_known_of_all_spaces() -> None:
+    search = make_search()
+    text = words.extent_of_search(search)
+    assert (
+        text
+        == "micro-413-223 is the best of 2,000 scored spaces, of 10,000. No proof: A cell has 9 rows, fewer than 30"
+    )
+    complete = search.model_copy(update={"num_allowed": 2000, "why_unbounded": ""})
+    assert words.extent_of_search(complete).endswith("is the best of all 2,000 spaces: every one was scored.")
+    bounded = search.model_copy(update={"num_bounded": 8000, "bound": 2.3, "why_unbounded": ""})
+    assert "the best of all 10,000 spaces" in words.extent_of_search(bounded)
+    assert "none of the 8,000 others scores above 2.30000, 1.9 % below" in words.extent_of_search(bounded)

@@ -13,6 +13,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from spaceevo.cli.run import STAGE_VERBS, JsonOption, OutOption, RecipeArgument, run_until
+from spaceevo.errors import EXIT_PARTLY_DONE
 
 RECIPE_VERB = "recipe"
 # Spaces that a sweep bounds in well under a minute.
@@ -146,6 +147,7 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:  # fmt: skip
         """The spaces of a hyperspace with the highest Q-T score, which choices they share, and which choices matter."""
+        from spaceevo.progress import shown
         from spaceevo.search.space_search import search_spaces
         from spaceevo.search.sweep import Sweep, sweep_spaces
         from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
@@ -158,20 +160,9 @@ def register(app: typer.Typer) -> None:
             raise typer.BadParameter("Only exact scores can be proved: sampled ones are noisy", param_hint="--prove")
         is_swept = evaluator == "exact" and (own.num_spaces <= QUICKLY_SWEPT if prove is None else prove)
 
-        def sweep(best: SpaceChoice, threshold: float) -> Sweep | None:
-            from spaceevo.errors import ArtifactError
-            from spaceevo.progress import shown
-
-            try:
-                with shown(console, "Bound all other spaces") as progress:
-                    return sweep_spaces(scorer, best, threshold, progress)
-            except ArtifactError as error:
-                if prove:
-                    raise
-                console.print(f"No proof: {error}", soft_wrap=True)
-                return None
-
-        from spaceevo.progress import shown
+        def sweep(best: SpaceChoice, threshold: float) -> Sweep:
+            with shown(console, "Bound all other spaces") as progress:
+                return sweep_spaces(scorer, best, threshold, progress)
 
         with shown(console, "Evolve spaces") as progress:
             result = search_spaces(
@@ -192,6 +183,8 @@ def register(app: typer.Typer) -> None:
         if plots:
             best = result.best.encoding
             _write_plots(console, plots, scorer, [best], [own.decode(best)], (result, own))
+        if prove and result.why_unbounded:
+            raise typer.Exit(EXIT_PARTLY_DONE)
 
 
 def _evaluator(
@@ -283,7 +276,9 @@ def _show_scores(console: Console, rows: Sequence[dict[str, Any]], unit: str) ->
 
 
 def _show_result(console: Console, result: Any) -> None:
-    best, within = result.best, result.within_tolerance
+    from spaceevo.report import words
+
+    within = result.within_tolerance
     shown = Table(title=f"{len(within)} spaces within {100 * result.tolerance:g} % of the best")
     shown.add_column("space", no_wrap=True)
     shown.add_column("Q-T score", justify="right")
@@ -296,18 +291,11 @@ def _show_result(console: Console, result: Any) -> None:
     for column in ("share", "loss of score"):
         chosen.add_column(column, justify="right")
     for choice in result.choices:
-        name = f"block {choice.index}, {choice.name}" if choice.kind == "block" else f"widths {choice.name}"
-        chosen.add_row(choice.stage, name, f"{100 * choice.share:.3g} %", f"{100 * choice.loss_without:.2f} %")
-    console.print(chosen)
-    if result.bound is not None:
-        console.print(
-            f"{best.encoding} is the best of all {result.num_evaluated + result.num_bounded:,} spaces: "
-            f"{result.num_evaluated:,} were scored, and none of the {result.num_bounded:,} others scores above "
-            f"{result.bound:.5f}, {100 * (1 - result.bound / best.qt_score):.2f} % below.",
-            soft_wrap=True,
+        chosen.add_row(
+            choice.stage, words.choice_name(choice), f"{100 * choice.share:.3g} %", f"{100 * choice.loss_without:.2f} %"
         )
-    else:
-        console.print(f"{best.encoding} is the best of {result.num_evaluated:,} scored spaces.", soft_wrap=True)
+    console.print(chosen)
+    console.print(words.extent_of_search(result), soft_wrap=True)
 
 
 def _write_plots(

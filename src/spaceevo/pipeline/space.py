@@ -13,10 +13,11 @@ from spaceevo.artifacts import write_atomically
 from spaceevo.pipeline import blocks, predict
 from spaceevo.pipeline.context import Context
 from spaceevo.predict.predictor import LatencyPredictor
-from spaceevo.progress import ProgressCallback
+from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import BlockTable, SpaceSearchResult, read_record
 from spaceevo.search.qt_score import ExactEvaluator, SampledEvaluator
 from spaceevo.search.space_search import search_spaces
+from spaceevo.search.sweep import Sweep, sweep_spaces
 from spaceevo.spaces.hyperspace import SpaceChoice
 from spaceevo.spaces.operators import operators
 from spaceevo.spaces.search_space import SearchSpace
@@ -25,6 +26,7 @@ from spaceevo.spaces.subnet import Block, Stage, network_layers, stage_layers
 NAME = "space"
 TITLE = "Evolve the search space by its Q-T score"
 NEEDS = (predict.NAME, blocks.NAME)
+EVOLUTION_SHARE = 0.5  # of the time where a sweep follows, for the progress only
 COLUMNS = ("stage", "block", "window", "resolution", "nsr_loss", "latency_ms", "macs", "num_params", "in_width",
            "blocks")  # fmt: skip
 
@@ -43,6 +45,11 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     base_ms = {r: _base_ms(context, predictor, r) for r in hyperspace.resolutions}
     exact = ExactEvaluator(table, hyperspace, budgets, base_ms)
     sampled = SampledEvaluator(table, hyperspace, budgets, base_ms, seed=context.recipe.seed)
+    evolution_share = EVOLUTION_SHARE if hyperspace.num_spaces > settings.num_spaces else 1
+
+    def sweep(choice: SpaceChoice, threshold: float) -> Sweep:
+        return sweep_spaces(exact, choice, threshold, part(progress, evolution_share, 1))
+
     result = search_spaces(
         hyperspace,
         exact,
@@ -52,8 +59,9 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         tolerance=settings.tolerance,
         seed=context.recipe.seed,
         excluded=table.failed,
-        progress=progress,
+        progress=part(progress, 0, evolution_share),
         cross_check=sampled,
+        sweep=sweep,
     )
     table_path, result_path = folder / "table.parquet", folder / "search.json"
     buffer = io.BytesIO()

@@ -11,9 +11,21 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from spaceevo.records import DistilledCell, ModelResult, PredictorAssessment, Study, Summary, TargetDescription
+from spaceevo.records import (
+    DistilledCell,
+    ModelResult,
+    PredictorAssessment,
+    SpaceSearchResult,
+    StageChoice,
+    Study,
+    Summary,
+    TargetDescription,
+)
 from spaceevo.report import figures, words
 from spaceevo.report.data import ReportData
+
+#: A choice decides where the best space without it scores lower by this share.
+DECIDES = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,9 @@ def render(data: ReportData) -> str:
         block_types=figures.styles(figures.block_type_names(data.hyperspace)),
         cells=_cell_matrix(data.cells),
         space=_space_rows(data),
+        decides=DECIDES,
+        extent=words.extent_of_search(data.search),
+        deciding=[(c.stage, words.choice_name(c), c.share, c.loss_without) for c in _deciding(data.search)],
         why_w_qmax=words.why_w_qmax(summary.target),
         plots=_place_plots(data, plots),
     )
@@ -133,6 +148,7 @@ def _place_plots(data: ReportData, plots: _Plots) -> dict[str, Any]:
         "pareto": figures.plot_pareto(summary),
         "predictor": figures.plot_predictor(data.assessment, words.named_models(summary)),
         "search": figures.plot_search(data.search),
+        "plateau": figures.plot_plateau(data.search),
         "block_choices": figures.plot_block_choices(data.search, data.hyperspace),
         "window_choices": figures.plot_window_choices(data.search, data.hyperspace),
         "subnets": figures.plot_subnets(data.subnets),
@@ -227,6 +243,12 @@ def _space_rows(data: ReportData) -> list[tuple[str, str, str]]:
         widths = stage.widths[window : window + stage.window_size]
         rows.append((stage.name, str(stage.choices[choice.blocks[s]].block_type), ", ".join(map(str, widths))))
     return rows
+
+
+def _deciding(search: SpaceSearchResult) -> list[StageChoice]:
+    """The choices without which no space comes close to the best, the dearest first."""
+    missed = [choice for choice in search.choices if choice.loss_without >= DECIDES]
+    return sorted(missed, key=lambda choice: -choice.loss_without)
 
 
 def _link(file: str) -> str:

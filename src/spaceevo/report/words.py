@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from spaceevo.records import DistilledCell, ModelResult, Summary, TargetDescription
+from spaceevo.records import DistilledCell, ModelResult, SpaceSearchResult, StageChoice, Summary, TargetDescription
 
 TOLERANCE = 0.10  # predictions are called right within this, as in the paper
 NO_VALUE = "–"
@@ -171,6 +171,26 @@ def named_models(summary: Summary) -> list[tuple[ModelResult, str]]:
 def share(share: float) -> str:
     """With two decimals, and 100 % only where every image agrees."""
     return "100 %" if share == 1 else f"{min(100 * share, 99.99):.2f} %"
+
+
+def extent_of_search(search: SpaceSearchResult) -> str:
+    """How many spaces were scored, and what is known of all others."""
+    best, scored = search.best, search.num_evaluated
+    if search.bound is not None:
+        return (
+            f"{best.encoding} is the best of all {scored + search.num_bounded:,} spaces: {scored:,} were scored, and "
+            f"none of the {search.num_bounded:,} others scores above {search.bound:.5f}, "
+            f"{percent(1 - search.bound / best.qt_score)} below."
+        )
+    if search.num_allowed == scored:
+        return f"{best.encoding} is the best of all {scored:,} spaces: every one was scored."
+    found = f"{best.encoding} is the best of {scored:,} scored spaces, of {search.num_allowed:,}."
+    return f"{found} No proof: {search.why_unbounded}" if search.why_unbounded else found
+
+
+def choice_name(choice: StageChoice) -> str:
+    """A block type with its index, or the widths of a window."""
+    return f"block {choice.index}, {choice.name}" if choice.kind == "block" else f"widths {choice.name}"
 
 
 def why_w_qmax(target: TargetDescription) -> str:

@@ -48,7 +48,7 @@ def search_spaces(
     excluded: Collection[tuple[int, int]] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
     cross_check: SpaceEvaluator | None = None,
-    sweep: Callable[[SpaceChoice, float], Sweep | None] | None = None,
+    sweep: Callable[[SpaceChoice, float], Sweep] | None = None,
 ) -> SpaceSearchResult:
     """Find the best space and all scored ones that are about as good.
 
@@ -71,7 +71,7 @@ def search_spaces(
         progress: Called with (spaces scored, num_spaces).
         cross_check: Second evaluator for the best space (`sampled_score`); NaN without one.
         sweep: Called with the best space and a score; gives all spaces that may reach it (`sweep.sweep_spaces` with
-            this evaluator), or None where it cannot.
+            this evaluator). That it cannot, an ArtifactError, is noted in the result.
 
     Raises:
         RecipeError: A number out of its range.
@@ -91,7 +91,7 @@ def search_spaces(
     else:
         _evolve(search, population_size, tournament_size, python_random(seed, "search_spaces"))
         search.climb()
-    swept = _swept(search, sweep, tolerance)
+    swept, why_unbounded = _swept(search, sweep, tolerance)
     ranked = sorted(
         (ScoredSpace(encoding=hyperspace.encode(choice), qt_score=score) for choice, score in search.scores.items()),
         key=lambda space: (-space.qt_score, space.encoding),
@@ -122,21 +122,25 @@ def search_spaces(
         choices=_choices(search, [hyperspace.decode(space.encoding) for space in within], best.qt_score),
         num_bounded=max(swept.num_spaces - len(ranked), 0) if swept else 0,
         bound=swept.bound if swept else None,
+        num_allowed=search.num_allowed,
+        why_unbounded=why_unbounded,
     )
 
 
 def _swept(
-    search: _Search, sweep: Callable[[SpaceChoice, float], Sweep | None] | None, tolerance: float
-) -> Sweep | None:
-    """Score the spaces within tolerance that a sweep finds; None where there is nothing to sweep."""
+    search: _Search, sweep: Callable[[SpaceChoice, float], Sweep] | None, tolerance: float
+) -> tuple[Sweep | None, str]:
+    """Score the spaces within tolerance that a sweep finds; None where there is nothing to sweep, or why it failed."""
     best = max(search.scores, key=search.scores.__getitem__)
     if sweep is None or search.num_allowed <= len(search.scores) or search.scores[best] <= 0:
-        return None
-    swept = sweep(best, (1 - tolerance) * search.scores[best])
-    if swept:
-        for choice in swept.candidates:
-            search.score(choice)
-    return swept
+        return None, ""
+    try:
+        swept = sweep(best, (1 - tolerance) * search.scores[best])
+    except ArtifactError as error:
+        return None, str(error)
+    for choice in swept.candidates:
+        search.score(choice)
+    return swept, ""
 
 
 def _choices(search: _Search, within: Sequence[SpaceChoice], best_score: float) -> tuple[StageChoice, ...]:

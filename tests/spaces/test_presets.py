@@ -15,7 +15,7 @@ from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
 from spaceevo.spaces.subnet import network_layers
 
 NAMES = plugins.names(PRESETS)
-HAND_MADE = ("mobilenetv3", "mobilenetv4", "proxyless", "resnet50")
+HAND_MADE = ("mobilenetv3", "mobilenetv3micro", "mobilenetv4", "proxyless", "proxylessmicro", "resnet50", "resnetmicro")
 seeds = st.integers(0, 2**32)
 
 

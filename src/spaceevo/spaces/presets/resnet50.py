@@ -15,7 +15,8 @@ BOTTLENECK = BlockChoice(BlockType("bottleneck", "relu"), (3,), (0.2, 0.25, 0.35
 STEM = BlockChoice(BlockType("conv-pool", "relu"), (7,))
 
 
-def _stage(name: str, block: BlockChoice, width: int, depths: tuple[int, ...], stride: int) -> HyperStage:
+def elastic_widths(name: str, block: BlockChoice, width: int, depths: tuple[int, ...], stride: int) -> HyperStage:
+    """A stage of one block type at three widths."""
     widths = tuple(make_divisible(width * multiplier) for multiplier in MULTIPLIERS)
     return HyperStage(name, (block,), widths, len(widths), depths, stride)
 
@@ -23,11 +24,11 @@ def _stage(name: str, block: BlockChoice, width: int, depths: tuple[int, ...], s
 HYPERSPACE = Hyperspace(
     name="resnet50",
     stages=(
-        _stage("stem", STEM, 64, (1,), stride=4),
-        _stage("stage1", BOTTLENECK, 256, (2, 3, 4), stride=1),
-        _stage("stage2", BOTTLENECK, 512, (2, 3, 4), stride=2),
-        _stage("stage3", BOTTLENECK, 1024, (4, 5, 6), stride=2),
-        _stage("stage4", BOTTLENECK, 2048, (2, 3, 4), stride=2),
+        elastic_widths("stem", STEM, 64, (1,), stride=4),
+        elastic_widths("stage1", BOTTLENECK, 256, (2, 3, 4), stride=1),
+        elastic_widths("stage2", BOTTLENECK, 512, (2, 3, 4), stride=2),
+        elastic_widths("stage3", BOTTLENECK, 1024, (4, 5, 6), stride=2),
+        elastic_widths("stage4", BOTTLENECK, 2048, (2, 3, 4), stride=2),
     ),
     head=Head(final_expand=0, feature_mix=0, activation="relu"),
     resolutions=tuple(range(128, 225, 4)),

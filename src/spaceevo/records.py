@@ -230,6 +230,8 @@ class Measurement(Record):
         samples_ms: Every sample of the quiet visits, in the order of measuring.
         scale: What `latency_ms`, `low_ms` and `high_ms` were multiplied with, and samples were not: what the
             reference model took when the target was first measured over what it took beside this model.
+        busy: Whether the target was busy all the time, when it was first measured and now: then `latency_ms` is the
+            median over all visits of the median of each.
         before: The device when the measuring of the model's group began.
         after: And when it ended.
     """
@@ -239,6 +241,7 @@ class Measurement(Record):
     high_ms: _Latency
     samples_ms: tuple[_Latency, ...]
     scale: _Latency = 1.0
+    busy: bool = False
     before: MachineState = MachineState()
     after: MachineState = MachineState()
 
@@ -457,6 +460,7 @@ class TrainingPoint(Record):
         loss: Of the largest subnet (or of the one network).
         loss_smallest: Of the smallest subnet; None for a single network.
         lr: Learning rate.
+        diverged_at: Later steps at which the training diverged and went back to this one, with half the rate each time.
     """
 
     phase: str
@@ -464,6 +468,7 @@ class TrainingPoint(Record):
     loss: float
     loss_smallest: float | None = None
     lr: float
+    diverged_at: tuple[int, ...] = ()
 
 
 class FoundSubnet(Record):
@@ -488,12 +493,14 @@ class SubnetSearchResult(Record):
     Attributes:
         space: Encoding of the search space.
         found: One per budget.
-        evaluated: All evaluated subnets, each under the budget of its search.
+        evaluated: All evaluated subnets, the most accurate first, each under the smallest budget that it meets.
+        front: Those that no other one dominates in predicted latency and top-1, the fastest first.
     """
 
     space: str
     found: tuple[FoundSubnet, ...]
     evaluated: tuple[FoundSubnet, ...]
+    front: tuple[FoundSubnet, ...] = ()
 
 
 class LogitAgreement(Record):
@@ -627,6 +634,7 @@ class Summary(Record):
     target: TargetDescription
     versions: dict[str, str]
     seed: int
+    busy: bool = False
     stages: tuple[StageTime, ...]
     peak_rss_mib: float
     predictor: PredictorSummary

@@ -117,6 +117,54 @@ def test_busy_spells_do_not_count(busy_share: float) -> None:
             run(Machine(slowdown), latencies, Plan(tolerance=10.0))
 
 
+class Shared(Machine):
+    """Busy all the time: slower, but for gaps of a quarter of a ms; an inference takes what its pieces take."""
+
+    def __init__(self, slowdown: float, seed: int = 0) -> None:
+        super().__init__()
+        gaps = np.random.default_rng(seed).random(1_000_000) < 0.25
+        self.work_ms = np.concatenate([[0.0], np.cumsum(np.where(gaps, 0.25, 0.25 / slowdown))])
+
+    def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> "Model":
+        model = super().load(runtime, path, threads, cores)
+
+        def time(repeats: int) -> list[float]:
+            at = 0.25 * np.arange(len(self.work_ms))
+            ends = np.interp(self.now_ms, at, self.work_ms) + model.latency_ms * np.arange(1, repeats + 1)
+            clock = [self.now_ms, *np.interp(ends, self.work_ms, at)]
+            self.now_ms = float(clock[-1])
+            return list(map(float, np.diff(clock)))
+
+        model.time = time  # type: ignore[method-assign]
+        return model
+
+
+def test_a_machine_that_is_busy_all_the_time_is_measured_as_it_is() -> None:
+    latencies = [0.2, 0.5, 1.0, 2.0, 5.0, 9.0]
+    anchors: list[Measurement] = []
+
+    def anchored(measurement: Measurement) -> float:
+        anchors.append(measurement)
+        return measurement.latency_ms
+
+    measured = run(Shared(1.6), latencies, Plan(), anchored=anchored)
+    assert all(m.busy for m in (*measured, *anchors))
+    slowdown = 1 / (0.25 + 0.75 / 1.6)
+    assert [m.latency_ms for m in measured[2:]] == pytest.approx([slowdown * x for x in latencies[2:]], rel=0.04)
+    known = Reference(REFERENCE, anchors[0].latency_ms, anchors[0].busy)
+    again = run(Shared(1.6, seed=1), latencies, Plan(), reference=known)
+    assert [m.latency_ms for m in again] == pytest.approx([m.latency_ms for m in measured], rel=0.04)
+    # What is quiet now, or busier still, is not comparable.
+    with pytest.raises(FasterReferenceError) as caught:
+        run(Machine(), latencies, Plan(), reference=known)
+    assert caught.value.measurement.latency_ms == pytest.approx(0.2)
+    assert not caught.value.measurement.busy
+    with pytest.raises(UnstableSessionError, match="it was busier than when the target was first measured"):
+        run(Shared(2.4), latencies, Plan(), reference=known)
+    with pytest.raises(UnstableSessionError):  # first measured when it was quiet
+        run(Shared(1.6), latencies, Plan(patience_ms=0), reference=Reference(REFERENCE, 0.2))
+
+
 def test_short_disturbances_within_visits_do_not_count() -> None:
     rng = np.random.default_rng(0)
     machine = Machine(lambda now_ms: 1 + float(rng.random() < 0.3) * float(rng.exponential(2.0)))

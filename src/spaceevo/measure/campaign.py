@@ -216,9 +216,9 @@ def _measure(
             with _writing(folder):
                 path = export_program(target, (REFERENCE, reference_program(), "int8"), folder / REFERENCE)
             todo = [own[position] for position in missing]
-            latency_ms = reference.latency_ms if reference else None
+            own_reference = Reference(path, reference.latency_ms, reference.busy) if reference else Reference(path)
             try:
-                _session(target, paths, todo, Reference(path, latency_ms), store, plan, progress)
+                _session(target, paths, todo, own_reference, store, plan, progress)
             except FasterReferenceError as error:  # what was measured beside the old one does not hold
                 if number == _MAX_PASSES - 1:
                     raise

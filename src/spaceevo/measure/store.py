@@ -400,7 +400,7 @@ def _schema() -> Any:
         [
             *((name, text) for name in ("name", "what", "precision")),
             *((name, number) for name in ("latency_ms", "low_ms", "high_ms", "scale")),
-            ("samples_ms", pa.list_(number)),
+            *(("samples_ms", pa.list_(number)), ("busy", pa.bool_())),
             *(("before", state), ("after", state), ("plan", text), ("reference_ms", number)),
             *((f"target_{name}", text) for name in ("name", "runtime", "runtime_version", "device", "machine")),
             *(("target_flags", pa.list_(text)), ("target_threads", pa.int64()), ("target_w_qmax", pa.int64())),

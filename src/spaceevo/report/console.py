@@ -89,7 +89,7 @@ def study_table(study: Study) -> Table:
 
 def measured_table(target: str, found: Sequence[Measured], metrics: Sequence[str]) -> Table:
     """One line per model: its latency with the 95 % interval, then other metrics."""
-    table = _table(f"Measured on {target}", "")
+    table = _table(f"Measured on {target}", words.BUSY if any(one.measurement.busy for one in found) else "")
     table.add_column("model", overflow="fold")
     table.add_column("precision", no_wrap=True)
     for header in ("ms", "95 % interval"):

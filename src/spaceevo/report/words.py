@@ -9,6 +9,10 @@ from spaceevo.records import DistilledCell, ModelResult, SpaceSearchResult, Stag
 
 TOLERANCE = 0.10  # predictions are called right within this, as in the paper
 NO_VALUE = "–"
+BUSY = (
+    "The target was busy with other work all the time: latencies are medians of what it took so, and hold only while "
+    "it is as busy."
+)
 
 
 def ms(value: float) -> str:
@@ -133,7 +137,7 @@ def headline(summary: Summary) -> str:
 
 def notes(summary: Summary, cells: Sequence[DistilledCell] = ()) -> tuple[str, ...]:
     """What a reader should know before trusting the numbers; empty where all is well."""
-    found: list[str] = []
+    found = [BUSY] if summary.busy else []
     for model, name in named_models(summary):
         found.extend(_model_notes(model, name))
     for model in summary.models:

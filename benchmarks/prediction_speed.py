@@ -19,6 +19,7 @@ from spaceevo.predict.batch import BatchPredictor
 from spaceevo.predict.fit import fit_measured, fit_subnets
 from spaceevo.predict.regression import START
 from spaceevo.records import TargetDescription
+from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import network_layers
@@ -32,8 +33,8 @@ def main() -> None:
     arguments.add_argument("--count", type=int, default=200_000)
     arguments.add_argument("--one-by-one", type=int, default=200)
     given = arguments.parse_args()
-    shown = Table("space", "table ready in s", "rows per s", "subnets to rows per s", "one by one per s", "ratio",
-                  "largest difference")  # fmt: skip
+    shown = Table("space", "table ready in s", "rows per s", "subnets to rows per s", "encodings to rows per s",
+                  "one by one per s", "ratio", "largest difference")  # fmt: skip
     for name in ("micro", "onnxw", "mobilew"):
         hyperspace = load_hyperspace(name)
         programs = [operators(network_layers(subnet)) for subnet in fit_subnets(hyperspace, 60, 0, 10)]
@@ -53,12 +54,16 @@ def main() -> None:
         start = time.perf_counter()
         own_rows = batch.rows(subnets)
         conversions = given.one_by_one / (time.perf_counter() - start)
+        encodings = [encode(subnet) for subnet in subnets]
+        start = time.perf_counter()
+        assert (batch.decode(encodings) == own_rows).all()
+        readings = given.one_by_one / (time.perf_counter() - start)
         start = time.perf_counter()
         single = np.array([predictor.network_ms(subnet) for subnet in subnets])
         one_by_one = given.one_by_one / (time.perf_counter() - start)
         difference = np.abs(batch.latencies_ms(own_rows) / single - 1).max()
-        shown.add_row(space.encoding, f"{ready:.1f}", f"{per_second:,.0f}", f"{conversions:,.0f}", f"{one_by_one:,.0f}",
-                      f"{per_second / one_by_one:,.0f}", f"{difference:.1e}")  # fmt: skip
+        speeds = (f"{speed:,.0f}" for speed in (per_second, conversions, readings, one_by_one, per_second / one_by_one))
+        shown.add_row(space.encoding, f"{ready:.1f}", *speeds, f"{difference:.1e}")
     Console().print(shown)
 
 

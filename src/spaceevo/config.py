@@ -22,11 +22,23 @@ class Settings(BaseModel):
 class DataSettings(Settings):
     """The data set."""
 
-    name: str = Field("procedural", description="A data set: procedural, digits, folder.")
+    name: str = Field("procedural", description="A data set: procedural, digits, folder, webdataset or huggingface.")
     image_size: int = Field(40, ge=16, le=1024, description="Images are brought to this size, in pixels.")
     options: dict[str, Any] = Field({}, description="Settings of the data set, for example path: for folder.")
     flip: bool = Field(True, description="Mirror training images at random; not for digits or text.")
     shift: int = Field(3, ge=0, le=64, description="Shift training images at random by up to this many pixels.")
+    crop_area: float = Field(
+        1.0, gt=0, le=1, description="Random resized crop: least share of the image's area; 1: none, 0.08 is strong."
+    )
+    crop_ratio: float = Field(1.33, ge=1, le=4, description="Most that a crop is wider than high, or the reverse.")
+    rand_augment: int = Field(0, ge=0, le=8, description="RandAugment: operations per training image; usual are 2.")
+    rand_strength: float = Field(0.3, ge=0, le=1, description="How strong they are, as a share of the strongest.")
+    mixup: float = Field(
+        0.0, ge=0, le=8, description="Mix images and labels: parameter of the Beta distribution; 0: off."
+    )
+    cutmix: float = Field(
+        0.0, ge=0, le=8, description="Put a box of another image into each: likewise; with mixup, batches take turns."
+    )
     search_share: float = Field(
         0.15, gt=0, lt=0.9, description="Share of the training images held out for the subnet search."
     )
@@ -66,10 +78,21 @@ class TrainingSettings(Settings):
     epochs_fp32: float = Field(10, gt=0, description="Epochs in FP32.")
     epochs_int8: float = Field(2, ge=0, description="Epochs of LSQ+ after it.")
     batch_size: int = Field(64, ge=2, description="Images per step.")
-    lr: float = Field(0.3, gt=0, description="Peak learning rate per 256 images (SGD, cosine).")
+    lr: float = Field(0.3, gt=0, description="Peak learning rate per 256 images (warm-up, cosine).")
     lr_int8: float = Field(0.03, gt=0, description="Peak learning rate of the LSQ+ phase per 256 images.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="AdamW wants rates of about a hundredth.")
     weight_decay: float = Field(1e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="Of the classifier's input, for the largest subnet.")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="Decay of the average of the weights that a phase ends with; 0: its last weights."
+    )
+    accumulation: int = Field(
+        1, ge=1, le=1024, description="Parts that a step's batch is computed in, one after the other, in less memory."
+    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Of convolutions and linear layers.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it trains; auto takes a GPU if any.")
+    tensorboard: bool = Field(False, description="Log every step for TensorBoard, which must be installed.")
 
 
 class SupernetSettings(TrainingSettings):
@@ -77,6 +100,9 @@ class SupernetSettings(TrainingSettings):
 
     epochs_int8: float = Field(2, gt=0, description="Epochs of LSQ+ after it.")
     num_random: int = Field(2, ge=0, le=16, description="Random subnets per step beside largest and smallest.")
+    distillation: Literal["kl", "alpha"] = Field(
+        "kl", description="How the others learn from the largest: KL, or adaptive alpha-divergence."
+    )
     weight_scales: Literal["per-channel", "per-tensor"] = Field(
         "per-channel", description="Learned scales of a weight: one per output channel, or one for all of them."
     )
@@ -97,9 +123,10 @@ class BlocksSettings(Settings):
     """Block-wise distillation and the block table."""
 
     teacher: TeacherSettings = TeacherSettings()
-    teacher_module: str = Field(
+    teacher_network: str = Field(
         "",
-        description="Own teacher as package.module:function, which returns (module, taps); see docs/train.md.",
+        description="Instead of a teacher trained here: package.module:function, zoo:NAME:WEIGHTS, timm:NAME or "
+        "huggingface:NAME; see docs/train.md.",
     )
     num_images: int = Field(1500, ge=32, description="Training images whose feature maps are distilled.")
     steps_fp32: int = Field(60, ge=1, description="Steps per (stage, block type) in FP32.")
@@ -113,7 +140,9 @@ class BlocksSettings(Settings):
 class SpaceSettings(Settings):
     """Evolution of the search space."""
 
-    num_spaces: int = Field(20_000, ge=1, description="Spaces to score; a hyperspace with no more is scored completely.")
+    num_spaces: int = Field(
+        20_000, ge=1, description="Spaces to score; a hyperspace with no more is scored completely."
+    )
     population_size: int = Field(500, ge=2)
     tournament_size: int = Field(125, ge=1)
     tolerance: float = Field(0.01, ge=0, lt=1, description="Relative distance from the best that counts as equal.")
@@ -122,10 +151,16 @@ class SpaceSettings(Settings):
 class SubnetsSettings(Settings):
     """Evolutionary subnet search."""
 
-    population_size: int = Field(20, ge=2)
-    num_generations: int = Field(3, ge=0)
-    num_mutations: int = Field(8, ge=0)
-    num_crossovers: int = Field(8, ge=0)
+    method: Literal["per-budget", "pareto"] = Field(
+        "per-budget", description="One search per budget, or one for the whole Pareto front up to the largest."
+    )
+    population_size: int = Field(20, ge=2, description="Per budget, as what follows.")
+    num_generations: int = Field(6, ge=0)
+    num_mutations: int = Field(4, ge=0)
+    num_crossovers: int = Field(4, ge=0)
+    num_candidates: int = Field(
+        8, ge=1, le=1000, description="Candidates per evaluated subnet, ranked by predicted accuracy; 1: no ranking."
+    )
     limits: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="Largest values of other metrics, for example {size-mib: 2.5}; see docs/measure.md."
     )

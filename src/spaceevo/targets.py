@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +24,9 @@ from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store
 from spaceevo.measure.study import study
-from spaceevo.measure.target import RUNTIMES, connect, describe, parse
+from spaceevo.measure.target import RUNTIMES, connect, describe
 from spaceevo.predict.assess import assess_networks
+from spaceevo.predict.batch import BatchPredictor
 from spaceevo.predict.fit import fit_networks, fit_subnets, random_pairs
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
@@ -44,11 +45,12 @@ from spaceevo.records import (
 from spaceevo.report.html import render_target
 from spaceevo.runtimes import profile_of
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.named import named_subnet
+from spaceevo.spaces.named import is_encoding, named_space, named_subnet
 from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import Subnet, network_layers
 
 TARGETS = Path("targets")
+LOOK_UP = 500  # a table of a space's blocks takes about as long as so many of its networks one by one
 _Network = tuple[Subnet, Precision]
 STUDY, ASSESSMENT, PAGE = "study.json", "assessment.json", "target.html"
 
@@ -233,18 +235,14 @@ def profile(
     """Milliseconds per operator of a model file or a network, in the context of the whole, as the runtime counts.
 
     Raises:
-        TargetError: The device is another machine, or the runtime has no such counters.
+        ArtifactError: The runtime refuses the file.
+        EncodingError: An encoding is malformed, or not in the space.
+        TargetError: The device is lost, or the runtime has no such counters there.
     """
     target = device.target
-    if parse(target.name).transport != "local":
-        raise TargetError(
-            f"Operators can be profiled on this machine only, not on {target.name}",
-            remedy=f"Run spaceevo on the device itself, with {target.runtime}@local",
-        )
-    is_file = _is_file(name, target.runtime)
-    with _model(device, name, None if is_file else (named_subnet(name, space, num_classes), precision)) as path:
-        times: dict[str, float] = plugins.load(RUNTIMES, target.runtime).profile(path, repeats, target.threads)
-    return times
+    network = None if _is_file(name, target.runtime) else (named_subnet(name, space, num_classes), precision)
+    with _model(device, name, network) as path, closing(connect(target.name)) as transport:
+        return transport.profile(target.runtime, path, target.threads, repeats)
 
 
 def study_device(
@@ -318,7 +316,7 @@ def assess_device(
     Raises:
         TargetError: There is no predictor, it is of another state of the target, or the device is unstable.
     """
-    predictor = _load_predictor(device, precision)
+    predictor = load_predictor(device, precision)
     notes = read_record(FitNotes, _predictor_path(device, precision).with_suffix(".notes.json"))
     seen = _fit_subnets(notes)
     pairs = [
@@ -333,20 +331,46 @@ def assess_device(
     return found
 
 
-def predict_all(device: Device, networks: Mapping[str, Subnet], precision: Precision) -> list[Predicted]:
-    """Predict networks with the device's predictor.
+def predict_all(
+    device: Device, lines: Sequence[str], space: str, num_classes: int, precision: Precision
+) -> list[Predicted]:
+    """Predict networks with the device's predictor; many of one search space are looked up in a table of its blocks.
+
+    Args:
+        device: Where.
+        lines: Each a name of the zoo, an encoding, or a search space, a blank and an encoding.
+        space: Search space of encodings without one.
+        num_classes: Of their logits.
+        precision: Of the networks.
+
+    Returns:
+        One for each line, in order.
 
     Raises:
+        EncodingError: An encoding is malformed, not in its space, or without one.
+        PluginError: There is no such network or hyperspace.
         TargetError: There is no predictor, it is of another state of the target, or it knows nothing about an operator.
     """
-    predictor = _load_predictor(device, precision)
-    programs = {name: operators(network_layers(subnet)) for name, subnet in networks.items()}
-    predictor.prepare(operator for program in programs.values() for operator in program)
-    found = []
-    for name, program in programs.items():
-        one = predictor.predict(program)
-        found.append(Predicted(name=name, latency_ms=one.latency_ms, num_outside=one.num_extrapolated))
-    return found
+    predictor = load_predictor(device, precision)
+    by_space: dict[str, list[int]] = {}
+    for number, line in enumerate(lines):
+        *named, word = line.split()
+        by_space.setdefault(named[0] if named else space if is_encoding(word) else "", []).append(number)
+    found: dict[int, Predicted] = {}
+    for own_space, numbers in by_space.items():
+        words = [lines[number].split()[-1] for number in numbers]
+        values: Iterable[tuple[float, int]]
+        if own_space and len(words) >= LOOK_UP and all(map(is_encoding, words)):
+            batch = BatchPredictor(predictor, named_space(own_space, num_classes))
+            rows = batch.decode(words)
+            values = zip(batch.latencies_ms(rows).tolist(), batch.num_extrapolated(rows).tolist(), strict=True)
+        else:
+            programs = [operators(network_layers(named_subnet(word, own_space, num_classes))) for word in words]
+            predictor.prepare(operator for program in programs for operator in program)
+            values = [(predictor.program_ms(program), predictor.num_extrapolated(program)) for program in programs]
+        for number, (latency_ms, num_outside) in zip(numbers, values, strict=True):
+            found[number] = Predicted(name=lines[number], latency_ms=latency_ms, num_outside=num_outside)
+    return [found[number] for number in range(len(lines))]
 
 
 def _fit_subnets(notes: FitNotes) -> list[Subnet]:
@@ -362,7 +386,12 @@ def _predictor_path(device: Device, precision: Precision) -> Path:
     return device.folder / f"predictor-{precision}.json"
 
 
-def _load_predictor(device: Device, precision: Precision) -> LatencyPredictor:
+def load_predictor(device: Device, precision: Precision) -> LatencyPredictor:
+    """The predictor that was fitted for a target as it is now.
+
+    Raises:
+        TargetError: There is none, or the target has changed since.
+    """
     path, target = _predictor_path(device, precision), device.target
     remedy = f"Fit one with: spaceevo target fit {target.name}" + (" --fp32" if precision == "fp32" else "")
     if not path.exists():
@@ -425,29 +454,20 @@ def _value(device: Device, metric: ModuleType, name: str, network: _Network | No
         return str(error)
 
 
-def named_networks(names: Sequence[str], file: Path | None, space: str, num_classes: int) -> dict[str, Subnet]:
-    """Networks by the words that name them.
-
-    Args:
-        names: Of the zoo, or encodings.
-        file: With more of them, one per line; a line may have a search space, a blank and an encoding.
-        space: Search space of encodings without one.
-        num_classes: Of their logits.
+def listed_networks(names: Sequence[str], file: Path | None) -> list[str]:
+    """The lines that name networks (see `predict_all`): those given, then those of a file.
 
     Raises:
-        EncodingError: An encoding is malformed, not in its space, or without one; or there are no networks.
+        EncodingError: There are none.
         ArtifactError: The file cannot be read.
     """
     lines = list(names)
     if file is not None:
         try:
-            lines += [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines += file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ArtifactError(f"The list of networks {file} cannot be read", found=str(error)) from error
+    lines = [line for line in lines if line.strip()]
     if not lines:
         raise EncodingError("There are no networks to predict", remedy="Name some, or give a list with --file FILE")
-    found = {}
-    for line in lines:
-        words = line.split()
-        found[line] = named_subnet(words[-1], words[0] if len(words) > 1 else space, num_classes)
-    return found
+    return lines

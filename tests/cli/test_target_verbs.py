@@ -81,6 +81,9 @@ def test_profile(cli: Any, tiny: Any) -> None:
     assert "head/logits" in times
     assert all(ms >= 0 for ms in times.values())
     assert cli("target", "profile", "onnxruntime@local", file, "--repeats", 3).returncode == 0
+    simulated = json.loads(cli("target", "profile", f"{TARGET}:exact", file, "--json").stdout)
+    assert sum(simulated.values()) == pytest.approx(fake.true_ms(file, "exact"))
+    assert "head/logits" in simulated
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,8 @@ def test_profile(cli: Any, tiny: Any) -> None:
         (("measure", TARGET, "ResNet-18", "--precision", "int4"), 2, "is no precision"),
         (("measure", TARGET, "ResNet-18", "--metric", "size"), 1, "Did you mean 'size-mib'"),
         (("measure", f"{TARGET}:unplug_after=9", "ResNet-18"), 1, "again"),
-        (("target", "profile", TARGET, "ResNet-18"), 1, "on this machine only"),
+        (("target", "profile", TARGET, "missing.onnx"), 1, "missing.onnx"),
+        (("target", "profile", f"{TARGET}:unplug_after=4", "MobileNetV3-Small"), 1, "unplugged"),
         (("predict", TARGET, "ResNet-18"), 1, "spaceevo target fit"),
         (("predict", "recipe.yaml", "ResNet-18"), 2, "go with a target"),
         (("target", "assess", TARGET), 1, "spaceevo target fit"),
@@ -129,6 +133,22 @@ def test_fit_assess_and_predict(cli: Any, tmp_path: Any, monkeypatch: pytest.Mon
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     predicted = json.loads(cli(*words, "--json").stdout)
     assert [float(row["latency_ms"]) for row in rows] == [one["latency_ms"] for one in predicted]
+    other = encode(named_space("micro-000-000", 10).smallest())
+    lines = [f"micro-014-120 {encodings[0]}", "MobileNetV3-Small", *encodings, encodings[7], f"micro-000-000 {other}"]
+    (tmp_path / "mixed.txt").write_text("\n\n".join(lines) + "\n")
+    words_mixed = ("predict", TARGET, "--file", "mixed.txt", "--space", "micro-014-120", "--num-classes", 10, "--json")
+    one_by_one = json.loads(cli(*words_mixed).stdout)
+    monkeypatch.setattr("spaceevo.targets.LOOK_UP", 20)
+    looked_up = json.loads(cli(*words_mixed).stdout)
+    assert [one["name"] for one in looked_up] == lines
+    for one, own in zip(looked_up, one_by_one, strict=True):
+        assert (one["name"], one["num_outside"]) == (own["name"], own["num_outside"])
+        assert one["latency_ms"] == pytest.approx(own["latency_ms"], rel=1e-12)
+    assert sum(one["num_outside"] for one in looked_up) > 0
+    (tmp_path / "mixed.txt").write_text("\n".join([*encodings, encodings[3].replace("_w16", "_w17", 1)]))
+    done = cli(*words_mixed)
+    assert done.returncode == 1
+    assert "has width 17" in done.stderr
     measured = json.loads(
         cli("measure", TARGET, *encodings[:3], "--space", "micro-014-120", "--num-classes", 10, "--json").stdout
     )

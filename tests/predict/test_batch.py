@@ -1,6 +1,7 @@
 """Many subnets of one space at once."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from spaceevo.predict.fit import fit_measured, fit_subnets
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.predict.regression import START
 from spaceevo.records import TargetDescription
+from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import network_layers
@@ -44,6 +46,50 @@ def test_the_same_as_one_by_one(predictor: LatencyPredictor, batch: BatchPredict
     assert batch.latencies_ms(rows) == pytest.approx([predictor.network_ms(subnet) for subnet in subnets], rel=1e-12)
     outside = [predictor.num_extrapolated(operators(network_layers(subnet))) for subnet in subnets]
     assert batch.num_extrapolated(rows).tolist() == outside
+
+
+def test_encodings_are_read_as_they_are_written(batch: BatchPredictor) -> None:
+    rng = random.Random(1)
+    subnets = [SPACE.smallest(), SPACE.largest(), *(SPACE.sample(rng) for _ in range(50))]
+    encodings = [encode(subnet) for subnet in subnets]
+    rows = batch.rows(subnets)
+    assert (batch.decode(encodings) == rows).all()
+    assert batch.decode([]).shape == (0, batch.num_columns)
+    assert any(".0" in encoding for encoding in encodings)
+    otherwise = [encoding.replace(".0", "").replace("#0.5", "#.5").replace("r", "r0") for encoding in encodings]
+    assert (batch.decode(otherwise) == rows).all()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("_r", "_r1", "has resolution"),
+        ("_w16", "_w17", "has width 17"),
+        ("_k3", "_k4", "has kernel size 4"),
+        ("_e0", "_e7", "has expand ratio 7"),
+        ("d1#", "d9#", "gives"),
+        ("_k3", "_k3#3", "values after 'k'"),
+        ("_k3", "_x3", "not the encoding"),
+        ("_w16", "_w", "Write numbers"),
+        ("_r", "", "not the encoding"),
+    ],
+)
+def test_an_encoding_that_is_wrong_is_told_as_by_decode(batch: BatchPredictor, old: str, new: str, said: str) -> None:
+    right = encode(SPACE.smallest())
+    wrong = right.replace(old, new, 1)
+    assert wrong != right
+    with pytest.raises(EncodingError) as expected:
+        decode(wrong, SPACE)
+    with pytest.raises(EncodingError, match=re.escape(str(expected.value))):
+        batch.decode([right, wrong])
+    assert said in str(expected.value)
+
+
+def test_blocks_beyond_the_depths_are_an_error(batch: BatchPredictor) -> None:
+    depths, *others, resolution = encode(SPACE.smallest()).split("_")
+    longer = "_".join((depths, *(f"{field}#{field[1:].split('#')[0]}" for field in others), resolution))
+    with pytest.raises(EncodingError, match="add up to"):
+        batch.decode([longer])
 
 
 def test_samples_are_subnets_of_the_space(batch: BatchPredictor) -> None:

@@ -77,3 +77,49 @@ def test_what_is_no_latency_is_refused(printed: str) -> None:
 def test_memory_that_is_not_told() -> None:
     with pytest.raises(ValueError, match="no peak memory"):
         program.peak_memory_mib("Memory footprint delta from the start of the tool (MB): init=4 overall=9")
+
+
+PROFILED = """INFO: Profiling Info for Benchmark Initialization:
+============================== Run Order ==============================
+\t             [node type]\t  [first]\t [avg ms]\t     [%]\t  [cdf%]\t  [mem KB]\t[times called]\t[Name]
+\t ModifyGraphWithDelegate\t   14.842\t   14.842\t 99.317%\t 99.317%\t  3428.000\t        1\tModifyGraphWithDelegate/0
+
+INFO: Operator-wise Profiling Info for Regular Benchmark Runs:
+============================== Run Order ==============================
+\t             [node type]\t  [first]\t [avg ms]\t     [%]\t  [cdf%]\t  [mem KB]\t[times called]\t[Name]
+\t  TfLiteXNNPackDelegate\t    0.500\t    0.490\t100.000%\t100.000%\t     0.000\t        1\t[logits]:9
+
+============================== Top by Computation Time ==============================
+\t             [node type]\t  [first]\t [avg ms]\t     [%]\t  [cdf%]\t  [mem KB]\t[times called]\t[Name]
+\t  TfLiteXNNPackDelegate\t    0.500\t    0.490\t100.000%\t100.000%\t     0.000\t        1\t[logits]:9
+
+Number of nodes executed: 1
+Delegate internal:
+============================== Run Order ==============================
+\t                   [node type]\t  [first]\t [avg ms]\t     [%]\t  [cdf%]\t  [mem KB]\t[times called]\t[Name]
+\t Convolution (NHWC, QC8) IGEMM\t    0.267\t    0.278\t 56.735%\t 56.735%\t     0.000\t        1\tDelegate/Convolution (NHWC, QC8) IGEMM:0
+\tConvolution (NHWC, QC8) DWConv\t    0.060\t    0.050\t 20.408%\t 77.143%\t     0.000\t        2\tDelegate/Convolution (NHWC, QC8) DWConv:1
+\t Convolution (NHWC, QC8) IGEMM\t    0.100\t    0.112\t 22.857%\t100.000%\t     0.000\t        1\tDelegate/Convolution (NHWC, QC8) IGEMM:2
+
+============================== Top by Computation Time ==============================
+\t                   [node type]\t  [first]\t [avg ms]\t     [%]\t  [cdf%]\t  [mem KB]\t[times called]\t[Name]
+\t Convolution (NHWC, QC8) IGEMM\t    0.267\t    0.278\t 56.735%\t 56.735%\t     0.000\t        1\tDelegate/Convolution (NHWC, QC8) IGEMM:0
+
+Number of nodes executed: 3
+============================== Summary by node type ==============================
+\t             [Node type]\t  [count]\t  [avg ms]\t    [avg %]\t    [cdf %]\t  [mem KB]\t[times called]
+\t Convolution (NHWC, QC8) IGEMM\t        2\t     0.390\t    79.592%\t    79.592%\t     0.000\t        2
+"""  # noqa: E501
+
+
+def test_kernels_are_counted_once() -> None:
+    assert program.operator_times(PROFILED) == {
+        "~Convolution (NHWC, QC8) IGEMM": pytest.approx(0.278 + 0.112),
+        "~Convolution (NHWC, QC8) DWConv": pytest.approx(2 * 0.050),
+    }
+
+
+def test_kernels_that_are_not_told() -> None:
+    for printed in ("", PRINTED, PROFILED.partition("Delegate internal")[0]):
+        with pytest.raises(ValueError, match="no times of kernels"):
+            program.operator_times(printed)

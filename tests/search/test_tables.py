@@ -114,6 +114,12 @@ def test_bad_values(tmp_path: Path, column: str, value: object, message: str) ->
         load_block_table(write(lists, tmp_path / "table.parquet"), ONNXW)
 
 
+def test_failed_cells_of_our_own_tables_stay_failed(tmp_path: Path) -> None:
+    columns = released()
+    columns["failed"] = (columns["stage"] == 3) & (columns["block"] == 2)
+    assert load_block_table(write(columns, tmp_path / "table.parquet"), ONNXW).failed == {(2, 2)}
+
+
 def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "no.parquet").write_text("no")
     for path in (tmp_path / "no.parquet", tmp_path / "missing.parquet"):

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spaceevo.config import DataSettings
 from spaceevo.records import ImageData
-from spaceevo.train.batches import Images, augment, batch_indices, equal_parts, split, to_input, torch_generator
+from spaceevo.train.augmentation import augment, draw
+from spaceevo.train.batches import Images, batch_indices, equal_parts, split, to_input, torch_generator, training_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,29 +54,44 @@ def test_resizing_is_antialiased():
     assert x.abs().max() < 0.3, "stripes of one pixel become grey"
 
 
-def test_augment_mirrors_and_shifts():
-    row = torch.arange(8, dtype=torch.uint8)
-    image = row.expand(1, 3, 8, 8).contiguous() + 10 * torch.arange(8, dtype=torch.uint8).view(8, 1)
-    batch = image.expand(400, 3, 8, 8)
-    out = augment(batch, flip=True, shift=2, generator=torch_generator(0, "test"))
-    assert (out.shape, out.dtype) == (batch.shape, batch.dtype)
-    seen = set()
-    for one in out:
-        # The pixel in the middle tells row and column; the neighbour tells whether the image was mirrored
-        middle, right = int(one[0, 4, 4]), int(one[0, 4, 5])
-        dy, column = middle // 10 - 4, middle % 10
-        mirrored = right < middle
-        dx = (7 - column if mirrored else column) - 4
-        seen.add((mirrored, dy, dx))
-        expected = image[0].flip(2) if mirrored else image[0]
-        rows, columns = (torch.arange(8) + dy).clamp(0, 7), (torch.arange(8) + dx).clamp(0, 7)
-        assert torch.equal(one, expected[:, rows][:, :, columns])
-    assert seen == {(m, dy, dx) for m in (False, True) for dy in range(-2, 3) for dx in range(-2, 3)}
+def test_a_selection_is_copied_once_its_pixels_are_asked_for():
+    pixels = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
+    images = Images(pixels, torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert images.pixels is pixels
+    selection = images.take(np.array([4, 0, 1])).take(slice(0, 2))
+    assert "pixels" not in vars(selection)
+    assert selection.stored is pixels
+    assert (len(selection), selection.pixels.flatten().tolist(), selection.labels.tolist()) == (2, [4, 0], [1, 0])
+    assert selection.num_classes == 3, "of all images, though no image of class 2 is selected"
 
 
-def test_augment_switched_off():
-    batch = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8)
-    assert torch.equal(augment(batch, flip=False, shift=0, generator=torch_generator(0)), batch)
+def many(num=20, size=16):
+    pixels = torch.randint(0, 256, (num, 3, size, size), dtype=torch.uint8, generator=torch_generator(0, "many"))
+    return Images(pixels, torch.arange(num) % 4)
+
+
+def test_training_batch_is_that_of_its_step():
+    images, data = many(), DataSettings(shift=2)
+    pixels, labels = training_batch(images, data, 8, step=3, seed=1, purpose="p")
+    indices = batch_indices(20, 8, 3, 1, "p")
+    draws = draw(8, data, torch_generator(1, "p", "augment", 3))
+    assert torch.equal(pixels, augment(images.pixels[torch.from_numpy(indices)], draws))
+    assert torch.equal(labels, images.labels[torch.from_numpy(indices)])
+    for other in ({"step": 4}, {"seed": 2}, {"purpose": "q"}):
+        assert not torch.equal(
+            training_batch(images, data, 8, **{"step": 3, "seed": 1, "purpose": "p", **other})[0], pixels
+        )
+
+
+@pytest.mark.parametrize("fields", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}])
+def test_mixed_batches_have_soft_labels(fields):
+    images = many().take(np.arange(0, 20, 2))  # of classes 0 and 2 alone
+    pixels, labels = training_batch(images, DataSettings(**fields), 8, 0, 0, "p")
+    assert (pixels.dtype, labels.shape, labels.dtype) == (torch.uint8, (8, 4), torch.float32)
+    torch.testing.assert_close(labels.sum(1), torch.ones(8))
+    assert (labels[:, [1, 3]] == 0).all()
+    loss = torch.nn.functional.cross_entropy(torch.zeros(8, 4), labels, label_smoothing=0.1)
+    assert loss.item() == pytest.approx(np.log(4), rel=1e-5)
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 5))

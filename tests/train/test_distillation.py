@@ -8,15 +8,17 @@ import torch
 from torch.nn import functional as F
 
 from spaceevo.config import BlocksSettings
-from spaceevo.errors import TrainingError
-from spaceevo.records import DistilledCell
+from spaceevo.errors import NoSpaceError, TrainingError
+from spaceevo.progress import silent
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
 from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import Block, BlockType, Head, Stage
-from spaceevo.train import distillation
+from spaceevo.train import distillation, loop
 from spaceevo.train.batches import Images
 from spaceevo.train.distillation import (
     FAILED_LOSS,
+    cell_work,
+    decode_blocks,
     distill_cell,
     encode_blocks,
     in_widths_of,
@@ -68,9 +70,20 @@ def images(count):
 
 
 @pytest.fixture(scope="module")
-def features():
+def features(tmp_path_factory):
     torch.set_num_threads(1)
-    return [stage_features(HYPERSPACE, index, MadeUpTeacher(), images(48)) for index in range(2)]
+    return stage_features(HYPERSPACE, [0, 1], MadeUpTeacher(), images(48), tmp_path_factory.mktemp("maps"))
+
+
+@pytest.fixture
+def distilled(tmp_path):
+    """`distill_cell` with a checkpoint of its own."""
+
+    def distill(*words, hyperspace=HYPERSPACE, **options):
+        options = {"w_qmax": 63, "seed": 0, "checkpoint": tmp_path / "checkpoint", "progress": silent} | options
+        return distill_cell(hyperspace, *words, **options)
+
+    return distill
 
 
 def test_stage_features(features):
@@ -80,26 +93,55 @@ def test_stage_features(features):
     assert second.sources[16].dtype == second.targets[16].dtype == torch.float16
     assert (second.in_sizes, second.out_sizes) == ({12: 6, 16: 8}, {12: 3, 16: 4})
     target = second.targets[16].float()
+    assert target.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(second.mean_C, target.mean((0, 2, 3)))
     torch.testing.assert_close(second.power_C[1:], target.var((0, 2, 3))[1:])
     assert second.power_C[0] == 0, "the constant channel"
     assert torch.equal(features[0].targets[16], second.sources[16])
 
 
-def test_no_batch_of_one_image():
+def test_the_teacher_runs_once_and_leaves_no_file(tmp_path):
     teacher = MadeUpTeacher()
-    found = stage_features(HYPERSPACE, 0, teacher, images(distillation.FEATURE_BATCH + 1))
+    found = stage_features(HYPERSPACE, [0, 1], teacher, images(48), tmp_path)
+    assert teacher.batches == [48] * 2, "once per resolution, for both stages"
+    assert not list(tmp_path.iterdir())
+    alone = stage_features(HYPERSPACE, [1], MadeUpTeacher(), images(48), tmp_path)
+    assert alone.keys() == {1}
+    assert torch.equal(alone[1].targets[16], found[1].targets[16])
+
+
+def test_a_disk_without_room_is_told(tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, **options):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(distillation, "TemporaryFile", Full)
+    with pytest.raises(NoSpaceError, match="disk is full"):
+        stage_features(HYPERSPACE, [0], MadeUpTeacher(), images(4), tmp_path)
+
+
+def test_no_batch_of_one_image(tmp_path):
+    teacher = MadeUpTeacher()
+    found = stage_features(HYPERSPACE, [0], teacher, images(distillation.FEATURE_BATCH + 1), tmp_path)[0]
     assert len(found.sources[12]) == distillation.FEATURE_BATCH + 1
     assert min(teacher.batches) > 1
 
 
-def test_feature_maps_of_other_sizes_are_resized():
+def test_feature_maps_of_other_sizes_are_resized(tmp_path):
     class Fine(MadeUpTeacher):
         def features(self, x_BCHW):
             return [F.interpolate(f, scale_factor=2) for f in super().features(x_BCHW)]
 
-    fine = stage_features(HYPERSPACE, 1, Fine(), images(4))
-    plain = stage_features(HYPERSPACE, 1, MadeUpTeacher(), images(4))
+    fine, plain = (stage_features(HYPERSPACE, [1], t, images(4), tmp_path)[1] for t in (Fine(), MadeUpTeacher()))
     torch.testing.assert_close(fine.targets[16], plain.targets[16])
 
 
@@ -111,12 +153,13 @@ def test_in_widths():
 def test_encode_blocks():
     stage = Stage("a", BlockType("mbv2", "relu"), 1, (Block(16, 3, 2.0), Block(24, 5, 0.0)))
     assert encode_blocks(stage) == "3#16#2.0_5#24#None"
+    assert decode_blocks("3#16#2.0_5#24#None") == stage.blocks
 
 
 @pytest.mark.parametrize(("index", "block"), [(0, 0), (1, 1)])
-def test_rows_are_complete(features, index, block):
+def test_rows_are_complete(features, distilled, index, block):
     settings = SETTINGS.model_copy(update={"substages": 4})
-    result = distill_cell(HYPERSPACE, index, block, features[index], settings, w_qmax=63, seed=0)
+    result = distilled(index, block, features[index], settings)
     hyper_stage = HYPERSPACE.searched[index]
     groups = [(row.window, row.resolution) for row in result.rows]
     for window in range(hyper_stage.num_windows):
@@ -135,17 +178,44 @@ def test_rows_are_complete(features, index, block):
     assert len(cell.curve) == 2
 
 
-def test_deterministic(features):
-    first, again = (distill_cell(HYPERSPACE, 1, 0, features[1], SETTINGS, w_qmax=63, seed=0) for _ in range(2))
+def test_deterministic(features, distilled):
+    first, again = (distilled(1, 0, features[1], SETTINGS) for _ in range(2))
     assert first.cell == again.cell
     assert first.rows == again.rows
-    other = distill_cell(HYPERSPACE, 1, 0, features[1], SETTINGS, w_qmax=63, seed=1)
-    assert other.cell.curve != first.cell.curve
+    for other in ({"seed": 1}, {"attempt": 1}, {"per_channel": False}):
+        assert distilled(1, 0, features[1], SETTINGS, **other).rows != first.rows
 
 
-def test_it_learns(features):
+def test_an_interrupted_cell_ends_as_an_undisturbed_one(features, distilled, monkeypatch):
+    """Interrupted in FP32, just after the start of LSQ+, at its end, and while scoring."""
+    reports = []
+    undisturbed = distilled(1, 0, features[1], SETTINGS, progress=lambda *work: reports.append(work))
+    total = cell_work(HYPERSPACE, 1, SETTINGS)
+    assert reports[-1] == (total, total) == (3 * 4 * 8 * (5 + 3) + 2 * 2 * 2 * 16,) * 2
+    assert sorted(set(reports)) == reports
+
+    open_ends = {reports[unit][0] for unit in (2, 5, 7, 11)}
+    units = []
+
+    def interrupted(done, total):
+        units.append(done)
+        if done in open_ends:
+            open_ends.remove(done)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            distilled(1, 0, features[1], SETTINGS, progress=interrupted)
+    result = distilled(1, 0, features[1], SETTINGS, progress=interrupted)
+    assert len(units) == len(reports) + 4, "only what was not saved is done again"
+    assert result.cell == undisturbed.cell
+    assert result.rows == undisturbed.rows
+
+
+def test_it_learns(features, distilled):
     settings = SETTINGS.model_copy(update={"steps_fp32": 60, "steps_int8": 10, "lr": 0.02})
-    cell = distill_cell(HYPERSPACE, 0, 1, features[0], settings, w_qmax=63, seed=0).cell
+    cell = distilled(0, 1, features[0], settings).cell
     # From 1, where every channel is its mean
     assert cell.curve[0] == pytest.approx(1, abs=0.3)
     assert cell.nsr_fp32 < 0.6
@@ -154,20 +224,20 @@ def test_it_learns(features):
     assert cell.attempts == 1
 
 
-def test_targets_that_are_not_numbers_fail(features):
+def test_targets_that_are_not_numbers_fail(features, distilled):
     broken = replace(features[1], targets={r: t * float("nan") for r, t in features[1].targets.items()})
-    cell = distill_cell(HYPERSPACE, 1, 0, broken, SETTINGS, w_qmax=63, seed=0).cell
+    cell = distilled(1, 0, broken, SETTINGS, attempt=1).cell
     assert "not a finite number" in cell.failure
-    assert cell.attempts == distillation.MAX_ATTEMPTS == 2
+    assert cell.attempts == 2
 
 
-def test_what_learns_nothing_fails(features):
+def test_what_learns_nothing_fails(features, distilled):
     settings = SETTINGS.model_copy(update={"lr": 1e-9, "steps_fp32": 1, "steps_int8": 1})
     hard = replace(features[1], power_C=features[1].power_C / 2)  # held-out images vary less than all
-    cell = distill_cell(HYPERSPACE, 1, 0, hard, settings, w_qmax=63, seed=0).cell
+    cell = distilled(1, 0, hard, settings).cell
     assert cell.nsr_int8 > FAILED_LOSS
     assert str(FAILED_LOSS) in cell.failure
-    assert cell.attempts == 2
+    assert cell.attempts == 1
 
 
 @pytest.mark.parametrize(
@@ -183,7 +253,7 @@ def test_what_learns_nothing_fails(features):
         (0.5, float("nan"), "not finite"),
     ],
 )
-def test_failures(features, monkeypatch, largest, smallest, told):
+def test_failures(features, distilled, monkeypatch, largest, smallest, told):
     """Held-out losses as given: of the largest in FP32, then of the largest and the smallest in INT8, then of rows."""
     numbers = []
 
@@ -196,33 +266,28 @@ def test_failures(features, monkeypatch, largest, smallest, told):
 
     nsr_loss = distillation.nsr_loss
     monkeypatch.setattr(distillation, "nsr_loss", made_up_loss)
-    monkeypatch.setattr(distillation, "MAX_ATTEMPTS", 1)
-    cell = distill_cell(HYPERSPACE, 0, 0, features[0], SETTINGS, w_qmax=63, seed=0).cell
+    cell = distilled(0, 0, features[0], SETTINGS).cell
     assert (cell.nsr_fp32, cell.nsr_int8) == pytest.approx((0.2, largest), nan_ok=True)
     assert told in cell.failure
     assert bool(cell.failure) == bool(told)
 
 
-@pytest.mark.parametrize(("failing", "attempts"), [(0, 1), (1, 2), (2, 2)])
-def test_a_failed_cell_is_trained_again_slower_and_otherwise_seeded(features, monkeypatch, failing, attempts):
-    calls = []
+def test_the_second_training_is_slower_and_otherwise_seeded(features, distilled, monkeypatch):
+    rates, purposes = [], set()
 
-    def made_up_training(hyperspace, index, block, own, settings, lr, w_qmax, seed, purpose):
-        calls.append((lr, purpose))
-        failure = "it failed" if len(calls) <= failing else ""
-        cell = DistilledCell(stage="stage1", block=block, block_type="x", nsr_fp32=0.5, nsr_int8=0.5, curve=(),
-                             attempts=1, failure=failure)  # fmt: skip
-        return cell, ()
+    def observed(cell, optimizer, batch_size, seed, purpose, phase, step):
+        rates.append(optimizer.param_groups[0]["lr"])
+        purposes.add(purpose)
+        return 0.5
 
-    monkeypatch.setattr(distillation, "_train_and_score", made_up_training)
-    cell = distill_cell(HYPERSPACE, 0, 1, features[0], SETTINGS, w_qmax=63, seed=0).cell
-    assert cell.attempts == len(calls) == attempts
-    assert bool(cell.failure) == (failing == 2)
-    assert [lr for lr, _ in calls] == [0.01, 0.005][:attempts]
-    assert len({purpose for _, purpose in calls}) == attempts
+    monkeypatch.setattr(distillation, "_step", observed)
+    for attempt in range(2):
+        distilled(0, 1, features[0], SETTINGS, attempt=attempt)
+    assert max(rates[:8]) == 2 * max(rates[8:]) == 0.01
+    assert len(purposes) == 2
 
 
-def test_every_range_is_started_from_data(features, monkeypatch):
+def test_every_range_is_started_from_data(features, distilled, monkeypatch):
     """Also of operators that few sub-stages have: shortcuts inside a stage."""
     seen = []
     start = distillation.Network.start_quantization
@@ -232,18 +297,17 @@ def test_every_range_is_started_from_data(features, monkeypatch):
         seen.append((network, {o.name for _, program in batches for o in program}))
 
     monkeypatch.setattr(distillation.Network, "start_quantization", observed)
-    monkeypatch.setattr(distillation, "MAX_ATTEMPTS", 1)
     stages = (*HYPERSPACE.stages[:2], replace(HYPERSPACE.stages[2], depths=(1, 2, 3, 4)))
     hyperspace = replace(HYPERSPACE, stages=stages)
     for seed in range(3):
-        distill_cell(hyperspace, 1, 0, features[1], SETTINGS, w_qmax=63, seed=seed)
+        distilled(1, 0, features[1], SETTINGS, hyperspace=hyperspace, seed=seed)
     for network, names in seen:
         assert names == set(network.quantizers)
         assert "stage2/3/shortcut" in names
 
 
 @pytest.mark.parametrize("score_images", [47, 48, 60])
-def test_too_few_images(features, score_images):
+def test_too_few_images(features, distilled, score_images):
     settings = SETTINGS.model_copy(update={"score_images": score_images})
     with pytest.raises(TrainingError, match=f"48 images are too few.*{score_images}.*score_images"):
-        distill_cell(HYPERSPACE, 0, 0, features[0], settings, w_qmax=63, seed=0)
+        distilled(0, 0, features[0], settings)

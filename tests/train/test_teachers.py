@@ -2,19 +2,30 @@
 
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from spaceevo.config import DataSettings, TrainingSettings
-from spaceevo.errors import RecipeError, TrainingError
+from spaceevo.errors import ArtifactError, PluginError, RecipeError, TrainingError
+from spaceevo.nets.network import program_of, single_network
 from spaceevo.progress import silent
-from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
+from spaceevo.spaces.hyperspace import Hyperspace, HyperStage, load_hyperspace
 from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import BlockType, Head
+from spaceevo.spaces.zoo import load_network
 from spaceevo.train.batches import Images, to_input
-from spaceevo.train.teachers import ModuleTeacher, TrainedTeacher, builtin_teacher, load_module_teacher
+from spaceevo.train.checkpoints import save_tensors
+from spaceevo.train.teachers import (
+    ModuleTeacher,
+    SizedTeacher,
+    TrainedTeacher,
+    builtin_teacher,
+    load_teacher,
+    map_sizes,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,11 +135,11 @@ def users_module(monkeypatch):
 
 
 @pytest.mark.usefixtures("users_module")
-def test_load_module_teacher():
-    teacher = load_module_teacher("made_up_teachers:good", 2)
+def test_the_users_module():
+    teacher = load_teacher("made_up_teachers:good", PLAIN)
     assert [f.shape[1] for f in teacher.features(torch.randn(1, 3, 8, 8))] == [4, 6]
     with pytest.raises(TrainingError, match="secnd"):
-        load_module_teacher("made_up_teachers:bad", 2)
+        load_teacher("made_up_teachers:bad", PLAIN)
 
 
 @pytest.mark.usefixtures("users_module")
@@ -138,5 +149,167 @@ def test_load_module_teacher():
 )
 def test_unknown_import(location):
     with pytest.raises(RecipeError, match=r"package\.module:function") as error:
-        load_module_teacher(location, 2)
+        load_teacher(location, PLAIN)
     assert repr(location) in str(error.value)
+
+
+def test_map_sizes():
+    assert map_sizes(HYPERSPACE, 16) == (8, 8, 4)
+    assert map_sizes(HYPERSPACE, 13) == (7, 7, 4)
+    assert map_sizes(load_hyperspace("mobilew"), 224) == (112, 56, 28, 14, 14, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "chosen"),
+    [
+        ((16, 8, 8, 4), (1, 2, 3)),
+        ((8, 8, 8, 4, 4), (1, 2, 4)),  # of three maps for two taps the second and the third
+        ((8, 8, 8, 8, 8, 4, 2), (2, 4, 5)),
+    ],
+)
+def test_taps_by_size(sizes, chosen):
+    def maps(x_BCHW):
+        return [torch.full((len(x_BCHW), 1, size, size), float(index)) for index, size in enumerate(sizes)]
+
+    features = SizedTeacher(maps, HYPERSPACE, "made up").features(torch.zeros(1, 3, 16, 16))
+    assert tuple(int(f.mean()) for f in features) == chosen
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"), [((8, 4, 2), "1 feature maps of size 8"), ((8, 8, 2), "0 feature maps of size 4"), ((), "none")]
+)
+def test_too_few_maps_of_a_size(sizes, told):
+    def maps(x_BCHW):
+        return [torch.zeros(len(x_BCHW), 1, size, size) for size in sizes]
+
+    with pytest.raises(TrainingError, match=told) as error:
+        SizedTeacher(maps, HYPERSPACE, "made up")
+    assert "tiny needs" in str(error.value)
+
+
+@pytest.fixture
+def zoo_weights(tmp_path):
+    subnet = replace(load_network("MobileNetV2").subnet, resolution=16, num_classes=3)
+    network = single_network(program_of(subnet), 127, torch.Generator().manual_seed(0))
+    save_tensors(tmp_path / "weights.safetensors", network.state_dict(), {"quantized": False})
+    return tmp_path / "weights.safetensors", network, program_of(subnet)
+
+
+def test_a_network_of_the_zoo(zoo_weights):
+    """MobileNetV2 has 2 blocks of size 8 for an image of 16 and 2 of size 4; the last of a size ends its stage."""
+    path, network, program = zoo_weights
+    teacher = load_teacher(f"zoo:MobileNetV2:{path}", HYPERSPACE)
+    x = to_input(images(4).pixels, 16)
+    features = teacher.features(x)
+    assert [tuple(f.shape[1:]) for f in features] == [(32, 8, 8), (16, 8, 8), (24, 4, 4)]
+    ends = [operator for operator in program if operator.out_channels == 24 and operator.out_size == 4]
+    _, (expected,) = network(x, program, [ends[-1].name])
+    assert torch.equal(features[2], expected)
+    assert not features[2].requires_grad
+    assert [f.shape[-1] for f in teacher.features(to_input(images(4).pixels, 12))] == [6, 6, 3]
+
+
+@pytest.mark.parametrize(
+    ("location", "error", "told"),
+    [
+        ("zoo:MobileNetV2", RecipeError, "has no weights"),
+        ("zoo:MobileNet:{path}", PluginError, "MobileNetV2"),
+        ("zoo:MobileNetV2:{path}x", ArtifactError, "not a whole file"),
+        ("zoo:ResNet-18:{path}", ArtifactError, "another network"),
+    ],
+)
+def test_wrong_zoo_teachers(zoo_weights, location, error, told):
+    with pytest.raises(error, match=told):
+        load_teacher(location.format(path=zoo_weights[0]), HYPERSPACE)
+
+
+class Pyramid(nn.Module):
+    """Maps of sizes 1/2, 1/4, 1/8, as timm's `features_only` and as transformers' hidden states give them."""
+
+    def __init__(self, is_plain=False):
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Conv2d(3 if i == 0 else 4, 4, 3, 2, 1) for i in range(3))
+        self.drop = nn.Dropout(0.9)
+        self.is_plain = is_plain
+        self.seen = []
+
+    def forward(self, pixel_values, output_hidden_states=False):
+        self.seen.append(pixel_values)
+        maps = [pixel_values]
+        for stage in self.stages:
+            maps.append(self.drop(stage(maps[-1])))
+        if output_hidden_states:
+            return types.SimpleNamespace(hidden_states=(*maps[1:], torch.zeros(2, 7, 5)))
+        return maps[-1].mean((2, 3)) if self.is_plain else maps[1:]
+
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+#: Without a stage of stride 1, as a teacher with one map per size needs it.
+PLAIN = replace(HYPERSPACE, stages=(HYPERSPACE.stages[0], HYPERSPACE.stages[2]))
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    """Stand-ins for timm and transformers, with the functions that are called; the models that they made."""
+    made = []
+
+    def create_model(name, pretrained=False, features_only=False):
+        if name != "resnet":
+            raise RuntimeError(f"Unknown model ({name})")
+        assert pretrained
+        made.append(Pyramid(is_plain=not features_only))
+        return made[-1]
+
+    timm = types.ModuleType("timm")
+    timm.create_model = create_model
+    timm.data = types.SimpleNamespace(resolve_model_data_config=lambda model: {"mean": tuple(MEAN), "std": tuple(STD)})
+
+    def from_pretrained(name):
+        if name != "org/resnet":
+            raise OSError(f"{name} is not a local folder and is not a valid model identifier")
+        made.append(Pyramid())
+        return made[-1]
+
+    transformers = types.ModuleType("transformers")
+    transformers.AutoModel = types.SimpleNamespace(from_pretrained=from_pretrained)
+    about = types.SimpleNamespace(image_mean=MEAN, image_std=STD)
+    transformers.AutoImageProcessor = types.SimpleNamespace(from_pretrained=lambda name: about)
+    for module in (timm, transformers):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return made
+
+
+@pytest.mark.parametrize("location", ["timm:resnet", "huggingface:org/resnet"])
+@pytest.mark.parametrize("taps", ["", "#stages.0,stages.1"])
+def test_models_of_libraries(libraries, location, taps):
+    teacher = load_teacher(location + taps, PLAIN)
+    (model,) = libraries
+    pixels = images(4).pixels
+    features = teacher.features(to_input(pixels, 16))
+    torch.testing.assert_close(model.seen[-1][:, 1], (pixels[:, 1] / 255 - MEAN[1]) / STD[1])
+    assert [tuple(f.shape[1:]) for f in features] == [(4, 8, 8), (4, 4, 4)]
+    torch.testing.assert_close(features[1], model.stages[1](features[0]), msg="in evaluation mode")
+    assert not features[1].requires_grad
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize(
+    ("location", "error", "told"),
+    [
+        ("timm:resnext", RecipeError, "Unknown model"),
+        ("huggingface:org/resnext", RecipeError, "not a valid model identifier"),
+        ("timm:resnet", TrainingError, r"1 feature maps of size 8.*sizes are 8, 4, 2"),
+        ("timm:resnet#stages.0,stages.1", TrainingError, "needs 3 taps"),
+        ("huggingface:org/resnet#stages.0,stages.1,stages.7", TrainingError, r"unknown: stages\.7"),
+    ],
+)
+def test_wrong_models_of_libraries(location, error, told):
+    with pytest.raises(error, match=told):
+        load_teacher(location, HYPERSPACE)
+
+
+@pytest.mark.parametrize(("location", "package"), [("timm:x", "timm"), ("huggingface:x", "transformers")])
+def test_a_library_that_is_not_installed(monkeypatch, location, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(RecipeError, match=f"pip install {package}"):
+        load_teacher(location, HYPERSPACE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -57,13 +57,11 @@ def register(app: typer.Typer) -> None:
         from spaceevo import targets as room
         from spaceevo.progress import shown
 
-        for one in precision:
-            if one not in ("int8", "fp32"):
-                raise typer.BadParameter(f"{one!r} is no precision; there are int8 and fp32")
+        precisions = [_precision(word) for word in precision]
         console = Console(stderr=as_json)
         device = room.open_device(name, threads, core_numbers(cores), folder)
         with shown(console, "measure") as progress:
-            found = room.measure_all(device, networks, space, num_classes, precision, metric or [], progress)  # type: ignore[arg-type]
+            found = room.measure_all(device, networks, space, num_classes, precisions, metric or [], progress)
         if export is not None:
             room.export_measurements(device, export)
         missing = list(dict.fromkeys(text for one in found for text in one.missing.values()))
@@ -77,3 +75,11 @@ def register(app: typer.Typer) -> None:
             console.print(text, highlight=False, soft_wrap=True)
         if missing:
             raise typer.Exit(EXIT_PARTLY_DONE)
+
+
+def _precision(word: str) -> Literal["int8", "fp32"]:
+    match word:
+        case "int8" | "fp32":
+            return word
+        case _:
+            raise typer.BadParameter(f"{word!r} is no precision; there are int8 and fp32")

@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from spaceevo.cli.run import STAGE_VERBS, JsonOption, run_until
-from spaceevo.cli.target import ClassesOption, CoresOption, FolderOption, SpaceOption, ThreadsOption, core_numbers
+from spaceevo.cli.target import (
+    ClassesOption,
+    CoresOption,
+    FolderOption,
+    Fp32Option,
+    SpaceOption,
+    ThreadsOption,
+    core_numbers,
+)
 
 MAX_ROWS = 40
 
@@ -38,7 +46,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         space: SpaceOption = "",
         num_classes: ClassesOption = 1000,
-        fp32: Annotated[bool, typer.Option("--fp32", help="FP32 latencies instead of INT8.")] = False,
+        fp32: Fp32Option = False,
         threads: ThreadsOption = 1,
         cores: CoresOption = "",
         folder: FolderOption = None,
@@ -57,8 +65,8 @@ def register(app: typer.Typer) -> None:
         from spaceevo import targets as room
 
         device = room.open_device(source, threads, core_numbers(cores), folder)
-        named = room.named_networks(networks or [], file, space, num_classes)
-        found = room.predict_all(device, named, "fp32" if fp32 else "int8")
+        lines = room.listed_networks(networks or [], file)
+        found = room.predict_all(device, lines, space, num_classes, "fp32" if fp32 else "int8")
         if out is not None:
             with out.open("w", newline="") as stream:
                 writer = csv.writer(stream)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 #: Name and help of the stages' verbs, in order; a test holds them equal to `pipeline.STAGES`.
 STAGE_VERBS = {
@@ -22,6 +23,7 @@ STAGE_VERBS = {
     "report": "Write report.html and summary.json.",
 }
 
+_RECIPE_VERB = "recipe"
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="The run folder; runs/NAME without it.", show_default=False)
@@ -41,8 +43,38 @@ def register(app: typer.Typer) -> None:
         run_until(recipe, out, "report", as_json)
 
     for name, text in STAGE_VERBS.items():
-        if name not in ("export", "predict", "space"):  # take more than a recipe, see their modules
+        if name not in ("blocks", "export", "predict", "space"):  # take more than a recipe, see their modules
             _register_stage(app, name, text)
+
+
+class _RecipeOrVerb(TyperGroup):
+    """A first word that is none of the verbs is a recipe, or an option before it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
+            args = [_RECIPE_VERB, *args]
+        return super().parse_args(ctx, args)
+
+
+def stage_group(app: typer.Typer, name: str, other_verbs: str) -> typer.Typer:
+    """The verb of a stage that takes a recipe, and has verbs of its own.
+
+    Args:
+        app: To add it to.
+        name: Of the stage.
+        other_verbs: Help on what they do.
+    """
+    text = f"{STAGE_VERBS[name]} With a recipe, runs what this needs first, unless it is done. {other_verbs}"
+    group = typer.Typer(cls=_RecipeOrVerb, no_args_is_help=True, help=text)
+    app.add_typer(group, name=name)
+
+    @group.command(
+        _RECIPE_VERB, help=f"The stage of a recipe; the word itself may be left out: `spaceevo {name} RECIPE`."
+    )
+    def stage(recipe: RecipeArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
+        run_until(recipe, out, name, as_json)
+
+    return group
 
 
 def _register_stage(app: typer.Typer, name: str, text: str) -> None:

@@ -10,12 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
 
-from spaceevo.cli.run import STAGE_VERBS, JsonOption, OutOption, RecipeArgument, run_until
+from spaceevo.cli.run import JsonOption, stage_group
 from spaceevo.errors import EXIT_PARTLY_DONE
 
-RECIPE_VERB = "recipe"
 # Spaces that a sweep bounds in well under a minute.
 QUICKLY_SWEPT = 300_000_000
 MAX_SHOWN = 10
@@ -51,29 +49,9 @@ KeepOption = Annotated[
 PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Write an HTML file with plots.", show_default=False)]
 
 
-class _RecipeOrVerb(TyperGroup):
-    """A first word that is none of the verbs is a recipe, or an option before it."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
-            args = [RECIPE_VERB, *args]
-        return super().parse_args(ctx, args)
-
-
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    group = typer.Typer(
-        cls=_RecipeOrVerb,
-        no_args_is_help=True,
-        help=f"{STAGE_VERBS['space']} With a recipe, runs what this needs first, unless it is done. Or, from block "
-        "tables: score named spaces, search for the best.",
-    )
-    app.add_typer(group, name="space")
-
-    @group.command(RECIPE_VERB)
-    def stage(recipe: RecipeArgument, out: OutOption = None, as_json: JsonOption = False) -> None:
-        """The stage of a recipe; the word itself may be left out: `spaceevo space RECIPE`."""
-        run_until(recipe, out, "space", as_json)
+    group = stage_group(app, "space", "Or, from block tables: score named spaces, search for the best.")
 
     @group.command()
     def score(

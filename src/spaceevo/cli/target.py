@@ -28,6 +28,8 @@ SpaceOption = Annotated[
     str, typer.Option("--space", help="Search space of the encodings, for example micro-014-120.", show_default=False)
 ]
 ClassesOption = Annotated[int, typer.Option("--num-classes", help="Logits of networks without a file.", min=1)]
+Fp32Option = Annotated[bool, typer.Option("--fp32", help="FP32 instead of INT8.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Draws the networks.")]
 HyperspaceOption = Annotated[list[str], typer.Option("--hyperspace", help="A preset; may be given several times.")]
 
 
@@ -110,7 +112,7 @@ def register(app: typer.Typer) -> None:
         ],
         space: SpaceOption = "",
         num_classes: ClassesOption = 1000,
-        fp32: Annotated[bool, typer.Option("--fp32", help="The FP32 form of a network instead of INT8.")] = False,
+        fp32: Fp32Option = False,
         repeats: Annotated[int, typer.Option(help="Inferences.", min=1)] = 50,
         threads: ThreadsOption = 1,
         as_json: JsonOption = False,
@@ -139,10 +141,10 @@ def register(app: typer.Typer) -> None:
     def fit(
         name: TargetArgument,
         hyperspace: HyperspaceOption = ["micro"],  # noqa: B006
-        fp32: Annotated[bool, typer.Option("--fp32", help="Predict FP32 latencies instead of INT8.")] = False,
+        fp32: Fp32Option = False,
         num_fit: Annotated[int, typer.Option(help="Networks to measure.", min=10)] = 120,
         num_classes: ClassesOption = 1000,
-        seed: Annotated[int, typer.Option(help="Draws them.")] = 0,
+        seed: SeedOption = 0,
         threads: ThreadsOption = 1,
         cores: CoresOption = "",
         folder: FolderOption = None,
@@ -165,9 +167,9 @@ def register(app: typer.Typer) -> None:
     @target.command()
     def assess(
         name: TargetArgument,
-        fp32: Annotated[bool, typer.Option("--fp32", help="The FP32 predictor instead of INT8.")] = False,
+        fp32: Fp32Option = False,
         num_unseen: Annotated[int, typer.Option(help="Networks to measure, of every hyperspace.", min=5)] = 30,
-        seed: Annotated[int, typer.Option(help="Draws them.")] = 0,
+        seed: SeedOption = 0,
         threads: ThreadsOption = 1,
         cores: CoresOption = "",
         folder: FolderOption = None,

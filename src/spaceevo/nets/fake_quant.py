@@ -40,8 +40,7 @@ class _FakeQuantizeActivation(torch.autograd.Function):
         gx = torch.ops.aten.hardtanh_backward(g, x, *ctx.limits)
         if not ctx.needs_input_grad[1]:
             return gx, None, None, None, None
-        grads = _grad_scale_and_beta(ctx, g, y, gx.sum(), _dot(gx, x), scale, beta)
-        return gx, *grads, None, None
+        return gx, *_grad_scale_and_beta(ctx, g, y, gx, _dot(gx, x), scale, beta), None, None
 
 
 class _FakeQuantizeNormalized(torch.autograd.Function):
@@ -82,7 +81,7 @@ class _FakeQuantizeNormalized(torch.autograd.Function):
             return gx, grad_gamma, grad_bias, None, None, None, None, None
         # Batch norm has summed already: its output is gamma times what grad_gamma is weighted with, plus the bias.
         dot = torch.dot(grad_gamma, gamma) + torch.dot(grad_bias, bias)
-        grads = _grad_scale_and_beta(ctx, g, y, inside.sum(), dot, scale, beta)
+        grads = _grad_scale_and_beta(ctx, g, y, inside, dot, scale, beta)
         return gx, grad_gamma, grad_bias, None, *grads, None, None
 
 
@@ -132,7 +131,7 @@ class _FakeQuantizeOfTwo(torch.autograd.Function):
         gx = torch.ops.aten.hardtanh_backward(g, x, *ctx.limits)
         grads: tuple[Tensor | None, Tensor | None] = (None, None)
         if ctx.needs_input_grad[3]:
-            grads = _grad_scale_and_beta(ctx, g, y, gx.sum(), _dot(gx, x), scale, beta)
+            grads = _grad_scale_and_beta(ctx, g, y, gx, _dot(gx, x), scale, beta)
         del x
         ga, gb = (gx * b, gx * a) if ctx.product else (gx, gx)
         return ga.sum_to_size(a.shape), gb.sum_to_size(b.shape), None, *grads, None, None
@@ -169,12 +168,14 @@ _quantize_weight: Callable[..., Tensor] = _FakeQuantizeWeight.apply
 
 def _grad_scale_and_beta(
     ctx: Any, g: Tensor, y: Tensor, inside: Tensor, dot: Tensor, scale: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of LSQ+; `inside` is the sum of the gradients inside the range, `dot` that of them times the input."""
-    # Inside the range y moves with the scale by (y - x) / scale, at its ends by y / scale.
-    outside = g.sum() - inside
-    grad_scale = (_dot(g, y) - dot - outside * beta) / scale
-    return grad_scale * ctx.gradient_scale, outside * ctx.gradient_scale
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of LSQ+; `inside` sums up to the gradients inside the range, `dot` is that of them times the input."""
+    # Inside the range y moves with the scale by (y - x) / scale, at its ends by (y - beta) / scale.
+    moved = _dot(g, y) - dot
+    if not beta.requires_grad:  # it is 0
+        return moved / scale * ctx.gradient_scale, None
+    outside = g.sum() - inside.sum()
+    return (moved - outside * beta) / scale * ctx.gradient_scale, outside * ctx.gradient_scale
 
 
 def _per_channel(values_C: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from spaceevo.errors import ExportError
 from spaceevo.nets.arithmetic import dequantize
+from spaceevo.nets.depthwise import depthwise_convolution
 from spaceevo.nets.executors import CONTRACT, run_integer
 from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight, weight_codes
 from spaceevo.records import Arithmetic, FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
@@ -120,7 +121,7 @@ class Network(nn.Module):
         self._observer: Callable[[Operator, Tensor], None] | None = None
 
     def forward(
-        self, x_BCHW: Tensor, program: Program, taps: Sequence[str] = ()
+        self, x_BCHW: Tensor, program: Program, taps: Sequence[str] = (), dropout: Tensor | None = None
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Run a program.
 
@@ -128,6 +129,7 @@ class Network(nn.Module):
             x_BCHW: Input of the program, float.
             program: Its operators.
             taps: Names of tensors to return beside the output.
+            dropout: What the input of the linear layer is multiplied with, [B, C, 1, 1]; in training only.
 
         Returns:
             The last operator's output; with taps also the tapped tensors.
@@ -139,12 +141,31 @@ class Network(nn.Module):
         values = {program[0].inputs[0]: x_BCHW.contiguous(memory_format=torch.channels_last)}
         for index, operator in enumerate(program):
             inputs = [values[name] for name in operator.inputs]
+            if operator.kind == "linear" and dropout is not None:
+                inputs = [inputs[0] * dropout]
             for name in operator.inputs:
                 if last_reads[name] == index and name not in taps:
                     values.pop(name, None)
             values[operator.name] = self._run(operator, inputs)
         output = values[program[-1].name]
         return (output, [values[name] for name in taps]) if taps else output
+
+    def evaluator(self, program: Program) -> Callable[[Tensor], Tensor]:
+        """What `forward` computes of a program in evaluation, for many batches: weights are folded once.
+
+        Args:
+            program: Its operators. Parameters that change afterwards may or may not count.
+
+        Returns:
+            From inputs [B, 3, H, W] to the last operator's output.
+        """
+        if self.quantized and not self.training and not _is_published(program):
+            try:
+                graph = self.integer_graph(program)
+            except ExportError:  # `forward` says what comes out then
+                return lambda x_BCHW: self(x_BCHW, program)
+            return lambda x_BCHW: run_integer(graph, x_BCHW, None, self.arithmetic)
+        return lambda x_BCHW: self(x_BCHW, program)
 
     @torch.no_grad()
     def _evaluate(self, x_BCHW: Tensor, program: Program, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
@@ -290,7 +311,7 @@ class Network(nn.Module):
             case "quantize":
                 y = inputs[0]
             case "conv":
-                y = self._convolve(operator, inputs[0])
+                y = self._convolve(operator, inputs[0]).float()  # of bfloat16 under autocast
                 if operator.has_batch_norm:
                     if quantizer is not None and not self._tracks and y.numel() > y.shape[1]:
                         norm, channels = self.norm_of(operator), operator.out_channels
@@ -323,10 +344,11 @@ class Network(nn.Module):
         if quantizer is not None:
             result: Tensor = quantizer(y)
             return result
+        # In the memory of a sum or a norm, which nothing else reads
         if operator.quantizer == "relu":
-            y = F.relu(y)
+            y = F.relu_(y)
         elif operator.quantizer == "relu6":
-            y = F.hardtanh(y, 0.0, 6.0)
+            y = F.hardtanh_(y, 0.0, 6.0)
         if self._observer is not None and operator.is_learned:
             self._observer(operator, y)
         return y
@@ -341,6 +363,8 @@ class Network(nn.Module):
         if operator.kind == "linear":
             return F.linear(x_BCHW.flatten(1), weight, norm.bias)
         bias = norm.sliced_bias(operator)
+        if operator.depthwise and bias is None:
+            return depthwise_convolution(x_BCHW, weight, operator.stride, operator.padding)
         return F.conv2d(x_BCHW, weight, bias, operator.stride, operator.padding, 1, operator.groups)
 
     @property

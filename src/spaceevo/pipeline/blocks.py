@@ -1,112 +1,335 @@
-"""Stage 3: distil and quantize every (stage, block type) on its own; tabulate the quality of sub-stages."""
+"""Stage 3: distil and quantize every (stage, block type) on its own; tabulate the quality of sub-stages.
+
+    FOLDER/distillation.json     what the cells depend on; of a target only its largest weight code
+    FOLDER/teacher.json          the teacher's losses, or its name
+    FOLDER/cells/S-B.json        the training of block type B of stage S
+    FOLDER/cells/S-B-again.json  the second one, where it was needed
+
+A cell needs no other cell, so several processes may work in one folder: each cell and the teacher has a lock.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from spaceevo.artifacts import write_atomically
+from spaceevo import interrupts
+from spaceevo.artifacts import content_hash, storage_errors, write_atomically
+from spaceevo.config import BlocksSettings, DataSettings
 from spaceevo.errors import ArtifactError, TrainingError
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.memory import return_free_memory
+from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import DistilledCell, TrainingPoint
-from spaceevo.spaces.subnet import stage_layers
+from spaceevo.records import BlockTable, DistilledCell, Record, TrainingPoint, read_record
+from spaceevo.search.tables import Doubt, doubts
+from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice, load_hyperspace
+from spaceevo.spaces.operators import operators
+from spaceevo.spaces.subnet import Stage, network_layers, stage_layers
 from spaceevo.train.batches import split
-from spaceevo.train.distillation import CellResult, distill_cell, stage_features
-from spaceevo.train.teachers import Teacher, TrainedTeacher, load_module_teacher
+from spaceevo.train.distillation import (
+    MAX_ATTEMPTS,
+    CellResult,
+    cell_work,
+    decode_blocks,
+    distill_cell,
+    stage_features,
+)
+from spaceevo.train.teachers import Teacher, TrainedTeacher, load_teacher
 
 NAME = "blocks"
 TITLE = "Distil and quantize every block type on its own"
 NEEDS: tuple[str, ...] = ()
+NOTES, TEACHER, TEACHER_WEIGHTS = "distillation.json", "teacher.json", "teacher-fp32.safetensors"
 TEACHER_SHARE = 0.3  # of the time, for the progress only
+SECONDS_BETWEEN_LOOKS = 1.0
+Cell = tuple[int, int]
+Columns = dict[str, list[Any]]
+
+
+class Distillation(Record):
+    """What the cells of a folder depend on, `distillation.json`.
+
+    Attributes:
+        hyperspace: Name of the preset.
+        hyperspace_hash: Of what it holds.
+        data: Where the images come from.
+        data_hash: Of all images and labels.
+        num_classes: Of the data set.
+        settings: Of the teacher and the distillation.
+        w_qmax: Largest weight code.
+        per_channel: Whether each output channel of a weight learns a scale of its own.
+        seed: Of all draws.
+    """
+
+    hyperspace: str
+    hyperspace_hash: str
+    data: DataSettings
+    data_hash: str
+    num_classes: int
+    settings: BlocksSettings
+    w_qmax: int
+    per_channel: bool
+    seed: int
 
 
 def inputs(context: Context) -> dict[str, object]:
     """Data, hyperspace, settings; of the target only what weights may be."""
-    return {
-        "data": context.data_hash,
-        "hyperspace": repr(context.hyperspace),
-        "blocks": context.recipe.blocks.model_dump(),
-        "w_qmax": context.target.w_qmax,
-        "seed": context.recipe.seed,
-    }
+    return distillation_of(context, context.target.w_qmax).model_dump()
 
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Train the teacher, then every cell that is not there yet."""
-    recipe, hyperspace, settings = context.recipe, context.hyperspace, context.recipe.blocks
-    train_images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
-    num_taps = len(hyperspace.searched) + 1
-    teacher: Teacher
-    teacher_path = folder / "teacher.json"
-    if settings.teacher_module:
-        teacher = load_module_teacher(settings.teacher_module, num_taps)
-        write_atomically(teacher_path, json.dumps({"module": settings.teacher_module, "curve": []}))
-    else:
-        teacher = TrainedTeacher(hyperspace, context.data.num_classes, recipe.seed)
-        curve, top1 = teacher.fit(
-            train_images,
-            held_out,
-            settings.teacher,
-            recipe.data,
-            seed=recipe.seed,
-            folder=folder,
-            progress=part(progress, 0, TEACHER_SHARE),
-        )
-        notes = {"top1_fp32": top1, "curve": [point.model_dump() for point in curve]}
-        write_atomically(teacher_path, json.dumps(notes))
-    images = train_images.take(slice(0, settings.num_images + settings.score_images))
-    cells = [(index, block) for index, stage in enumerate(hyperspace.searched) for block in range(len(stage.choices))]
-    done = sum(_cell_path(folder, *cell).exists() for cell in cells)
-    cell_progress = part(progress, TEACHER_SHARE, 1)
-    threads = torch.get_num_threads()
-
-    def distill(index: int, block: int, features: Any) -> None:
-        torch.set_num_threads(1)  # one cell per core beats one cell on all cores
-        result = distill_cell(
-            hyperspace, index, block, features, settings, w_qmax=context.target.w_qmax, seed=recipe.seed
-        )
-        write_atomically(_cell_path(folder, index, block), json.dumps(_cell_content(result)))
-        return_free_memory()
-
-    for index, stage in enumerate(hyperspace.searched):
-        missing = [b for b in range(len(stage.choices)) if not _cell_path(folder, index, b).exists()]
-        if missing:
-            features = stage_features(hyperspace, index, teacher, images)
-            with ThreadPoolExecutor(threads) as pool:
-                for _ in pool.map(lambda b, i=index, f=features: distill(i, b, f), missing):
-                    done += 1
-                    cell_progress(done, len(cells))
-    torch.set_num_threads(threads)
-    table_path, cells_path = folder / "table.parquet", folder / "cells.json"
-    contents = [_read_cell(_cell_path(folder, *cell)) for cell in cells]
-    columns: dict[str, list[Any]] = {}
-    for (index, block), content in zip(cells, contents, strict=True):
-        for row in content["rows"]:
-            for key, value in {"stage": index, "block": block, **row}.items():
-                columns.setdefault(key, []).append(value)
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    write_atomically(table_path, buffer.getvalue())
-    write_atomically(cells_path, json.dumps([content["cell"] for content in contents]))
-    for index, stage in enumerate(hyperspace.searched):
-        own = [c["cell"] for (i, _), c in zip(cells, contents, strict=True) if i == index]
-        if all(cell["failure"] for cell in own):
+    distil(context, context.target.w_qmax, folder, all_cells(context.hyperspace), progress)
+    columns, cells = load_quality(context.hyperspace, folder)
+    table_path, cells_path, teacher_path = folder / "table.parquet", folder / "cells.json", folder / TEACHER_WEIGHTS
+    write_table(table_path, columns)
+    write_atomically(cells_path, json.dumps([cell.model_dump() for cell in cells]))
+    for stage in context.hyperspace.searched:
+        own = [cell for cell in cells if cell.stage == stage.name]
+        if all(cell.failure for cell in own):
             raise TrainingError(
                 f"The distillation of every block type of {stage.name} failed",
-                found=own[0]["failure"],
+                found=own[0].failure,
                 remedy="Raise blocks.steps_fp32, lower blocks.lr, or train the teacher longer",
             )
-    teachers = [folder / "teacher-fp32.safetensors"] if not settings.teacher_module else []
-    return [table_path, cells_path, teacher_path, *teachers]
+    teachers = [] if context.recipe.blocks.teacher_network else [teacher_path]
+    return [table_path, cells_path, folder / NOTES, folder / TEACHER, *teachers]
+
+
+def distillation_of(context: Context, w_qmax: int) -> Distillation:
+    """What the cells of a recipe depend on."""
+    recipe = context.recipe
+    return Distillation(
+        hyperspace=context.hyperspace.name,
+        hyperspace_hash=content_hash(repr(context.hyperspace)),
+        data=recipe.data,
+        data_hash=context.data_hash,
+        num_classes=context.data.num_classes,
+        settings=recipe.blocks,
+        w_qmax=w_qmax,
+        per_channel=recipe.supernet.per_channel,
+        seed=recipe.seed,
+    )
+
+
+def all_cells(hyperspace: Hyperspace) -> list[Cell]:
+    """(Index of the searched stage, index of the block type) of every cell."""
+    return [(index, block) for index, stage in enumerate(hyperspace.searched) for block in range(len(stage.choices))]
+
+
+def distil(
+    context: Context, w_qmax: int, folder: Path, wanted: Collection[Cell], progress: ProgressCallback
+) -> list[Cell]:
+    """Train the teacher, then those of some cells that are not there yet.
+
+    When a stage is complete, its cells that failed or that other cells call in doubt are trained once more, with
+    another seed and half the rate; the better training counts. Nothing of a target is needed but `w_qmax`.
+
+    Args:
+        context: Data, hyperspace and settings.
+        w_qmax: Largest weight code.
+        folder: For teacher and cells; other processes may work there, on other cells.
+        wanted: The cells.
+        progress: Called with work done and in all, from several threads, but one at a time.
+
+    Returns:
+        The cells that other processes work on.
+
+    Raises:
+        ArtifactError: The folder holds cells that depend on something else, or a damaged one.
+        RecipeError: The teacher cannot be loaded.
+        TrainingError: The teacher does not fit, or there are too few images.
+    """
+    _check_notes(distillation_of(context, w_qmax), folder)
+    hyperspace, settings, seed = context.hyperspace, context.recipe.blocks, context.recipe.seed
+    train_images, *_ = split(context.data, context.recipe.data.search_share, seed)
+    teacher = _teacher(context, folder, part(progress, 0, TEACHER_SHARE))
+    images = train_images.take(slice(0, settings.num_images + settings.score_images))
+
+    def missing(index: int) -> list[tuple[Cell, int]]:
+        """Trainings of a stage that are wanted and not there; second ones once all first ones are there."""
+        own = [cell for cell in sorted(wanted) if cell[0] == index]
+        first = [(cell, 0) for cell in own if not _cell_path(folder, cell, 0).exists()]
+        if first or not _is_complete(hyperspace, folder, index):
+            return first
+        suspects = _suspects(hyperspace, folder, index)
+        return [(cell, 1) for cell in own if cell in suspects and not _cell_path(folder, cell, 1).exists()]
+
+    work = _Work(part(progress, TEACHER_SHARE, 1))
+    jobs = {index: missing(index) for index in range(len(hyperspace.searched))}
+    for index, own in jobs.items():
+        work.expect(own, cell_work(hyperspace, index, settings))
+    stages = [index for index, own in jobs.items() if own]
+    if not stages:
+        return []
+    features = stage_features(hyperspace, stages, teacher, images, folder)
+    elsewhere: list[Cell] = []
+
+    def train(job: tuple[Cell, int]) -> Cell | None:
+        torch.set_num_threads(1)  # one cell per core beats one cell on all cores
+        cell, attempt = job
+        path, checkpoint = _cell_path(folder, cell, attempt), _checkpoint_path(folder, cell, attempt)
+        with _claimed(path.with_suffix(".lock")) as is_ours:
+            if not is_ours:
+                return cell
+            if not path.exists():
+                result = distill_cell(
+                    hyperspace,
+                    *cell,
+                    features[cell[0]],
+                    settings,
+                    attempt=attempt,
+                    w_qmax=w_qmax,
+                    per_channel=context.recipe.supernet.per_channel,
+                    seed=seed,
+                    checkpoint=checkpoint,
+                    progress=work.progress_of(job),
+                )
+                write_atomically(path, json.dumps(_cell_content(result)))
+            checkpoint.unlink(missing_ok=True)
+        work.finish(job)
+        return_free_memory()
+        return None
+
+    threads = torch.get_num_threads()
+    try:
+        for index in stages:
+            for attempt in range(MAX_ATTEMPTS):
+                own = [job for job in missing(index) if job[1] == attempt]
+                work.expect(own, cell_work(hyperspace, index, settings))
+                with ThreadPoolExecutor(threads) as pool:
+                    elsewhere += [cell for cell in pool.map(train, own) if cell is not None]
+            del features[index]
+    finally:
+        torch.set_num_threads(threads)
+    return elsewhere
+
+
+def load_quality(hyperspace: Hyperspace, folder: Path) -> tuple[Columns, tuple[DistilledCell, ...]]:
+    """The quality table of a folder, and its cells; those that cannot be trusted have a failure.
+
+    Args:
+        hyperspace: That of the cells.
+        folder: Of `distil`.
+
+    Returns:
+        Columns of the rows of every cell's better training, and the cells in order of stage and block type.
+
+    Raises:
+        ArtifactError: A cell is missing or damaged.
+    """
+    cells = all_cells(hyperspace)
+    missing = [cell for cell in cells if not _cell_path(folder, cell, 0).exists()]
+    if missing:
+        index, block = missing[0]
+        raise ArtifactError(
+            f"{folder} lacks {len(missing)} of {len(cells)} cells",
+            found=f"the first one is {hyperspace.searched[index].name}, block {block}",
+            remedy="Distil them first: run the same `spaceevo blocks distill` again",
+        )
+    contents = {cell: _better(folder, cell) for cell in cells}
+    columns = _columns(contents)
+    failed = {(doubt.stage, doubt.block): doubt.reason for doubt in _doubts(columns) if doubt.is_failed}
+    records = []
+    for cell, content in contents.items():
+        record = DistilledCell.model_validate(content["cell"])
+        records.append(record.model_copy(update={"failure": record.failure or failed.get(cell, "")}))
+    return columns, tuple(records)
+
+
+def trained_cells(hyperspace: Hyperspace, folder: Path) -> list[tuple[Cell, DistilledCell]]:
+    """The cells of a folder that are there, their better trainings; others of a stage play no part yet."""
+    found = [cell for cell in all_cells(hyperspace) if _cell_path(folder, cell, 0).exists()]
+    return [(cell, DistilledCell.model_validate(_better(folder, cell)["cell"])) for cell in found]
+
+
+def load_distillation(folder: Path) -> tuple[Distillation, Hyperspace]:
+    """What the cells of a folder depend on, and their hyperspace.
+
+    Raises:
+        ArtifactError: It holds no cells, or those of a preset that has changed since.
+    """
+    about = read_record(Distillation, folder / NOTES)
+    hyperspace = load_hyperspace(about.hyperspace)
+    if content_hash(repr(hyperspace)) != about.hyperspace_hash:
+        raise ArtifactError(
+            f"The cells in {folder} are of another hyperspace {hyperspace.name}",
+            found="the preset has changed since they were distilled",
+            remedy="Distil again, in another folder",
+        )
+    return about, hyperspace
+
+
+def failed_cells(hyperspace: Hyperspace, cells: Sequence[DistilledCell]) -> frozenset[Cell]:
+    """The cells that no space may use."""
+    names = [stage.name for stage in hyperspace.searched]
+    return frozenset((names.index(cell.stage), cell.block) for cell in cells if cell.failure)
+
+
+def with_latency(
+    hyperspace: Hyperspace, columns: Columns, failed: frozenset[Cell], predictor: LatencyPredictor
+) -> BlockTable:
+    """The block table of a target: quality joined with predicted latency.
+
+    Raises:
+        TargetError: The predictor knows nothing about an operator.
+    """
+    layers = []
+    for index, block, text, in_width, in_size in zip(
+        *(columns[name] for name in ("stage", "block", "blocks", "in_width", "in_size")), strict=True
+    ):
+        stage = hyperspace.searched[index]
+        own = Stage(stage.name, stage.choices[block].block_type, stage.stride, decode_blocks(text))
+        layers.append(stage_layers(own, in_width, in_size))
+    predictor.prepare(chain.from_iterable(operators(own)[1:] for own in layers))
+    latencies = np.array([predictor.stage_ms(own) for own in layers])
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in columns.items() if name != "in_size"}
+    return BlockTable(**arrays, latency_ms=latencies, failed=failed)
+
+
+def base_ms(hyperspace: Hyperspace, num_classes: int, predictor: LatencyPredictor) -> dict[int, float]:
+    """By resolution, predicted latency of everything but the searched stages, at their smallest setting."""
+    zeros = (0,) * len(hyperspace.searched)
+    space = hyperspace.space(SpaceChoice(zeros, zeros), num_classes)
+    searched = {stage.name for stage in hyperspace.searched}
+    return {
+        resolution: predictor.base_ms
+        + sum(
+            predictor.operator_ms(operator)
+            for operator in operators(network_layers(space.subnet(resolution, space.smallest().stages)))
+            if operator.name.split("/", 1)[0] not in searched
+        )
+        for resolution in hyperspace.resolutions
+    }
+
+
+def write_table(path: Path, columns: dict[str, Any]) -> None:
+    """Write columns as parquet."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def table_columns(table: BlockTable) -> dict[str, Any]:
+    """A block table as columns, with one that tells which rows are of failed cells."""
+    columns = {name: values for name, values in vars(table).items() if name != "failed"}
+    pairs = zip(table.stage.tolist(), table.block.tolist(), strict=True)
+    return columns | {"failed": np.array([pair in table.failed for pair in pairs])}
 
 
 def load_cells(context: Context) -> tuple[DistilledCell, ...]:
@@ -116,20 +339,164 @@ def load_cells(context: Context) -> tuple[DistilledCell, ...]:
 
 
 def load_curve(context: Context) -> list[TrainingPoint]:
-    """The teacher's losses; empty for the user's own teacher."""
-    content = json.loads(context.path(NAME, "teacher.json").read_text())
+    """The teacher's losses; empty for a teacher that was trained elsewhere."""
+    content = json.loads(context.path(NAME, TEACHER).read_text())
     return [TrainingPoint.model_validate(point) for point in content["curve"]]
 
 
-def load_columns(context: Context) -> dict[str, list[Any]]:
+def load_columns(context: Context) -> Columns:
     """Columns of the quality table."""
     table = pq.read_table(io.BytesIO(context.path(NAME, "table.parquet").read_bytes()))
-    columns: dict[str, list[Any]] = table.to_pydict()
+    columns: Columns = table.to_pydict()
     return columns
 
 
-def _cell_path(folder: Path, index: int, block: int) -> Path:
-    return folder / "cells" / f"{index}-{block}.json"
+class _Work:
+    """Adds up the progress of trainings that run side by side."""
+
+    def __init__(self, progress: ProgressCallback) -> None:
+        self._progress = progress
+        self._lock = Lock()
+        self._work: dict[tuple[Cell, int], int] = {}
+        self._done: dict[tuple[Cell, int], int] = {}
+
+    def expect(self, jobs: Sequence[tuple[Cell, int]], work: int) -> None:
+        self._work |= dict.fromkeys(jobs, work)
+
+    def finish(self, job: tuple[Cell, int]) -> None:
+        self.progress_of(job)(self._work[job], self._work[job])
+
+    def progress_of(self, job: tuple[Cell, int]) -> ProgressCallback:
+        def report(done: int, total: int) -> None:
+            with self._lock:
+                self._done[job] = done
+                self._progress(sum(self._done.values()), sum(self._work.values()))
+
+        return report
+
+
+def _teacher(context: Context, folder: Path, progress: ProgressCallback) -> Teacher:
+    recipe, path = context.recipe, folder / TEACHER
+    if location := recipe.blocks.teacher_network:
+        loaded = load_teacher(location, context.hyperspace)
+        write_atomically(path, json.dumps({"network": location, "curve": []}))
+        return loaded
+    teacher = TrainedTeacher(context.hyperspace, context.data.num_classes, recipe.seed)
+    train_images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
+
+    def fit() -> None:
+        curve, top1 = teacher.fit(
+            train_images,
+            held_out,
+            recipe.blocks.teacher,
+            recipe.data,
+            seed=recipe.seed,
+            folder=folder,
+            progress=progress,
+        )
+        notes = {"top1_fp32": top1, "curve": [point.model_dump() for point in curve]}
+        write_atomically(path, json.dumps(notes))
+
+    _when_free(folder / "cells" / "teacher.lock", fit)
+    return teacher
+
+
+def _when_free(lock: Path, work: Callable[[], None]) -> None:
+    """Wait until no other process is at it."""
+    while True:
+        with _claimed(lock) as is_ours:
+            if is_ours:
+                work()
+                return
+        interrupts.check()
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+@contextmanager
+def _claimed(lock: Path) -> Iterator[bool]:
+    """Whether this process got a lock, which the system frees when the process ends."""
+    with storage_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _check_notes(about: Distillation, folder: Path) -> None:
+    path = folder / NOTES
+    if not path.exists():
+        write_atomically(path, about.model_dump_json(indent=1))
+        return
+    found = read_record(Distillation, path)
+    if found != about:
+        then, now = _flat(found.model_dump()), _flat(about.model_dump())
+        keys = [key for key in then | now if then.get(key) != now.get(key)]
+        raise ArtifactError(
+            f"{folder} holds cells that were distilled otherwise",
+            found="; ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in keys),
+            remedy="Ask for the same again, or choose another folder with --out",
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _cell_path(folder: Path, cell: Cell, attempt: int) -> Path:
+    index, block = cell
+    return folder / "cells" / f"{index}-{block}{'-again' if attempt else ''}.json"
+
+
+def _checkpoint_path(folder: Path, cell: Cell, attempt: int) -> Path:
+    path = _cell_path(folder, cell, attempt)
+    return path.with_name(f"{path.stem}-checkpoint.safetensors")
+
+
+def _is_complete(hyperspace: Hyperspace, folder: Path, index: int) -> bool:
+    return all(_cell_path(folder, cell, 0).exists() for cell in all_cells(hyperspace) if cell[0] == index)
+
+
+def _suspects(hyperspace: Hyperspace, folder: Path, index: int) -> set[Cell]:
+    """Cells of a stage whose first training failed, or looks wrong beside the first ones of the others."""
+    contents = {cell: _read_cell(_cell_path(folder, cell, 0)) for cell in all_cells(hyperspace) if cell[0] == index}
+    failed = {cell for cell, content in contents.items() if content["cell"]["failure"]}
+    return failed | {(doubt.stage, doubt.block) for doubt in _doubts(_columns(contents))}
+
+
+def _better(folder: Path, cell: Cell) -> dict[str, Any]:
+    """The training that counts: one that did not fail, then the one with the lowest mean loss."""
+    paths = (_cell_path(folder, cell, attempt) for attempt in range(MAX_ATTEMPTS))
+    contents = [_read_cell(path) for path in paths if path.exists()]
+
+    def rank(content: dict[str, Any]) -> tuple[bool, float]:
+        loss = float(np.mean([row["nsr_loss"] for row in content["rows"]]))
+        return bool(content["cell"]["failure"]), loss if np.isfinite(loss) else np.inf
+
+    best = min(contents, key=rank)
+    return {**best, "cell": {**best["cell"], "attempts": len(contents)}}
+
+
+def _columns(contents: dict[Cell, dict[str, Any]]) -> Columns:
+    columns: Columns = {}
+    for (index, block), content in contents.items():
+        for row in content["rows"]:
+            for key, value in {"stage": index, "block": block, **row}.items():
+                columns.setdefault(key, []).append(value)
+    return columns
+
+
+def _doubts(columns: Columns) -> tuple[Doubt, ...]:
+    """Which cells look wrong; latencies play no part."""
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in columns.items() if name != "in_size"}
+    return doubts(BlockTable(**arrays, latency_ms=np.zeros(len(arrays["stage"]))))
 
 
 def _cell_content(result: CellResult) -> dict[str, Any]:

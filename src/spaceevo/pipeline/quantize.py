@@ -209,7 +209,7 @@ def quantize(
     target = context.target
     program = program_of(source.subnet)
     val_images = Images(torch.from_numpy(context.data.val_images), torch.from_numpy(context.data.val_labels))
-    calibration = train_images.pixels[: ptq.calibration_images]
+    calibration = train_images.take(slice(ptq.calibration_images)).pixels
 
     def accuracy(one: Network) -> float:
         return top1(predict_logits(one, program, val_images.pixels), val_images.labels)
@@ -549,7 +549,8 @@ def _float_network(source: _Source, program: Program, w_qmax: int, images: Image
     """The network in float, with running statistics of its own."""
     if source.folded is not None:
         network = single_network(program, w_qmax, torch.Generator())
-        unfold_norms(network, program, source.folded.weights, images.pixels[: RECALIBRATION_BATCHES * BATCH_SIZE])
+        recalibration = images.take(slice(RECALIBRATION_BATCHES * BATCH_SIZE))
+        unfold_norms(network, program, source.folded.weights, recalibration.pixels)
         return network
     if source.supernet is not None:
         network = make_supernet(source.supernet, w_qmax, 0)

@@ -18,7 +18,8 @@ from spaceevo.predict.metrics import computed_metric, fit_metric, metric_value
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import FoundSubnet, MetricFit, Record, SubnetSearchResult, read_record
-from spaceevo.search.subnet_search import search_subnet
+from spaceevo.search.pareto import pareto_front
+from spaceevo.search.subnet_search import RatedSubnet, best_within, search_subnets
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.search_space import SearchSpace
@@ -52,7 +53,7 @@ def inputs(context: Context) -> dict[str, object]:
 
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
-    """Search each budget in turn; accuracies are noted as they come, so that nothing is evaluated twice."""
+    """Search; accuracies are noted as they come, so that nothing is evaluated twice."""
     recipe, settings = context.recipe, context.recipe.subnets
     best = space.load_space(context)
     network = supernet.load_supernet(context, "int8")
@@ -76,31 +77,27 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     def excess(subnet: Subnet) -> dict[str, float]:
         return {fit.metric: metric_value(fit, subnet) / settings.limits[fit.metric] - 1 for fit in limits.fits}
 
-    search_progress = part(progress, LIMITS_SHARE if settings.limits else 0, 1)
-    found, evaluated = [], []
-    for number, budget_ms in enumerate(budgets):
-        ranked = search_subnet(
-            best,
-            budget_ms=budget_ms,
-            latency_ms=predictor.network_ms,
-            top1=accuracy,
-            excess=excess,
-            window=settings.latency_window,
-            population_size=settings.population_size,
-            num_generations=settings.num_generations,
-            num_mutations=settings.num_mutations,
-            num_crossovers=settings.num_crossovers,
-            seed=recipe.seed,
-            progress=part(search_progress, number / len(budgets), (number + 1) / len(budgets)),
-            known=known,
-        )
-        records = [
-            FoundSubnet(budget_ms=budget_ms, encoding=encode(subnet), predicted_ms=latency_ms, top1=value)
-            for subnet, latency_ms, value in ranked
-        ]
-        found.append(records[_first_that_holds(context, ranked, budget_ms)])
-        evaluated += records
-    result = SubnetSearchResult(space=best.encoding, found=tuple(found), evaluated=tuple(evaluated))
+    rated = search_subnets(
+        best,
+        budgets_ms=budgets,
+        latency_ms=predictor.network_ms,
+        top1=accuracy,
+        method=settings.method,
+        excess=excess,
+        window=settings.latency_window,
+        population_size=settings.population_size,
+        num_generations=settings.num_generations,
+        num_mutations=settings.num_mutations,
+        num_crossovers=settings.num_crossovers,
+        num_candidates=settings.num_candidates,
+        seed=recipe.seed,
+        progress=part(progress, LIMITS_SHARE if settings.limits else 0, 1),
+        known=known,
+    )
+    evaluated = [_record(one, next(budget for budget in budgets if one.latency_ms <= budget)) for one in rated]
+    found = [_record(_first_that_holds(context, best_within(rated, budget), budget), budget) for budget in budgets]
+    front = [evaluated[index] for index in pareto_front([(one.predicted_ms, one.top1) for one in evaluated])]
+    result = SubnetSearchResult(space=best.encoding, found=tuple(found), evaluated=tuple(evaluated), front=tuple(front))
     path = folder / "subnets.json"
     write_atomically(path, result.model_dump_json(indent=1))
     return [path, folder / LIMITS]
@@ -136,23 +133,27 @@ def _fit_limits(
     return limits
 
 
-def _first_that_holds(context: Context, ranked: list[tuple[Subnet, float, float]], budget_ms: float) -> int:
+def _first_that_holds(context: Context, ranked: list[RatedSubnet], budget_ms: float) -> RatedSubnet:
     """The most accurate of the best few whose measured latency meets the budget and its prediction.
 
     A predictor is right on average; the model that is handed out has to be right itself.
     """
     candidates = ranked[:NUM_MEASURED]
     precision: Precision = "int8"
-    jobs = [(encode(subnet), program_of(subnet), precision) for subnet, _, _ in candidates]
+    jobs = [(encode(one.subnet), program_of(one.subnet), precision) for one in candidates]
     with context.store() as store:
         measured = measure_programs(context.target, jobs, store, context.work_dir, Plan(), silent)
 
     def excess(position: int) -> float:
-        latency_ms, predicted_ms = measured[position].latency_ms, candidates[position][1]
+        latency_ms, predicted_ms = measured[position].latency_ms, candidates[position].latency_ms
         error = abs(latency_ms - predicted_ms) / latency_ms
         return max(0.0, latency_ms / budget_ms - 1) + max(0.0, error - MAX_PREDICTION_ERROR)
 
-    return min(range(len(candidates)), key=lambda position: (excess(position), position))
+    return candidates[min(range(len(candidates)), key=lambda position: (excess(position), position))]
+
+
+def _record(one: RatedSubnet, budget_ms: float) -> FoundSubnet:
+    return FoundSubnet(budget_ms=budget_ms, encoding=encode(one.subnet), predicted_ms=one.latency_ms, top1=one.top1)
 
 
 def _read_notes(path: Path, best: SearchSpace) -> dict[Subnet, float]:

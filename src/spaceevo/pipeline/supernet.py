@@ -14,6 +14,7 @@ from spaceevo.records import TrainingPoint
 from spaceevo.train.batches import split
 from spaceevo.train.checkpoints import load_weights
 from spaceevo.train.loop import train
+from spaceevo.train.losses import DISTILLATION_LOSSES
 from spaceevo.train.supernet import make_supernet, sandwich
 
 NAME = "supernet"
@@ -47,6 +48,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         purpose=NAME,
         folder=folder,
         progress=progress,
+        distillation_loss=DISTILLATION_LOSSES[recipe.supernet.distillation],
     )
     curve_path = folder / "curve.json"
     write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))

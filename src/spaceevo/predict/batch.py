@@ -8,11 +8,13 @@ import numpy as np
 
 from spaceevo.errors import EncodingError
 from spaceevo.predict.predictor import LatencyPredictor
+from spaceevo.spaces.encoding import decode
 from spaceevo.spaces.operators import Operator, operators
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Stage, Subnet, block_layers, network_layers
 
 ABSENT = -1
+_LETTERS = list("dkwer")  # of the fields of an encoding
 
 
 class BatchPredictor:
@@ -34,6 +36,13 @@ class BatchPredictor:
         self.base_ms = predictor.base_ms
         self.depths = tuple(stage.depths[-1] for stage in space.stages)
         self._numbers = [{block: number for number, block in enumerate(stage.blocks())} for stage in space.stages]
+        # The same by what `encode` writes, which is read without making numbers of it.
+        self._words = [
+            {(str(b.kernel_size), str(b.width), str(b.expand_ratio or 0)): number for b, number in numbers.items()}
+            for numbers in self._numbers
+        ]
+        self._depths = [{str(depth): depth for depth in stage.depths} for stage in space.stages]
+        self._resolutions = {str(resolution): number for number, resolution in enumerate(space.resolutions)}
         self._widths = [
             np.array([stage.widths.index(block.width) for block in stage.blocks()], np.int32) for stage in space.stages
         ]
@@ -86,6 +95,20 @@ class BatchPredictor:
                 column += depth
         return found
 
+    def decode(self, encodings: Sequence[str]) -> np.ndarray:
+        """Subnets' published strings as rows of integers.
+
+        Raises:
+            EncodingError: One is malformed, or not in the space.
+        """
+        rows = np.empty((len(encodings), self.num_columns), np.int32)
+        for number, encoding in enumerate(encodings):
+            try:
+                rows[number] = self._row(encoding)
+            except (KeyError, ValueError):  # not as `encode` writes it: another way to write a number, or wrong
+                rows[number] = self.rows([decode(encoding, self.space)])
+        return rows
+
     def subnet(self, row: np.ndarray) -> Subnet:
         """The subnet of a row of integers."""
         stages: list[Stage] = []
@@ -107,6 +130,22 @@ class BatchPredictor:
             rows[:, column : column + depth] = np.where(np.arange(depth) < depths[:, None], drawn, ABSENT)
             column += depth
         return rows
+
+    def _row(self, encoding: str) -> list[int]:
+        parts = encoding.split("_")
+        if [part[:1] for part in parts] != _LETTERS:
+            raise ValueError(encoding)
+        depths, *fields, (resolution,) = [part[1:].split("#") for part in parts]
+        words = list(zip(*fields, strict=True))
+        row, start = [self._resolutions[resolution]], 0
+        for numbers, known, word, deepest in zip(self._words, self._depths, depths, self.depths, strict=True):
+            stop = start + known[word]
+            row += [numbers[block] for block in words[start:stop]]
+            row += [ABSENT] * (start + deepest - stop)
+            start = stop
+        if start != len(words):
+            raise ValueError(encoding)
+        return row
 
     def _sum(self, rows: np.ndarray, which: int) -> np.ndarray:
         if rows.ndim != 2 or rows.shape[1] != self.num_columns:

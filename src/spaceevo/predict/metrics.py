@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import nnls
 
 from spaceevo import plugins
 from spaceevo.errors import TargetError
 from spaceevo.measure.metrics import METRICS
+from spaceevo.predict.regression import non_negative
 from spaceevo.records import MetricFit
 from spaceevo.spaces.subnet import Subnet
 
@@ -37,10 +37,11 @@ def fit_metric(metric: str, subnets: Sequence[Subnet], values: Sequence[float]) 
     room = plugins.load(METRICS, metric)
     work = np.array([room.features(subnet) for subnet in subnets])
     held_out = np.arange(len(subnets)) % HELD_OUT == HELD_OUT - 1
-    judged = work[held_out] @ _coefficients(work[~held_out], measured[~held_out])
+    relative = work / measured[:, None]
+    judged = work[held_out] @ non_negative(relative[~held_out])
     return MetricFit(
         metric=metric,
-        coefficients=tuple(_coefficients(work, measured).tolist()),
+        coefficients=tuple(non_negative(relative).tolist()),
         num_fit=len(subnets),
         mape=float(np.abs(judged / measured[held_out] - 1).mean()),
     )
@@ -60,12 +61,3 @@ def metric_value(fit: MetricFit, subnet: Subnet) -> float:
     """The metric of an INT8 network, predicted or computed."""
     features = plugins.load(METRICS, fit.metric).features(subnet)
     return float(np.dot(features, fit.coefficients))
-
-
-def _coefficients(work: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    relative = work / measured[:, None]
-    lengths = np.linalg.norm(relative, axis=0)
-    lengths[lengths == 0] = 1
-    solution, _ = nnls(relative / lengths, np.ones(len(measured)))
-    coefficients: np.ndarray = solution / lengths
-    return coefficients

@@ -170,6 +170,24 @@ def solve(work: Work, settings: Settings) -> Solution:
     return _Parts(work).solution(settings)
 
 
+def non_negative(relative_work: np.ndarray) -> np.ndarray:
+    """Coefficients >= 0 [num_features] whose products with the rows are nearest to 1, in the sum of squares.
+
+    Args:
+        relative_work: [num_rows, num_features], >= 0: features of each row over what was measured of it.
+
+    >>> non_negative(np.array([[0.5, 0.0], [0.25, 0.0]])).round(2)
+    array([2.4, 0. ])
+    """
+    lengths = np.linalg.norm(relative_work, axis=0)
+    lengths[lengths == 0] = 1  # of a feature that no row has; its coefficient is 0
+    scaled = np.vstack([relative_work / lengths, _RIDGE * np.eye(len(lengths))])
+    wanted = np.concatenate([np.ones(len(relative_work)), np.zeros(len(lengths))])
+    solution, _ = nnls(scaled, wanted, maxiter=100 * len(lengths))
+    coefficients: np.ndarray = solution / lengths
+    return coefficients
+
+
 class _Parts:
     """What does not depend on the settings."""
 
@@ -190,7 +208,7 @@ class _Parts:
     def _fit_features(self) -> None:
         ones = np.ones((len(self.latencies), 1))
         sums = [self.counts[:, own] @ self.numbers[g] for g, own in self.members.items()]
-        coefficients = _non_negative(np.hstack([ones, *sums]) / self.latencies[:, None])
+        coefficients = non_negative(np.hstack([ones, *sums]) / self.latencies[:, None])
         self.base_ms = float(coefficients[0])
         self.least_ms = _LEAST_SCALE * float(self.latencies.min())
         self.ms_per_unit: dict[str, np.ndarray] = {}
@@ -290,17 +308,3 @@ def _sparse(rows: Sequence[Block], width: int) -> Any:
     indices = [index for row in rows for index, _ in row]
     counts = [float(count) for row in rows for _, count in row]
     return csr_matrix((counts, indices, np.concatenate([[0], np.cumsum(lengths)])), shape=(len(rows), width))
-
-
-def _non_negative(relative_work: np.ndarray) -> np.ndarray:
-    """Coefficients >= 0 [num_features] whose products with the rows are nearest to 1.
-
-    Args:
-        relative_work: [num_rows, num_features].
-    """
-    lengths = np.linalg.norm(relative_work, axis=0)
-    scaled = np.vstack([relative_work / lengths, _RIDGE * np.eye(len(lengths))])
-    wanted = np.concatenate([np.ones(len(relative_work)), np.zeros(len(lengths))])
-    solution, _ = nnls(scaled, wanted, maxiter=100 * len(lengths))
-    coefficients: np.ndarray = solution / lengths
-    return coefficients

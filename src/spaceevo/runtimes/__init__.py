@@ -19,6 +19,7 @@ A runtime is a module, without torch, with
 and, where other machines are to run its files,
 
     ON_DEVICE: Path                                  a stand-alone file that loads and times them (see `_on_device`)
+    operator_times(nodes) -> {operator: ms}          optional: of the nodes that its `profile` gives, where it has one
     on_device_options(path, profile) -> {name: value}  optional: of its `load`, for a kind of processor
     BENCHMARK: ModuleType                            optional: a program that times them where there is no Python; has
                                                      what `_benchmark_model` has
@@ -43,6 +44,7 @@ import numpy as np
 from spaceevo.errors import DataError, ExportError, TargetError
 from spaceevo.spaces.operators import Operator
 
+Node = tuple[str, str, str, float]  # name, type, layers, ms: what runtimes count (see `_on_device`)
 SATURATION_FREE_CODE = 63  # 2 * 255 * 63 < 2**15
 
 

@@ -19,11 +19,18 @@ HOW_TO_GET = (
 _MAX_SECONDS = 600
 _STATISTICS = re.compile(r"\bcount=(\d+)((?: \w+=[-+.\w]+)+)")
 _PEAK = re.compile(r"Overall peak memory footprint \(MB\) via periodic monitoring: ([\d.e+]+)")
+#: A row of its profile: kind, first and mean milliseconds of a call, two shares, memory, calls in an inference, name.
+_KERNEL = re.compile(
+    r"\s*(?P<kind>\S.*?)\s+[\d.]+\s+(?P<ms>[\d.]+)\s+[\d.]+%\s+[\d.]+%\s+[-\d.]+\s+(?P<calls>\d+)\s+\S.*"
+)
+_DELEGATE = "TfLiteXNNPackDelegate"  # the sum of its kernels
 #: What the program says where the kernels are not the ones of LiteRT on the other devices.
 _NOT_DELEGATED = re.compile(r"[^\n]*XNNPACK[^\n]*will (?:not be|be partially) executed by the delegate[^\n]*")
 
 
-def command(program: str, model: str, repeats: int, threads: int, *, memory: bool = False) -> list[str]:
+def command(
+    program: str, model: str, repeats: int, threads: int, *, memory: bool = False, profile: bool = False
+) -> list[str]:
     """The command that times a model.
 
     Args:
@@ -32,10 +39,12 @@ def command(program: str, model: str, repeats: int, threads: int, *, memory: boo
         repeats: Inferences that count.
         threads: Threads within an operator.
         memory: Watch the memory too, which may disturb the times.
+        profile: Count the time of every kernel, which disturbs them.
     """
     words = [program, f"--graph={model}", f"--num_threads={threads}", "--use_xnnpack=true", f"--num_runs={repeats}"]
     words += ["--min_secs=0", f"--max_secs={_MAX_SECONDS}", f"--warmup_runs={WARM_UP}", "--warmup_min_secs=0"]
-    return [*words, "--report_peak_memory_footprint=true"] if memory else words
+    words += ["--report_peak_memory_footprint=true"] if memory else []
+    return [*words, "--enable_op_profiling=true"] if profile else words
 
 
 def samples_ms(output: str, repeats: int) -> list[float]:
@@ -77,6 +86,28 @@ def peak_memory_mib(output: str) -> float:
     if not match or not float(match[1]) > 0:
         raise ValueError("no peak memory: this build of the program cannot watch it")
     return float(match[1])
+
+
+def operator_times(output: str) -> dict[str, float]:
+    """Milliseconds per kind of kernel: XNNPACK numbers its kernels, and does not tell which operators they are of.
+
+    Returns:
+        By "~" and the kind, for example "~Convolution (NHWC, QC8) IGEMM".
+
+    Raises:
+        ValueError: The output does not tell them.
+    """
+    _, _, told = output.partition("Operator-wise Profiling Info for Regular Benchmark Runs")
+    times: dict[str, float] = {}
+    for table in told.split(" Run Order ")[1:]:  # of the graph, and of what a delegate made of it
+        for line in table.partition("\n=")[0].splitlines():
+            match = _KERNEL.fullmatch(line)
+            if match and match["kind"] != _DELEGATE:
+                kind = f"~{match['kind']}"
+                times[kind] = times.get(kind, 0.0) + float(match["ms"]) * int(match["calls"])
+    if not times:
+        raise ValueError("no times of kernels: this build of the program cannot count them")
+    return times
 
 
 def complaints(output: str) -> Iterator[str]:

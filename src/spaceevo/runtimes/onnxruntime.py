@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,16 @@ import numpy as np
 
 from spaceevo.errors import ArtifactError, ExportError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph
-from spaceevo.runtimes import SATURATION_FREE_CODE, Profile, _qdq, check_images, check_operators, this_profile
+from spaceevo.runtimes import (
+    SATURATION_FREE_CODE,
+    Node,
+    Profile,
+    _qdq,
+    check_images,
+    check_operators,
+    this_profile,
+)
 from spaceevo.runtimes._on_device import onnxruntime as on_device
-from spaceevo.runtimes._on_device.onnxruntime import WARM_UP
 from spaceevo.runtimes._qdq import IMAGE, LARGEST_CODE, LOGITS, MARK, Fp32Writer, Int8Writer, largest_code, write_model
 
 SUFFIX = ".onnx"
@@ -174,36 +180,31 @@ def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
     the runs is given, and the sum exceeds `Session.time`.
 
     Returns:
-        By operator name; what belongs to no operator (for example a transpose that ONNX Runtime put in) is
-        summed under "~" and its type. Operators that were fused into another one are missing.
+        As of `operator_times`.
 
     Raises:
         ArtifactError: The file cannot be loaded.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        session = _load(path, threads, {"enable_profiling": True, "profile_file_prefix": f"{folder}/profile"})
-        image = np.random.default_rng(0).standard_normal(session.get_inputs()[0].shape, dtype=np.float32)
-        for _ in range(WARM_UP + repeats):
-            session.run(None, {IMAGE: image})
-        events = json.loads(Path(session.end_profiling()).read_text())
-    samples: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for event in events:
-        name = event["name"]
-        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            samples[name.removesuffix("_kernel_time"), event["args"]["op_name"]].append(event["dur"] / 1e3)
+    _load(path, threads)  # refuses what is no such file
+    return operator_times(on_device.profile(str(path), repeats, threads, **on_device_options(path, this_profile())))
+
+
+def operator_times(nodes: Iterable[Node]) -> dict[str, float]:
+    """Milliseconds per operator.
+
+    Args:
+        nodes: As `profile` of the file for devices gives them.
+
+    Returns:
+        By operator name; what belongs to no operator (for example a transpose that ONNX Runtime put in) is
+        summed under "~" and its type. Operators that were fused into another one are missing.
+    """
     times: dict[str, float] = defaultdict(float)
-    for (name, op_type), durations in samples.items():
+    for name, kind, _, ms in nodes:
         # ONNX Runtime names convolutions and pools in its FP32 layout after their output
         named = re.match(rf"(.*?)({re.escape(MARK)}|_nchwc)", name)
-        times[named[1] if named else f"~{op_type}"] += _middle_mean(durations[WARM_UP:])
+        times[named[1] if named else f"~{kind}"] += ms
     return dict(times)
-
-
-def _middle_mean(values: Sequence[float]) -> float:
-    """Mean of the middle half: as robust as a median, finer than the microseconds that were counted."""
-    quarter = len(values) // 4
-    middle = sorted(values)[quarter : len(values) - quarter]
-    return sum(middle) / len(middle)
 
 
 def _load(path: Path, threads: int, settings: Mapping[str, Any] | None = None, taps: Sequence[str] = ()) -> Any:

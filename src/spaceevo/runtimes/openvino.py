@@ -18,7 +18,7 @@ or of the limits of quantization decides the last bit of its float32 number, and
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +28,8 @@ import numpy as np
 
 from spaceevo.errors import ArtifactError, ExportError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
-from spaceevo.runtimes import Profile, _qdq, check_images, check_operators, require
+from spaceevo.runtimes import Node, Profile, _qdq, check_images, check_operators, require
 from spaceevo.runtimes._on_device import openvino as on_device
-from spaceevo.runtimes._on_device.openvino import WARM_UP
 from spaceevo.runtimes._qdq import IMAGE, LOGITS, MARK, Fp32Writer, Int8Writer, write_model
 from spaceevo.spaces.operators import NUM_CODES, Operator
 
@@ -110,7 +109,8 @@ def float_operators(path: Path) -> tuple[str, ...]:
     """
     found = []
     for node in _compile(path).get_runtime_model().get_ordered_ops():
-        kind, precision, quantizers = _kind(node), _info(node, "runtimePrecision"), _quantizers(node)
+        kind, precision = _kind(node), on_device.told(node, "runtimePrecision")
+        quantizers = _quantizers(on_device.told(node, "originalLayersNames"))
         name = node.get_friendly_name()
         if kind == "Convolution":
             is_float = precision not in INT8_TYPES or f"{name.split(MARK)[0]}{QUANTIZER}" not in quantizers
@@ -186,28 +186,28 @@ def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
     They count whole microseconds: a time is off by one or two, and what takes less than one may be missing.
 
     Returns:
-        By operator name, the mean over the runs; what belongs to no operator (for example a reorder that OpenVINO put
-        in) is summed under "~" and its type. Operators that were fused into another one are missing.
+        As of `operator_times`, the mean over the runs.
 
     Raises:
         ArtifactError: The file cannot be loaded.
     """
-    compiled = _compile(path, threads, counters=True)
-    request = compiled.create_infer_request()
-    tensor = request.get_input_tensor()
-    tensor.data[:] = np.random.default_rng(0).standard_normal(tuple(tensor.shape), dtype=np.float32)
-    # Of all runs until then: the counters give means since the start, the slow first runs included
-    totals: list[list[tuple[Any, float]]] = []
-    for runs in (WARM_UP, repeats):
-        for _ in range(runs):
-            request.infer()
-        num_runs = WARM_UP + (runs if totals else 0)
-        totals.append([(entry, entry.real_time.total_seconds() * 1e3 * num_runs) for entry in request.profiling_info])
-    owners = {node.get_friendly_name(): _owner(node) for node in compiled.get_runtime_model().get_ordered_ops()}
+    _compile(path, threads)  # refuses what is no such file
+    return operator_times(on_device.profile(str(path), repeats, threads))
+
+
+def operator_times(nodes: Iterable[Node]) -> dict[str, float]:
+    """Milliseconds per operator.
+
+    Args:
+        nodes: As `profile` of the file for devices gives them.
+
+    Returns:
+        By operator name; what belongs to no operator (for example a reorder that OpenVINO put in) is summed under "~"
+        and its type. Operators that were fused into another one are missing.
+    """
     times: dict[str, float] = defaultdict(float)
-    for (_, before), (entry, after) in zip(*totals, strict=True):
-        if entry.status == entry.Status.EXECUTED:
-            times[owners.get(entry.node_name, f"~{entry.node_type}")] += max(0.0, after - before) / repeats
+    for name, kind, layers, ms in nodes:
+        times[_owner(name, kind, _quantizers(layers))] += ms
     return dict(times)
 
 
@@ -318,7 +318,7 @@ def _check_installed() -> None:
     require("openvino", "OpenVINO", "openvino")
 
 
-def _compile(path: Path, threads: int = 1, taps: Sequence[str] = (), counters: bool = False) -> Any:
+def _compile(path: Path, threads: int = 1, taps: Sequence[str] = ()) -> Any:
     _check_installed()
     remedy = "Export it again"
     model = _qdq.read_model(path)
@@ -330,7 +330,7 @@ def _compile(path: Path, threads: int = 1, taps: Sequence[str] = (), counters: b
             model.graph.node.append(helper.make_node("MaxPool", [name], [output], name=output, kernel_shape=[1, 1]))
             model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.UINT8, None))
     try:
-        compiled = on_device.compiled(model.SerializeToString(), threads, counters)
+        compiled = on_device.compiled(model.SerializeToString(), threads)
     except RuntimeError as error:
         message = f"{path} is no model that OpenVINO can load"
         raise ArtifactError(message, found=_short(error), remedy=remedy) from error
@@ -345,24 +345,17 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _info(node: Any, key: str) -> str:
-    """What the graph of execution tells of a node; "" if nothing."""
-    info = node.get_rt_info()
-    return str(info[key].value if hasattr(info[key], "value") else info[key]) if key in info else ""
-
-
 def _kind(node: Any) -> str:
-    return _info(node, "layerType")
+    return on_device.told(node, "layerType")
 
 
-def _quantizers(node: Any) -> list[str]:
-    """Names of the quantizers that a node comprises, in order."""
-    return [name for name in _info(node, "originalLayersNames").split(",") if name.endswith(QUANTIZER)]
+def _quantizers(layers: str) -> list[str]:
+    """Names of the quantizers among the layers that a node comprises, in order."""
+    return [name for name in layers.split(",") if name.endswith(QUANTIZER)]
 
 
-def _owner(node: Any) -> str:
+def _owner(name: str, kind: str, quantizers: Sequence[str]) -> str:
     """The operator that a node is counted as."""
-    kind, name, quantizers = _kind(node), node.get_friendly_name(), _quantizers(node)
     if quantizers and kind not in WEIGHTED_TYPES:  # a chain of operators is counted as its last one
         return quantizers[-1].removesuffix(QUANTIZER)
     return name.split(MARK)[0] if MARK in name and kind != "Reorder" else f"~{kind}"

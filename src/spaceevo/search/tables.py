@@ -44,7 +44,7 @@ def load_block_table(path: Path, hyperspace: Hyperspace, metric: str = "latency_
     """A block table for the Q-T score.
 
     Args:
-        path: A released parquet file or folder of CSV files, or the `table.parquet` of a run.
+        path: A released parquet file or folder of CSV files, or one of our own, which tells failed cells.
         hyperspace: That of the table.
         metric: The column that budgets limit; any cost that adds up over stages.
 
@@ -73,9 +73,11 @@ def load_block_table(path: Path, hyperspace: Hyperspace, metric: str = "latency_
     else:
         resolution = _numbers(path, columns, "resolution", np.int64)
         macs, num_params = (columns.get(name, zeros) for name in ("macs", "num_params"))
+    block = _numbers(path, columns, "block", np.int64)
+    failed = np.flatnonzero(columns.get("failed", zeros)).tolist()
     return BlockTable(
         stage=stage,
-        block=_numbers(path, columns, "block", np.int64),
+        block=block,
         window=_numbers(path, columns, "window", np.int64),
         resolution=resolution,
         nsr_loss=_numbers(path, columns, "nsr_loss", np.float64),
@@ -84,6 +86,7 @@ def load_block_table(path: Path, hyperspace: Hyperspace, metric: str = "latency_
         num_params=num_params,
         in_width=columns.get("cin" if is_released else "in_width", zeros),
         blocks=columns.get("blocks", zeros.astype(str)),
+        failed=frozenset((int(stage[row]), int(block[row])) for row in failed),
     )
 
 

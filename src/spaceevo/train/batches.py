@@ -6,36 +6,57 @@ Shapes: N images, B batch, C = 3 channels, H = W size in pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spaceevo.config import DataSettings
 from spaceevo.records import ImageData, Preprocessing
 from spaceevo.seeding import derive, numpy_random
+from spaceevo.train.augmentation import augment, draw, mix, parts
 
 PREPROCESSING = Preprocessing()
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images.
+    """Labelled images, or a selection of them that is copied only when its pixels are asked for.
 
     Attributes:
-        pixels: uint8 [N, 3, size, size].
-        labels: int64 [N].
+        stored: uint8 [M, 3, size, size], may be mapped from a file.
+        stored_labels: int64 [M].
+        rows: The selection, int64 [N]; all of them by default.
     """
 
-    pixels: Tensor
-    labels: Tensor
+    stored: Tensor
+    stored_labels: Tensor
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def pixels(self) -> Tensor:
+        """uint8 [N, 3, size, size]; of a selection a copy, so first `take` what is needed."""
+        return self.stored if self.rows is None else self.stored.index_select(0, torch.from_numpy(self.rows))
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """int64 [N]."""
+        return self.stored_labels if self.rows is None else self.stored_labels[torch.from_numpy(self.rows)]
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Classes of all that is stored: a selection may lack some."""
+        return 1 + int(self.stored_labels.max())
+
     def take(self, indices: np.ndarray | slice) -> Images:
         """A selection of the images."""
-        return Images(self.pixels[indices], self.labels[indices])
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        return Images(self.stored, self.stored_labels, rows[indices])
 
 
 def split(data: ImageData, search_share: float, seed: int) -> tuple[Images, Images, Images]:
@@ -64,25 +85,9 @@ def to_input(pixels_BCHW: Tensor, resolution: int) -> Tensor:
     if x_BCHW.shape[-1] != resolution:
         size = (resolution, resolution)
         x_BCHW = F.interpolate(x_BCHW, size, mode="bilinear", antialias=True, align_corners=False)
-    mean = torch.tensor(PREPROCESSING.mean).view(3, 1, 1) * 255
-    std = torch.tensor(PREPROCESSING.std).view(3, 1, 1) * 255
+    mean = torch.tensor(PREPROCESSING.mean, device=x_BCHW.device).view(3, 1, 1) * 255
+    std = torch.tensor(PREPROCESSING.std, device=x_BCHW.device).view(3, 1, 1) * 255
     return (x_BCHW - mean) / std
-
-
-def augment(pixels_BCHW: Tensor, flip: bool, shift: int, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images and shift each by up to `shift` pixels, edges repeated."""
-    B, _, H, W = pixels_BCHW.shape
-    if flip:
-        mirrored = torch.rand(B, generator=generator) < 0.5
-        pixels_BCHW = torch.where(mirrored.view(B, 1, 1, 1), pixels_BCHW.flip(3), pixels_BCHW)
-    if shift:
-        dy, dx = torch.randint(-shift, shift + 1, (2, B, 1), generator=generator)
-        rows = (torch.arange(H) + dy).clamp(0, H - 1)
-        columns = (torch.arange(W) + dx).clamp(0, W - 1)
-        batch = torch.arange(B).view(B, 1, 1, 1)
-        channels = torch.arange(3).view(1, 3, 1, 1)
-        pixels_BCHW = pixels_BCHW[batch, channels, rows.view(B, 1, H, 1), columns.view(B, 1, 1, W)]
-    return pixels_BCHW
 
 
 def batch_indices(num_images: int, batch_size: int, step: int, seed: int, purpose: str) -> np.ndarray:
@@ -91,6 +96,39 @@ def batch_indices(num_images: int, batch_size: int, step: int, seed: int, purpos
     epoch, position = divmod(step, num_images // batch_size)
     order = numpy_random(seed, purpose, "epoch", epoch).permutation(num_images)
     return order[position * batch_size : (position + 1) * batch_size]
+
+
+def training_batch(
+    images: Images,
+    data: DataSettings,
+    batch_size: int,
+    step: int,
+    seed: int,
+    purpose: str,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """The augmented batch of one step, a function of its arguments alone: steps may be made in any order, or ahead.
+
+    Args:
+        images: Training images.
+        data: Which augmentations apply.
+        batch_size: B; all images where there are fewer.
+        step: From 0, over all epochs.
+        seed: Of the run.
+        purpose: Name of the training.
+        device: Where the batch is wanted; pixels go there as bytes and are augmented there.
+
+    Returns:
+        Pixels uint8 [B, 3, size, size]; labels int64 [B], or float32 [B, K] where `mixup` or `cutmix` mixes them.
+    """
+    batch = images.take(batch_indices(len(images), batch_size, step, seed, purpose))
+    generator = torch_generator(seed, purpose, "augment", step)
+    draws = draw(len(batch), data, generator)
+    pixels = torch.empty((len(batch), *images.stored.shape[1:]), dtype=torch.uint8, device=device)
+    for part in parts(pixels):
+        pixels[part] = augment(batch.take(part).pixels.to(device), draws[part])
+    labels = batch.labels.to(device)
+    return mix(pixels, labels, images.num_classes, data, generator) if data.mixup or data.cutmix else (pixels, labels)
 
 
 def equal_parts(pixels: Tensor, batch_size: int) -> tuple[Tensor, ...]:

@@ -1,49 +1,71 @@
 """Block-wise distillation: every (stage, block type) learns the teacher's stage on its own (SpaceEvo, Section 4.2).
 
 A student is one elastic stage over the widths of all windows between two 1x1 projections, from the teacher's
-feature map before the stage and to the one after it. It is trained with the sandwich rule on the NSR loss, FP32
+feature map before the stage to the one after it. It is trained with the sandwich rule on the NSR loss, FP32
 then LSQ+. Then sub-stages are sampled from every width window and scored: quality only, since latency belongs to
 a target and is joined later.
+
+Shapes: N images, B batch, C channels, H = W size, P positions of all maps.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spaceevo.artifacts import storage_errors
 from spaceevo.config import BlocksSettings
 from spaceevo.errors import TrainingError
 from spaceevo.nets.network import Network, Program
+from spaceevo.progress import ProgressCallback
 from spaceevo.records import DistilledCell
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.layers import INPUT
 from spaceevo.spaces.operators import Operator, operators
-from spaceevo.spaces.subnet import Stage, stage_layers
+from spaceevo.spaces.search_space import ElasticStage
+from spaceevo.spaces.subnet import Block, Stage, stage_layers
+from spaceevo.train import loop
 from spaceevo.train.batches import Images, batch_indices, equal_parts, to_input, torch_generator
+from spaceevo.train.checkpoints import (
+    load_optimizer_state,
+    load_tensors,
+    load_weights,
+    optimizer_state,
+    save_tensors,
+)
 from spaceevo.train.losses import nsr_loss
-from spaceevo.train.teachers import Teacher
+from spaceevo.train.teachers import Teacher, map_sizes
 
 FAILED_LOSS = 0.95
 MAX_ATTEMPTS = 2
 FEATURE_BATCH = 128
+POSITIONS_AT_ONCE = 2**16  # of a map, that sums in float64 are taken over
 NUM_RANDOM = 2
 CURVE_EVERY = 5
 MAX_CALIBRATION_DRAWS = 60
+PASSES_PER_STEP = 3  # a backward pass takes about as long as two forward passes
 
 
 @dataclass(frozen=True, eq=False)
 class StageFeatures:
-    """The teacher's feature maps around one stage, at every resolution.
+    """The teacher's feature maps around one stage, at every resolution, in temporary files that are mapped to memory.
 
     Attributes:
-        sources: By resolution, [N, C_in, H, H] float16: before the stage.
-        targets: By resolution, [N, C_out, H', H'] float16: after it.
+        sources: By resolution, [N, C_in, H, H] float16, channels last: before the stage.
+        targets: By resolution, [N, C_out, H', H'] float16, channels last: after it.
         mean_C: [C_out], mean of each target channel.
         power_C: [C_out], variance of each target channel, 0 for constant channels.
         in_sizes: By resolution, height = width of the student's input.
@@ -79,29 +101,58 @@ class CellResult:
     rows: tuple[ScoredSubstage, ...]
 
 
-def stage_features(hyperspace: Hyperspace, index: int, teacher: Teacher, images: Images) -> StageFeatures:
-    """Run the teacher once over the images at every resolution and keep what one stage needs.
+def stage_features(
+    hyperspace: Hyperspace, indices: Sequence[int], teacher: Teacher, images: Images, folder: Path
+) -> dict[int, StageFeatures]:
+    """Run the teacher once over the images at every resolution and keep what some stages need.
+
+    The maps take 2 bytes per value on disk; of memory this needs a batch of `FEATURE_BATCH` images.
 
     Args:
         hyperspace: Gives resolutions and strides.
-        index: Of the searched stage, from 0.
+        indices: Of the searched stages, from 0.
         teacher: Gives the feature maps.
         images: All images of the distillation; the last ones are held out for scoring.
+        folder: Where the maps are kept, in files without a name, which end with the process.
+
+    Returns:
+        By index of the stage.
+
+    Raises:
+        NoSpaceError: The folder has no room for the maps.
     """
-    sources, targets, in_sizes, out_sizes = {}, {}, {}, {}
+    taps = sorted({tap for index in indices for tap in (index, index + 1)})
+    maps: dict[int, dict[int, Tensor]] = {tap: {} for tap in taps}
+    moments: dict[int, tuple[Tensor, Tensor]] = {}
+    sizes = {resolution: map_sizes(hyperspace, resolution) for resolution in hyperspace.resolutions}
     for resolution in hyperspace.resolutions:
-        in_size, out_size = _stage_sizes(hyperspace, index, resolution)
-        before, after = [], []
-        for pixels in equal_parts(images.pixels, FEATURE_BATCH):
-            features = teacher.features(to_input(pixels, resolution))
-            before.append(_resized(features[index], in_size).half())
-            after.append(_resized(features[index + 1], out_size).half())
-        sources[resolution], targets[resolution] = torch.cat(before), torch.cat(after)
-        in_sizes[resolution], out_sizes[resolution] = in_size, out_size
-    largest = targets[hyperspace.resolutions[-1]].float()
-    power_C = largest.var((0, 2, 3))
-    power_C[power_C < 1e-6 * power_C.max()] = 0
-    return StageFeatures(sources, targets, largest.mean((0, 2, 3)), power_C, in_sizes, out_sizes)
+        sums: dict[int, list[Tensor]] = {tap: [] for tap in taps}
+        shapes: dict[int, tuple[int, ...]] = {}
+        with storage_errors(folder), ExitStack() as stack:
+            files = {tap: stack.enter_context(TemporaryFile(dir=folder)) for tap in taps}
+            for pixels in equal_parts(images.pixels, FEATURE_BATCH):
+                features = teacher.features(to_input(pixels, resolution))
+                for tap, file in files.items():
+                    x_BHWC = _resized(features[tap], sizes[resolution][tap]).half().permute(0, 2, 3, 1).contiguous()
+                    shapes[tap] = (len(images), *x_BHWC.shape[1:])
+                    file.write(x_BHWC.numpy().data)
+                    for x_PC in x_BHWC.flatten(0, 2).split(POSITIONS_AT_ONCE):
+                        sums[tap].append(torch.stack((x_PC.double().sum(0), x_PC.double().square().sum(0))))
+            for tap, file in files.items():
+                file.flush()
+                mapped_NHWC = torch.from_numpy(np.memmap(file, np.float16, "c", shape=shapes[tap]))
+                maps[tap][resolution] = mapped_NHWC.permute(0, 3, 1, 2)
+                moments[tap] = _mean_and_power(torch.stack(sums[tap]).sum(0), math.prod(shapes[tap][:3]))
+    return {
+        index: StageFeatures(
+            maps[index],
+            maps[index + 1],
+            *moments[index + 1],  # of the largest resolution, which comes last
+            {resolution: own[index] for resolution, own in sizes.items()},
+            {resolution: own[index + 1] for resolution, own in sizes.items()},
+        )
+        for index in indices
+    }
 
 
 class Student(nn.Module):
@@ -113,11 +164,12 @@ class Student(nn.Module):
         widths: tuple[int, int, int, int],
         target_mean_C: Tensor,
         w_qmax: int,
+        per_channel: bool,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         teacher_in, in_width, out_width, teacher_out = widths
-        self.stage = Network(largest, w_qmax, generator)
+        self.stage = Network(largest, w_qmax, generator, per_channel)
         self.before = nn.Parameter(torch.randn(in_width, teacher_in, 1, 1, generator=generator) * teacher_in**-0.5)
         # Starting at the mean of every channel, that is at an NSR loss of 1.
         self.after = nn.Parameter(torch.zeros(teacher_out, out_width, 1, 1))
@@ -135,6 +187,66 @@ class Student(nn.Module):
         return F.conv2d(source_BCHW, self.before[: program[0].in_channels])
 
 
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """A student, and what it is trained and scored on.
+
+    Attributes:
+        elastic: The stage over the widths of all windows.
+        in_widths: Ascending widths that its input may have.
+        features: The teacher's maps.
+        num_train: How many images it is trained on; the others are held out.
+        student: The student.
+    """
+
+    elastic: ElasticStage
+    in_widths: tuple[int, ...]
+    features: StageFeatures
+    num_train: int
+    student: Student
+
+    def program(self, stage: Stage, in_width: int, resolution: int) -> Program:
+        return operators(stage_layers(stage, in_width, self.features.in_sizes[resolution]))
+
+    def sandwich(self, rng: random.Random, resolution: int) -> list[Program]:
+        stages = [self.elastic.sample(rng) for _ in range(NUM_RANDOM)]
+        return [
+            self.program(self.elastic.largest(), self.in_widths[-1], resolution),
+            self.program(self.elastic.smallest(), self.in_widths[0], resolution),
+            *(self.program(stage, rng.choice(self.in_widths), resolution) for stage in stages),
+        ]
+
+    @torch.no_grad()
+    def held_out_loss(self, stage: Stage, in_width: int, resolution: int) -> float:
+        # Batch statistics of the scored images: recalibration and scoring in one pass.
+        source = self.features.sources[resolution][self.num_train :].float()
+        target = self.features.targets[resolution][self.num_train :].float()
+        y_BCHW = self.student(source, self.program(stage, in_width, resolution))
+        return nsr_loss(y_BCHW, target, self.features.power_C).item()
+
+    def loss_of_largest(self) -> float:
+        return self.held_out_loss(self.elastic.largest(), self.in_widths[-1], max(self.features.sources))
+
+    def loss_of_smallest(self) -> float:
+        return self.held_out_loss(self.elastic.smallest(), self.in_widths[0], max(self.features.sources))
+
+    @torch.no_grad()
+    def calibration(self, rng: random.Random, batch_size: int) -> list[tuple[Tensor, Program]]:
+        inputs = []
+        for resolution, maps in self.features.sources.items():
+            source = maps[:batch_size].float()
+            inputs += [(self.student.project(source, p), p) for p in self.sandwich(rng, resolution)]
+        # Operators that few sub-stages have need ranges too; the last resolution is the largest.
+        seen = {operator.name for _, p in inputs for operator in p}
+        for _ in range(MAX_CALIBRATION_DRAWS):
+            for p in self.sandwich(rng, resolution):
+                own = {operator.name for operator in p}
+                if not own <= seen:
+                    seen |= own
+                    inputs.append((self.student.project(source, p), p))
+        return inputs
+
+
 def distill_cell(
     hyperspace: Hyperspace,
     index: int,
@@ -142,10 +254,16 @@ def distill_cell(
     features: StageFeatures,
     settings: BlocksSettings,
     *,
+    attempt: int = 0,
     w_qmax: int,
+    per_channel: bool = True,
     seed: int,
+    checkpoint: Path,
+    progress: ProgressCallback,
 ) -> CellResult:
-    """Train and score one (stage, block type); a failed training is done again once, slower and otherwise seeded.
+    """Train and score one (stage, block type), continuing from the checkpoint where there is one.
+
+    What comes out is the same bit for bit, however often it was interrupted.
 
     Args:
         hyperspace: The hyperspace.
@@ -153,33 +271,139 @@ def distill_cell(
         block: Index of the block type.
         features: Of `stage_features`; the last `score_images` images are held out.
         settings: Steps, rates, numbers of samples.
+        attempt: From 0; each draws otherwise and halves the rate of the one before.
         w_qmax: Largest weight code of the target.
+        per_channel: Whether each output channel of a weight learns a scale of its own.
         seed: Of the run.
+        checkpoint: Written every few seconds; the caller deletes it when the result is safe.
+        progress: Called with work done and in all, as `cell_work` counts it.
 
     Raises:
         TrainingError: Holding out leaves no images to train on.
     """
-    num_images = len(features.sources[hyperspace.resolutions[0]])
+    hyper_stage, resolutions = hyperspace.searched[index], hyperspace.resolutions
+    num_images = len(features.sources[resolutions[0]])
     if num_images < settings.score_images + 2:
         raise TrainingError(
             f"{num_images} images are too few to distil from",
             found=f"blocks.score_images holds out {settings.score_images} of them",
             remedy="Lower blocks.score_images, or take more training images",
         )
-    stage = hyperspace.searched[index]
-    for attempt in range(MAX_ATTEMPTS):
-        purpose = f"cell {stage.name} {block} attempt {attempt}"
-        lr = settings.lr * 0.5**attempt
-        cell, rows = _train_and_score(hyperspace, index, block, features, settings, lr, w_qmax, seed, purpose)
-        cell = cell.model_copy(update={"attempts": attempt + 1})
-        if not cell.failure:
-            break
-    return CellResult(cell, rows)
+    purpose, peak = f"cell {hyper_stage.name} {block} attempt {attempt}", settings.lr * 0.5**attempt
+    elastic, in_widths = hyper_stage.all_widths(block), in_widths_of(hyperspace, index)
+    input_operator = operators(stage_layers(elastic.largest(), in_widths[-1], features.in_sizes[resolutions[-1]]))[0]
+    largest = {INPUT: input_operator} | elastic.maximal_operators(in_widths, features.in_sizes[resolutions[-1]])
+    widths = (
+        features.sources[resolutions[0]].shape[1],
+        in_widths[-1],
+        elastic.widths[-1],
+        features.targets[resolutions[0]].shape[1],
+    )
+    generator = torch_generator(seed, purpose, "weights")
+    student = Student(largest, widths, features.mean_C, w_qmax, per_channel, generator)
+    student.train()
+    cell = _Cell(elastic, in_widths, features, num_images - settings.score_images, student)
+
+    num_steps, last_saved = settings.steps_fp32 + settings.steps_int8, time.monotonic()
+    done: dict[str, Any] = {"steps": 0, "curve": [], "nsr_fp32": math.inf, "losses": []}
+    optimizer = _optimizer(student)
+    if checkpoint.exists():
+        done = load_weights(student, checkpoint)
+        student.stage.quantized = done["quantized"]
+        load_optimizer_state(student, optimizer, load_tensors(checkpoint)[0])
+
+    def note_progress() -> None:
+        nonlocal last_saved
+        scored = len(done["losses"]) * settings.score_images
+        progress(done["steps"] * _step_work(settings) + scored, cell_work(hyperspace, index, settings))
+        if time.monotonic() - last_saved > loop.SECONDS_BETWEEN_CHECKPOINTS:
+            state = student.state_dict() | optimizer_state(student, optimizer)
+            save_tensors(checkpoint, state, done | {"quantized": student.stage.quantized})
+            last_saved = time.monotonic()
+
+    for number in range(done["steps"], num_steps):
+        phase, step, length = "fp32", number, settings.steps_fp32
+        if number >= settings.steps_fp32:
+            phase, step, length = "lsq+", number - settings.steps_fp32, settings.steps_int8
+        if (phase, step) == ("lsq+", 0):
+            done["nsr_fp32"] = cell.loss_of_largest()
+            rng = python_random(seed, purpose, "calibration")
+            student.stage.start_quantization(cell.calibration(rng, settings.batch_size))
+            optimizer = _optimizer(student)
+        for group in optimizer.param_groups:
+            warm = min(1.0, (step + 1) / (0.1 * length))
+            highest = peak if phase == "fp32" else peak / 4
+            group["lr"] = highest * warm * 0.5 * (1 + math.cos(math.pi * step / length))
+        loss = _step(cell, optimizer, settings.batch_size, seed, purpose, phase, step)
+        if step % CURVE_EVERY == 0:
+            done["curve"].append(loss)
+        done["steps"] += 1
+        note_progress()
+
+    nsr_int8 = cell.loss_of_largest()
+    failure = _failure(nsr_int8, cell.loss_of_smallest())
+    rows: list[ScoredSubstage] = []
+    for window in range(hyper_stage.num_windows):
+        inside = hyper_stage.elastic(block, window)
+        for resolution in resolutions:
+            rng = python_random(seed, purpose, "substages", window, resolution)
+            for _ in range(settings.substages):
+                stage, in_width = inside.sample(rng), rng.choice(in_widths)
+                if len(rows) == len(done["losses"]):
+                    done["losses"].append(cell.held_out_loss(stage, in_width, resolution))
+                    note_progress()
+                rows.append(
+                    ScoredSubstage(
+                        window,
+                        resolution,
+                        in_width,
+                        encode_blocks(stage),
+                        done["losses"][len(rows)],
+                        stage,
+                        features.in_sizes[resolution],
+                    )
+                )
+    if not failure and not all(math.isfinite(row.nsr_loss) for row in rows):
+        failure = "some sub-stages have losses that are not finite numbers"
+    record = DistilledCell(
+        stage=hyper_stage.name,
+        block=block,
+        block_type=str(elastic.choice.block_type),
+        nsr_fp32=done["nsr_fp32"],
+        nsr_int8=nsr_int8,
+        curve=tuple(done["curve"]),
+        attempts=attempt + 1,
+        failure=failure,
+    )
+    return CellResult(record, tuple(rows))
+
+
+def cell_work(hyperspace: Hyperspace, index: int, settings: BlocksSettings) -> int:
+    """What one training of a cell of a stage costs: images that pass forward through a sub-stage.
+
+    A step trains 2 + `NUM_RANDOM` sub-stages on a batch, and a backward pass counts as two; a sub-stage is scored by
+    one pass of the held-out images.
+    """
+    num_rows = hyperspace.searched[index].num_windows * len(hyperspace.resolutions) * settings.substages
+    return (settings.steps_fp32 + settings.steps_int8) * _step_work(settings) + num_rows * settings.score_images
 
 
 def encode_blocks(stage: Stage) -> str:
     """`kernel_size#width#expand_ratio` per block, joined by `_`, as in the published tables."""
     return "_".join(f"{block.kernel_size}#{block.width}#{block.expand_ratio or None}" for block in stage.blocks)
+
+
+def decode_blocks(text: str) -> tuple[Block, ...]:
+    """The blocks that `encode_blocks` wrote.
+
+    >>> decode_blocks("5#24#None")
+    (Block(width=24, kernel_size=5, expand_ratio=0.0),)
+    """
+    blocks = []
+    for one in text.split("_"):
+        kernel_size, width, expand_ratio = one.split("#")
+        blocks.append(Block(int(width), int(kernel_size), 0.0 if expand_ratio == "None" else float(expand_ratio)))
+    return tuple(blocks)
 
 
 def in_widths_of(hyperspace: Hyperspace, index: int) -> tuple[int, ...]:
@@ -188,130 +412,41 @@ def in_widths_of(hyperspace: Hyperspace, index: int) -> tuple[int, ...]:
     return hyperspace.stages[names.index(hyperspace.searched[index].name) - 1].widths
 
 
-def _train_and_score(
-    hyperspace: Hyperspace,
-    index: int,
-    block: int,
-    features: StageFeatures,
-    settings: BlocksSettings,
-    lr: float,
-    w_qmax: int,
-    seed: int,
-    purpose: str,
-) -> tuple[DistilledCell, tuple[ScoredSubstage, ...]]:
-    hyper_stage = hyperspace.searched[index]
-    elastic = hyper_stage.all_widths(block)
-    in_widths = in_widths_of(hyperspace, index)
-    resolutions = hyperspace.resolutions
-    num_train = len(features.sources[resolutions[0]]) - settings.score_images
+def _step(
+    cell: _Cell, optimizer: torch.optim.Optimizer, batch_size: int, seed: int, purpose: str, phase: str, step: int
+) -> float:
+    """One step of training; returns the loss of the largest sub-stage."""
+    rng = python_random(seed, purpose, phase, step)
+    resolution = rng.choice(list(cell.features.sources))
+    indices = batch_indices(cell.num_train, batch_size, step, seed, f"{purpose} {phase}")
+    source = cell.features.sources[resolution][indices].float()
+    target = cell.features.targets[resolution][indices].float()
+    optimizer.zero_grad(set_to_none=True)
+    losses = []
+    programs = cell.sandwich(rng, resolution)
+    for program in programs:
+        loss = nsr_loss(cell.student(source, program), target, cell.features.power_C)
+        (loss / len(programs)).backward()
+        losses.append(loss.item())
+    torch.nn.utils.clip_grad_value_(cell.student.parameters(), 1.0)
+    optimizer.step()
+    return losses[0]
 
-    def program(stage: Stage, in_width: int, resolution: int) -> Program:
-        return operators(stage_layers(stage, in_width, features.in_sizes[resolution]))
 
-    largest_stage, smallest_stage = elastic.largest(), elastic.smallest()
-    input_operator = program(largest_stage, in_widths[-1], resolutions[-1])[0]
-    largest = {INPUT: input_operator} | elastic.maximal_operators(in_widths, features.in_sizes[resolutions[-1]])
-    widths = (
-        features.sources[resolutions[0]].shape[1],
-        in_widths[-1],
-        elastic.widths[-1],
-        features.targets[resolutions[0]].shape[1],
-    )
-    student = Student(largest, widths, features.mean_C, w_qmax, torch_generator(seed, purpose, "weights"))
-    student.train()
+def _optimizer(student: Student) -> torch.optim.AdamW:
+    return torch.optim.AdamW(student.parameters(), weight_decay=1e-4, betas=(0.9, 0.98))
 
-    def sandwich(rng: random.Random, resolution: int) -> list[Program]:
-        stages = [elastic.sample(rng) for _ in range(NUM_RANDOM)]
-        return [
-            program(largest_stage, in_widths[-1], resolution),
-            program(smallest_stage, in_widths[0], resolution),
-            *(program(stage, rng.choice(in_widths), resolution) for stage in stages),
-        ]
 
-    def held_out_loss(stage: Stage, in_width: int, resolution: int) -> float:
-        # Batch statistics of the scored images: recalibration and scoring in one pass.
-        source = features.sources[resolution][num_train:].float()
-        target = features.targets[resolution][num_train:].float()
-        with torch.no_grad():
-            return nsr_loss(student(source, program(stage, in_width, resolution)), target, features.power_C).item()
+def _step_work(settings: BlocksSettings) -> int:
+    return PASSES_PER_STEP * (2 + NUM_RANDOM) * settings.batch_size
 
-    curve: list[float] = []
-    nsr_fp32 = math.inf
-    for phase, num_steps, peak in (("fp32", settings.steps_fp32, lr), ("lsq+", settings.steps_int8, lr / 4)):
-        if phase == "lsq+":
-            nsr_fp32 = held_out_loss(largest_stage, in_widths[-1], resolutions[-1])
-            calibration = []
-            rng = python_random(seed, purpose, "calibration")
-            for resolution in resolutions:
-                source = features.sources[resolution][: settings.batch_size].float()
-                with torch.no_grad():
-                    calibration += [(student.project(source, p), p) for p in sandwich(rng, resolution)]
-            # Operators that few sub-stages have need ranges too.
-            seen = {operator.name for _, p in calibration for operator in p}
-            source = features.sources[resolutions[-1]][: settings.batch_size].float()
-            for _ in range(MAX_CALIBRATION_DRAWS):
-                for p in sandwich(rng, resolutions[-1]):
-                    own = {operator.name for operator in p}
-                    if not own <= seen:
-                        seen |= own
-                        with torch.no_grad():
-                            calibration.append((student.project(source, p), p))
-            student.stage.start_quantization(calibration)
-        optimizer = torch.optim.AdamW(student.parameters(), lr=peak, weight_decay=1e-4, betas=(0.9, 0.98))
-        for step in range(num_steps):
-            rng = python_random(seed, purpose, phase, step)
-            resolution = rng.choice(resolutions)
-            indices = batch_indices(num_train, settings.batch_size, step, seed, f"{purpose} {phase}")
-            source = features.sources[resolution][indices].float()
-            target = features.targets[resolution][indices].float()
-            for group in optimizer.param_groups:
-                warm = min(1.0, (step + 1) / (0.1 * num_steps))
-                group["lr"] = peak * warm * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-            optimizer.zero_grad(set_to_none=True)
-            programs = sandwich(rng, resolution)
-            for number, one in enumerate(programs):
-                loss = nsr_loss(student(source, one), target, features.power_C)
-                (loss / len(programs)).backward()
-                if number == 0 and step % CURVE_EVERY == 0:
-                    curve.append(loss.item())
-            torch.nn.utils.clip_grad_value_(student.parameters(), 1.0)
-            optimizer.step()
 
-    nsr_int8 = held_out_loss(largest_stage, in_widths[-1], resolutions[-1])
-    nsr_smallest = held_out_loss(smallest_stage, in_widths[0], resolutions[-1])
-    failure = _failure(nsr_int8, nsr_smallest)
-    rows: list[ScoredSubstage] = []
-    for window in range(hyper_stage.num_windows):
-        inside = hyper_stage.elastic(block, window)
-        for resolution in resolutions:
-            rng = python_random(seed, purpose, "substages", window, resolution)
-            for _ in range(settings.substages):
-                stage, in_width = inside.sample(rng), rng.choice(in_widths)
-                loss_value = held_out_loss(stage, in_width, resolution)
-                rows.append(
-                    ScoredSubstage(
-                        window,
-                        resolution,
-                        in_width,
-                        encode_blocks(stage),
-                        loss_value,
-                        stage,
-                        features.in_sizes[resolution],
-                    )
-                )
-    if not failure and not all(math.isfinite(row.nsr_loss) for row in rows):
-        failure = "some sub-stages have losses that are not finite numbers"
-    cell = DistilledCell(
-        stage=hyper_stage.name,
-        block=block,
-        block_type=str(elastic.choice.block_type),
-        nsr_fp32=nsr_fp32,
-        nsr_int8=nsr_int8,
-        curve=tuple(curve),
-        attempts=1,
-        failure=failure,
-    )
-    return cell, tuple(rows)
+def _mean_and_power(sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, from the sums [2, C] of the values and of their squares."""
+    mean_C = sums[0] / count
+    power_C = (sums[1] - count * mean_C.square()) / max(1, count - 1)
+    power_C[power_C < 1e-6 * power_C.max()] = 0
+    return mean_C.float(), power_C.float()
 
 
 def _failure(nsr_largest: float, nsr_smallest: float) -> str:
@@ -323,15 +458,6 @@ def _failure(nsr_largest: float, nsr_smallest: float) -> str:
     if nsr_largest > nsr_smallest:
         return f"the largest sub-stage has NSR {nsr_largest:.3f}, above the smallest one's {nsr_smallest:.3f}"
     return ""
-
-
-def _stage_sizes(hyperspace: Hyperspace, index: int, resolution: int) -> tuple[int, int]:
-    size = resolution
-    for stage in hyperspace.stages:
-        before, size = size, (size - 1) // stage.stride + 1
-        if stage.name == hyperspace.searched[index].name:
-            break
-    return before, size
 
 
 def _resized(x_BCHW: Tensor, size: int) -> Tensor:

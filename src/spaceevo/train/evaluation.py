@@ -15,8 +15,8 @@ BATCH_SIZE = 128
 @torch.no_grad()
 def predict_logits(network: Network, program: Program, pixels: Tensor) -> Tensor:
     """Logits [N, num_classes] of uint8 images [N, 3, size, size]."""
-    resolution = program[0].in_size
-    return torch.cat([network(to_input(batch, resolution), program) for batch in pixels.split(BATCH_SIZE)])
+    resolution, evaluate = program[0].in_size, network.evaluator(program)
+    return torch.cat([evaluate(to_input(batch, resolution)) for batch in pixels.split(BATCH_SIZE)])
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:
@@ -35,6 +35,6 @@ def calibrated_subnet(supernet: Network, program: Program, images: Images, num_b
     """
     network = extract(supernet, program)
     resolution = program[0].in_size
-    batches = equal_parts(images.pixels[: num_batches * BATCH_SIZE], BATCH_SIZE)
+    batches = equal_parts(images.take(slice(num_batches * BATCH_SIZE)).pixels, BATCH_SIZE)
     recalibrate(network, program, [to_input(batch, resolution) for batch in batches])
     return network

@@ -5,8 +5,9 @@ A network that is quantized already (`train.ptq`) goes through the LSQ+ phase al
 A step trains one or more programs of one network on one batch. The first program learns from the labels, the
 others from its prediction and the labels (sandwich rule with in-place distillation); a single network is the case of
 one program.
-Every random draw is a function of (seed, purpose, step), so a checkpoint needs weights and momentum only, and an
-interrupted training ends with the same weights, bit for bit.
+Every random draw is a function of (seed, purpose, step), so a checkpoint needs weights and the optimizer's state only,
+and an interrupted training ends with the same weights, bit for bit. A training that diverges goes back to the weights
+of some steps before, with half the rate.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from spaceevo.nets.network import Network, Program
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
 from spaceevo.seeding import python_random
-from spaceevo.train.batches import Images, augment, batch_indices, to_input, torch_generator
+from spaceevo.train.batches import Images, to_input, torch_generator, training_batch
 from spaceevo.train.checkpoints import (
     load_optimizer_state,
     load_tensors,
@@ -39,14 +41,22 @@ from spaceevo.train.checkpoints import (
     save_tensors,
 )
 from spaceevo.train.losses import in_place_distillation_loss
+from spaceevo.train.tracking import Tracker
 
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 WARMUP_SHARE = 0.05
 CLIP_VALUE = 1.0
+#: So often, within a phase, the state is kept that a diverged training goes back to.
+STEPS_BETWEEN_GOOD = 100
+#: A training has diverged when a loss is this many times that of guessing.
+DIVERGED = 5.0
+MAX_ROLLBACKS = 3
 NUM_CALIBRATION_PROGRAMS = 6
 MAX_CALIBRATION_DRAWS = 60
 #: Draws the programs of one step; the first one learns from the labels.
 ProgramSampler = Callable[[random.Random], Sequence[Program]]
+#: From (logits, those of the largest subnet) to how far they are apart.
+DistillationLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,91 +83,210 @@ def train(
     purpose: str,
     folder: Path,
     progress: ProgressCallback,
+    distillation_loss: DistillationLoss = in_place_distillation_loss,
 ) -> tuple[TrainedFiles, list[TrainingPoint]]:
     """Train a network through both phases, continuing from the folder's checkpoint where there is one.
 
     A training that is finished in the folder is read, not done again.
 
     Args:
-        network: Freshly made, or quantized, then the LSQ+ phase starts from its ranges; trained in place.
+        network: Freshly made, or quantized, then the LSQ+ phase starts from its ranges; trained in place, on
+            `settings.device`, and brought back to the CPU.
         sample_programs: Draws the programs of a step.
         images: Training images.
-        settings: Epochs, rates and batch size.
+        settings: Epochs, rates, batch size, methods, device.
         data: Which augmentations apply.
         seed: Of the run.
         purpose: Name of this training; part of every draw.
         folder: For the checkpoint and the results.
         progress: Called with steps done and in all.
+        distillation_loss: Between the logits of the other programs and those of the first.
 
     Returns:
         Files of weights, and the losses of every step.
 
     Raises:
-        TrainingError: The loss is not a finite number.
+        TrainingError: It diverges again after it went back `MAX_ROLLBACKS` times; or torch has no such device, or no
+            TensorBoard.
     """
-    steps_per_epoch = len(images) // min(settings.batch_size, len(images))
+    batch_size = min(settings.batch_size, len(images))
+    steps_per_epoch = len(images) // batch_size
     num_fp32 = 0 if network.quantized else max(1, round(settings.epochs_fp32 * steps_per_epoch))
     num_int8 = max(1, round(settings.epochs_int8 * steps_per_epoch)) if settings.epochs_int8 else 0
     num_steps = num_fp32 + num_int8
     files = TrainedFiles(folder / f"{purpose}-fp32.safetensors", folder / f"{purpose}-int8.safetensors")
     checkpoint = folder / f"{purpose}-checkpoint.safetensors"
-    network.train()
-    curve: list[TrainingPoint] = []
-    optimizer = None
+    device = device_of(settings)
+    network.to(device).train()
+    state = _State(network, settings)
     last = files.int8 if num_int8 else files.fp32
     saved = last if last.exists() else checkpoint
     if saved.exists():
-        optimizer = _optimizer(network, settings)
-        notes = load_weights(network, saved)
-        load_optimizer_state(network, optimizer, load_tensors(saved)[0])
-        network.quantized = notes["quantized"]
-        curve = [TrainingPoint.model_validate(point) for point in notes["curve"]]
+        state.load(saved)
+    curve = state.curve
     last_saved = time.monotonic()
-    for step in range(len(curve), num_steps):
-        phase = "fp32" if step < num_fp32 else "lsq+"
-        pixels, labels = _batch(images, settings, data, step, seed, purpose)
-        if step in (0, num_fp32):
-            if phase == "lsq+" and not network.quantized:
-                names = set(network.quantizers)
-                network.start_quantization(_calibration(sample_programs, pixels, names, seed, purpose))
-            optimizer = _optimizer(network, settings)
-        assert optimizer is not None
-        start, length = (0, num_fp32) if phase == "fp32" else (num_fp32, num_steps - num_fp32)
-        lr = _learning_rate(settings, phase, (step - start) / length, min(settings.batch_size, len(images)))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        programs = sample_programs(python_random(seed, purpose, "programs", step))
-        losses = _step(network, optimizer, programs, pixels, labels, settings)
-        if not all(math.isfinite(loss) for loss in losses):
-            raise TrainingError(
-                f"The loss of training {purpose!r} is not a finite number at step {step}",
-                found=f"losses {losses} at learning rate {lr:.3g}",
-                remedy="Lower its lr in the recipe and run again; the stages before are kept",
+    with closing(Tracker(folder / "tensorboard" / purpose if settings.tensorboard else None, len(curve))) as tracker:
+        while (step := len(curve)) < num_steps:
+            phase, start, length = ("fp32", 0, num_fp32) if step < num_fp32 else ("lsq+", num_fp32, num_int8)
+            pixels, labels = training_batch(images, data, settings.batch_size, step, seed, purpose, device)
+            if state.good_step != step:  # otherwise it has just gone back to it
+                if step == start:
+                    if phase == "lsq+" and not network.quantized:
+                        names = set(network.quantizers)
+                        network.start_quantization(_calibration(sample_programs, pixels, names, seed, purpose))
+                    state.start_phase()
+                if (step - start) % STEPS_BETWEEN_GOOD == 0:
+                    state.keep()
+            lr = _learning_rate(settings, phase, (step - start) / length, batch_size) * 0.5**state.num_rollbacks
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
+            programs = sample_programs(python_random(seed, purpose, "programs", step))
+            dropout = torch_generator(seed, purpose, "dropout", step)
+            losses = _step(network, state.optimizer, programs, pixels, labels, settings, distillation_loss, dropout)
+            limit = DIVERGED * math.log(max(2, programs[0][-1].out_channels))
+            if not all(loss < limit for loss in losses):
+                if state.num_rollbacks == MAX_ROLLBACKS:
+                    what = "far above that of guessing" if all(map(math.isfinite, losses)) else "not a finite number"
+                    raise TrainingError(
+                        f"The loss of training {purpose!r} is {what} at step {step}",
+                        found=f"losses {losses} at learning rate {lr:.3g}, after going back {MAX_ROLLBACKS} times",
+                        remedy="Lower its lr in the recipe and run again; the stages before are kept",
+                    )
+                state.go_back()
+                continue
+            state.finish_step(
+                TrainingPoint(
+                    phase=phase,
+                    step=step,
+                    loss=losses[0],
+                    loss_smallest=losses[1] if len(losses) > 1 else None,
+                    lr=lr,
+                    diverged_at=state.diverged_at,
+                )
             )
-        curve.append(
-            TrainingPoint(
-                phase=phase,
-                step=step,
-                loss=losses[0],
-                loss_smallest=losses[1] if len(losses) > 1 else None,
-                lr=lr,
-            )
-        )
-        if step + 1 == num_fp32:
-            save_tensors(files.fp32, network.state_dict(), _notes(network, curve))
-        progress(step + 1, num_steps)
-        if time.monotonic() - last_saved > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < num_steps:
-            state = network.state_dict() | optimizer_state(network, optimizer)
-            save_tensors(checkpoint, state, _notes(network, curve))
-            last_saved = time.monotonic()
+            tracker.log(curve[-1], len(labels))
+            if step + 1 in (num_fp32, num_steps):
+                state.take_averages()
+            if step + 1 == num_fp32:
+                save_tensors(files.fp32, network.state_dict(), state.notes())
+            progress(step + 1, num_steps)
+            if time.monotonic() - last_saved > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < num_steps:
+                state.save(checkpoint)
+                last_saved = time.monotonic()
+    network.to("cpu")
     if num_int8 and not files.int8.exists():
-        save_tensors(files.int8, network.state_dict(), _notes(network, curve))
+        save_tensors(files.int8, network.state_dict(), state.notes())
     checkpoint.unlink(missing_ok=True)
     return files, curve
 
 
-def _notes(network: Network, curve: list[TrainingPoint]) -> dict[str, Any]:
-    return {"quantized": network.quantized, "curve": [point.model_dump() for point in curve]}
+def device_of(settings: TrainingSettings) -> torch.device:
+    """Where a training runs.
+
+    Raises:
+        TrainingError: The recipe wants a GPU, and torch finds none.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(
+            "The recipe wants device: cuda, and torch finds no such GPU",
+            found=f"torch {torch.__version__}",
+            remedy="Write device: auto or device: cpu, or install the torch that is made for your GPU",
+        )
+    return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class _State:
+    """All that a step changes, and a copy of it from some steps before.
+
+    Attributes:
+        curve: What was trained so far.
+        optimizer: Of the phase.
+        good_step: The step before which the copy was made; None before there is one.
+        diverged_at: Steps that diverged since the last point of the curve.
+    """
+
+    def __init__(self, network: Network, settings: TrainingSettings) -> None:
+        self._network, self._settings = network, settings
+        self.curve: list[TrainingPoint] = []
+        self.good_step: int | None = None
+        self.diverged_at: tuple[int, ...] = ()
+        self._good: dict[str, Tensor] = {}
+        self.start_phase()
+
+    def start_phase(self) -> None:
+        """A fresh optimizer; averages that start from the weights."""
+        self.optimizer = _optimizer(self._network, self._settings)
+        decay = self._settings.ema
+        self._averages = {name: p.detach().clone() for name, p in self._network.named_parameters()} if decay else {}
+
+    @property
+    def num_rollbacks(self) -> int:
+        """How often the training went back."""
+        return sum(len(point.diverged_at) for point in self.curve) + len(self.diverged_at)
+
+    def finish_step(self, point: TrainingPoint) -> None:
+        """Note a step that went well."""
+        self.curve.append(point)
+        self.diverged_at = ()
+        if self._averages:
+            parameters = [p.detach() for p in self._network.parameters()]
+            torch._foreach_lerp_(list(self._averages.values()), parameters, 1 - self._settings.ema)
+
+    @torch.no_grad()
+    def take_averages(self) -> None:
+        """Give the network the averages of its weights."""
+        for name, parameter in self._network.named_parameters():
+            if name in self._averages:
+                parameter.copy_(self._averages[name])
+
+    def keep(self) -> None:
+        """Copy this state, to go back to."""
+        self._good = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        self.good_step = len(self.curve)
+
+    def go_back(self) -> None:
+        """To the state that was kept."""
+        assert self.good_step is not None
+        marks = (mark for point in self.curve[self.good_step :] for mark in point.diverged_at)
+        self.diverged_at = (*marks, *self.diverged_at, len(self.curve))
+        del self.curve[self.good_step :]
+        good = {name: tensor.clone() for name, tensor in self._good.items()}  # it may be wanted again
+        self._network.load_state_dict({name: good[name] for name in self._network.state_dict()})
+        self._restore(good)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        good = {f"good.{name}": tensor for name, tensor in self._good.items()}
+        save_tensors(path, self._tensors() | good, self.notes())
+
+    def load(self, path: Path) -> None:
+        """Read a checkpoint, or the files at the end of a phase.
+
+        Raises:
+            ArtifactError: It is damaged, or of another network.
+        """
+        notes = load_weights(self._network, path)
+        device = next(self._network.parameters()).device
+        tensors = {name: tensor.to(device) for name, tensor in load_tensors(path)[0].items()}
+        self._network.quantized, self.good_step = notes["quantized"], notes.get("good_step")
+        self.curve.extend(TrainingPoint.model_validate(point) for point in notes["curve"])
+        self._good = {name.removeprefix("good."): t for name, t in tensors.items() if name.startswith("good.")}
+        self._restore(tensors)
+
+    def notes(self) -> dict[str, Any]:
+        """What is not a tensor."""
+        curve = [point.model_dump() for point in self.curve]
+        return {"quantized": self._network.quantized, "curve": curve, "good_step": self.good_step}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        averages = {f"average.{name}": tensor for name, tensor in self._averages.items()}
+        return self._network.state_dict() | optimizer_state(self._network, self.optimizer) | averages
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        self.start_phase()
+        load_optimizer_state(self._network, self.optimizer, tensors)
+        for name in self._averages:
+            self._averages[name].copy_(tensors.get(f"average.{name}", self._averages[name]))
 
 
 def _step(
@@ -167,37 +296,59 @@ def _step(
     pixels: Tensor,
     labels: Tensor,
     settings: TrainingSettings,
+    distillation_loss: DistillationLoss = in_place_distillation_loss,
+    dropout: torch.Generator | None = None,
 ) -> list[float]:
+    """One update; returns the loss of each program."""
     optimizer.zero_grad(set_to_none=True)
-    inputs: dict[int, Tensor] = {}
-    losses = []
-    soft: Tensor | None = None
-    for program in programs:
-        resolution = program[0].in_size
-        if resolution not in inputs:
-            inputs[resolution] = to_input(pixels, resolution)
-        logits = network(inputs[resolution], program)
-        if soft is None:
-            loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-            soft = logits.detach()
-        else:
-            # Labels too: until the largest subnet has learnt something, its prediction teaches little.
-            loss = (F.cross_entropy(logits, labels) + in_place_distillation_loss(logits, soft)) / 2
-        loss.backward()
-        losses.append(loss.item())
+    num_parts = min(settings.accumulation, max(1, len(pixels) // 2))  # batch norm needs two images
+    parts = zip(pixels.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
+    losses: list[list[Tensor]] = [[] for _ in programs]
+    for part, part_labels in parts:
+        inputs: dict[int, Tensor] = {}
+        soft: Tensor | None = None
+        share = len(part) / len(pixels)
+        for program, own_losses in zip(programs, losses, strict=True):
+            resolution = program[0].in_size
+            if resolution not in inputs:
+                inputs[resolution] = to_input(part, resolution)
+            dropped = _dropout_mask(program, inputs[resolution], settings, dropout) if soft is None else None
+            with torch.autocast(part.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                logits = network(inputs[resolution], program, dropout=dropped).float()
+            if soft is None:
+                loss = F.cross_entropy(logits, part_labels, label_smoothing=settings.label_smoothing)
+                soft = logits.detach()
+            else:
+                # Labels too: until the largest subnet has learnt something, its prediction teaches little.
+                loss = (F.cross_entropy(logits, part_labels) + distillation_loss(logits, soft)) / 2
+            (loss * share).backward()
+            own_losses.append(loss.detach() * share)
     torch.nn.utils.clip_grad_value_(network.parameters(), CLIP_VALUE)
     optimizer.step()
-    return losses
+    return [float(loss) for loss in torch.stack([torch.stack(own).sum() for own in losses]).tolist()]
 
 
-def _optimizer(network: Network, settings: TrainingSettings) -> torch.optim.SGD:
-    """SGD with momentum; only convolution and linear weights decay."""
+def _dropout_mask(
+    program: Program, x_BCHW: Tensor, settings: TrainingSettings, generator: torch.Generator | None
+) -> Tensor | None:
+    """What the classifier's input is multiplied with, [B, C, 1, 1]."""
+    if not settings.dropout:
+        return None
+    kept = 1 - settings.dropout
+    mask = torch.rand((len(x_BCHW), program[-1].in_channels, 1, 1), generator=generator, device="cpu") < kept
+    return mask.to(x_BCHW) / kept
+
+
+def _optimizer(network: Network, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW; only convolution and linear weights decay."""
     weights = [p for name, p in network.named_parameters() if name.endswith(".weight")]
     others = [p for name, p in network.named_parameters() if not name.endswith(".weight")]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
 
 
@@ -207,14 +358,6 @@ def _learning_rate(settings: TrainingSettings, phase: str, done: float, batch_si
     if done < WARMUP_SHARE:
         return peak * (done + 1e-3) / WARMUP_SHARE
     return peak * 0.5 * (1 + math.cos(math.pi * (done - WARMUP_SHARE) / (1 - WARMUP_SHARE)))
-
-
-def _batch(
-    images: Images, settings: TrainingSettings, data: DataSettings, step: int, seed: int, purpose: str
-) -> tuple[Tensor, Tensor]:
-    batch = images.take(batch_indices(len(images), settings.batch_size, step, seed, purpose))
-    generator = torch_generator(seed, purpose, "augment", step)
-    return augment(batch.pixels, data.flip, data.shift, generator), batch.labels
 
 
 def _calibration(

@@ -1,13 +1,13 @@
-"""Teachers of the block-wise distillation: a network of our own, or the user's module with named taps."""
+"""Teachers of the block-wise distillation: a network of our own, of the zoo, of a library, or the user's module."""
 
 from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,18 @@ from spaceevo.errors import RecipeError, TrainingError
 from spaceevo.nets.network import Program, program_of, single_network
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
+from spaceevo.spaces import zoo
 from spaceevo.spaces.hyperspace import Hyperspace
-from spaceevo.spaces.subnet import Block, BlockType, Stage, Subnet, stage_outputs
-from spaceevo.train.batches import Images, equal_parts, to_input, torch_generator
-from spaceevo.train.checkpoints import load_weights
+from spaceevo.spaces.subnet import Block, BlockType, Stage, Subnet, network_layers, stage_outputs
+from spaceevo.train.batches import PREPROCESSING, Images, equal_parts, to_input, torch_generator
+from spaceevo.train.checkpoints import load_tensors, load_weights
 from spaceevo.train.evaluation import predict_logits, top1
 from spaceevo.train.loop import train
 from spaceevo.train.recalibration import recalibrate
 
 DEPTH = 2
+LOGITS = "weighted.head/logits.weight"
+Maps = Callable[[Tensor], Sequence[Tensor]]
 
 
 class Teacher(Protocol):
@@ -51,12 +54,21 @@ def builtin_teacher(hyperspace: Hyperspace, num_classes: int) -> Subnet:
     return Subnet(hyperspace.resolutions[-1], tuple(stages), hyperspace.head, num_classes)
 
 
+def map_sizes(hyperspace: Hyperspace, resolution: int) -> tuple[int, ...]:
+    """Height = width of the feature maps before the first searched stage and after each searched stage."""
+    sizes = [resolution]
+    for stage in hyperspace.stages:
+        sizes.append((sizes[-1] - 1) // stage.stride + 1)
+    first = hyperspace.stages.index(hyperspace.searched[0])
+    return tuple(sizes[first : first + len(hyperspace.searched) + 1])
+
+
 class TrainedTeacher:
     """Our own teacher, trained at all resolutions of the hyperspace, kept in FP32."""
 
     def __init__(self, hyperspace: Hyperspace, num_classes: int, seed: int) -> None:
         subnet = builtin_teacher(hyperspace, num_classes)
-        self._programs = {r: program_of(replace(subnet, resolution=r)) for r in hyperspace.resolutions}
+        self._programs = _programs(subnet, hyperspace)
         outputs = stage_outputs(subnet)
         names = [stage.name for stage in hyperspace.stages]
         first = names.index(hyperspace.searched[0].name)
@@ -105,7 +117,7 @@ class TrainedTeacher:
 
     def _score(self, images: Images, held_out: Images) -> float:
         program = self._programs[max(self._programs)]
-        batches = equal_parts(images.pixels[:512], 128)
+        batches = equal_parts(images.take(slice(0, 512)).pixels, 128)
         recalibrate(self.network, program, [to_input(batch, program[0].in_size) for batch in batches])
         return top1(predict_logits(self.network, program, held_out.pixels), held_out.labels)
 
@@ -147,15 +159,67 @@ class ModuleTeacher:
         return values
 
 
-def load_module_teacher(location: str, num_taps: int) -> ModuleTeacher:
-    """The teacher that a recipe names as package.module:function.
+class SizedTeacher:
+    """A network whose taps are chosen by the size of its feature maps.
 
-    The function takes no argument and returns (torch module, names of the tapped submodules). This runs the
-    user's own code, which the recipe names.
+    Where n of its maps have the size that k taps need, these are the maps number n/k, 2n/k, ..., n, rounded up: the
+    last one of a size is the result of the last stage of that size.
+
+    Args:
+        maps: Feature maps [B, C, H, H] for a normalized input, in the order in which they are computed.
+        hyperspace: Decides the sizes, at its largest resolution.
+        name: Of the network, for errors.
 
     Raises:
-        RecipeError: The function cannot be imported.
+        TrainingError: Fewer maps of a size than taps.
     """
+
+    def __init__(self, maps: Maps, hyperspace: Hyperspace, name: str) -> None:
+        self._maps = maps
+        resolution = hyperspace.resolutions[-1]
+        wanted = map_sizes(hyperspace, resolution)
+        with torch.no_grad():
+            sizes = [x.shape[-1] if x.dim() == 4 else 0 for x in maps(torch.zeros(2, 3, resolution, resolution))]
+        self._chosen = []
+        for size in dict.fromkeys(wanted):
+            found, num_taps = [i for i, one in enumerate(sizes) if one == size], wanted.count(size)
+            if len(found) < num_taps:
+                raise TrainingError(
+                    f"The teacher {name} has {len(found)} feature maps of size {size} for an image of {resolution}",
+                    found=f"The hyperspace {hyperspace.name} needs {num_taps} of that size; the teacher's sizes are "
+                    f"{', '.join(map(str, sizes)) or 'none'}",
+                    remedy="Name the taps after a #, where the kind of teacher allows it, or take another teacher",
+                )
+            self._chosen += [found[-(-tap * len(found) // num_taps) - 1] for tap in range(1, num_taps + 1)]
+
+    @torch.no_grad()
+    def features(self, x_BCHW: Tensor) -> list[Tensor]:
+        """See `Teacher.features`."""
+        maps = self._maps(x_BCHW)
+        return [maps[index] for index in self._chosen]
+
+
+def load_teacher(location: str, hyperspace: Hyperspace) -> Teacher:
+    """The teacher that a recipe names.
+
+    Args:
+        location: `zoo:NAME:WEIGHTS`, `timm:NAME`, `huggingface:NAME`, or `package.module:function`. The libraries
+            fetch pretrained weights unless they have them; after `NAME#` taps may be named, separated by commas.
+        hyperspace: Decides the taps.
+
+    Raises:
+        RecipeError: It cannot be imported, or there is no such network.
+        PluginError: The zoo has no such network.
+        ArtifactError: The weights cannot be read or belong to another network.
+        TrainingError: It lacks taps.
+    """
+    kind, _, rest = location.partition(":")
+    load = {"zoo": _zoo, "timm": _timm, "huggingface": _hugging_face}.get(kind)
+    return load(rest, hyperspace) if load else _module(location, hyperspace)
+
+
+def _module(location: str, hyperspace: Hyperspace) -> Teacher:
+    """The user's own code: a function without arguments that returns (torch module, names of tapped submodules)."""
     module_name, _, function_name = location.partition(":")
     try:
         function: Callable[[], tuple[nn.Module, Sequence[str]]] = getattr(
@@ -165,6 +229,103 @@ def load_module_teacher(location: str, num_taps: int) -> ModuleTeacher:
         raise RecipeError(
             f"The teacher {location!r} cannot be imported",
             found=str(error),
-            remedy="Write teacher_module: package.module:function, importable from where you run",
+            remedy="Write teacher_network: package.module:function, importable from where you run, or zoo:NAME:WEIGHTS,"
+            " timm:NAME, huggingface:NAME",
         ) from error
-    return ModuleTeacher(*function(), num_taps)
+    return ModuleTeacher(*function(), len(hyperspace.searched) + 1)
+
+
+def _zoo(rest: str, hyperspace: Hyperspace) -> Teacher:
+    """A network of the zoo with trained FP32 weights; batch norm uses the batch's own statistics."""
+    name, _, weights = rest.partition(":")
+    subnet = zoo.load_network(name).subnet
+    if not weights:
+        raise RecipeError(
+            f"The teacher zoo:{name} has no weights", remedy=f"Write zoo:{name}:WEIGHTS, a file of `spaceevo quantize`"
+        )
+    path = Path(weights).expanduser()
+    logits = load_tensors(path)[0].get(LOGITS)
+    subnet = replace(subnet, num_classes=zoo.NUM_CLASSES if logits is None else len(logits))
+    programs = _programs(subnet, hyperspace)
+    network = single_network(programs[hyperspace.resolutions[-1]], 127, torch.Generator())
+    load_weights(network, path)
+    ends = list(_block_outputs(subnet))
+
+    def maps(x_BCHW: Tensor) -> Sequence[Tensor]:
+        _, values = network(x_BCHW, programs[x_BCHW.shape[-1]], ends)
+        return list(values)
+
+    return SizedTeacher(maps, hyperspace, f"zoo:{name}")
+
+
+def _timm(rest: str, hyperspace: Hyperspace) -> Teacher:
+    """A pretrained model of timm; without named taps its `features_only` form, with one map per size."""
+    timm = _library("timm", "timm")
+    name, _, taps = rest.partition("#")
+    model = _pretrained(f"timm:{name}", lambda: timm.create_model(name, pretrained=True, features_only=not taps))
+    about = timm.data.resolve_model_data_config(model)
+    _renormalize(model, about["mean"], about["std"])
+    return _of_library(model, taps, model, hyperspace, f"timm:{name}")
+
+
+def _hugging_face(rest: str, hyperspace: Hyperspace) -> Teacher:
+    """A pretrained vision model of transformers; without named taps its hidden states."""
+    transformers = _library("transformers", "transformers")
+    name, _, taps = rest.partition("#")
+    model = _pretrained(f"huggingface:{name}", lambda: transformers.AutoModel.from_pretrained(name))
+    about = _pretrained(f"huggingface:{name}", lambda: transformers.AutoImageProcessor.from_pretrained(name))
+    _renormalize(model, about.image_mean, about.image_std)
+
+    def maps(x_BCHW: Tensor) -> Sequence[Tensor]:
+        states: Sequence[Tensor] = model(x_BCHW, output_hidden_states=True).hidden_states
+        return states
+
+    return _of_library(model, taps, maps, hyperspace, f"huggingface:{name}")
+
+
+def _of_library(model: nn.Module, taps: str, maps: Maps, hyperspace: Hyperspace, name: str) -> Teacher:
+    model.eval()
+    if taps:
+        return ModuleTeacher(model, taps.split(","), len(hyperspace.searched) + 1)
+    return SizedTeacher(maps, hyperspace, name)
+
+
+def _library(name: str, package: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RecipeError(
+            f"A teacher of {name} needs the package {package}",
+            found=str(error),
+            remedy=f"Install it: pip install {package}",
+        ) from error
+
+
+def _pretrained(name: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RecipeError(f"The teacher {name} cannot be loaded", found=str(error).strip().splitlines()[0]) from error
+
+
+def _renormalize(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Have the module read our normalized input as the one that it was trained on."""
+    own_mean, own_std, mean_C, std_C = (
+        torch.tensor(values).view(-1, 1, 1) for values in (PREPROCESSING.mean, PREPROCESSING.std, mean, std)
+    )
+    module.register_forward_pre_hook(lambda _, inputs: ((inputs[0] * own_std + own_mean - mean_C) / std_C,))
+
+
+def _programs(subnet: Subnet, hyperspace: Hyperspace) -> dict[int, Program]:
+    return {r: program_of(replace(subnet, resolution=r)) for r in hyperspace.resolutions}
+
+
+def _block_outputs(subnet: Subnet) -> Iterator[str]:
+    """Names of the layers that put out the results of the blocks, in order."""
+    ends: dict[str, str] = {}
+    stages = {stage.name for stage in subnet.stages}
+    for layer in network_layers(subnet):
+        stage, index, *_ = layer.name.split("/")
+        if stage in stages:
+            ends[f"{stage}/{index}"] = layer.name
+    yield from ends.values()

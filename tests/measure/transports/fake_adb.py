@@ -93,7 +93,7 @@ if state.get("benchmark"):
     sys.stdout.write(state["benchmark"])
     sys.exit(state.get("benchmark_code", 0))
 known = {{"graph", "num_threads", "use_xnnpack", "num_runs", "min_secs", "max_secs", "warmup_runs", "warmup_min_secs",
-         "report_peak_memory_footprint"}}
+         "report_peak_memory_footprint", "enable_op_profiling"}}
 flags = {{}}
 for word in sys.argv[1:]:
     name, equals, value = word[2:].partition("=")
@@ -141,6 +141,14 @@ say("Note: as the benchmark tool itself affects memory footprint, the following 
 say("Memory footprint delta from the start of the tool (MB): init=4.92969 overall=13.8809")
 if flags.get("report_peak_memory_footprint") == "true" and not state.get("no_peak"):
     say("Overall peak memory footprint (MB) via periodic monitoring: 25.0508")
+if flags.get("enable_op_profiling") == "true" and not state.get("no_profile"):
+    say("Operator-wise Profiling Info for Regular Benchmark Runs:")
+    print("============================== Run Order ==============================")
+    print("\\t       [node type]\\t  [first]\\t [avg ms]\\t     [%]\\t  [cdf%]\\t  [mem KB]\\t[times called]\\t[Name]")
+    for number, kind in enumerate(("IGEMM", "GEMM", "GEMM")):
+        kind = "Convolution (NHWC, QC8) " + kind
+        print("\\t%27s\\t    0.043\\t    0.041\\t 33.333%%\\t 33.333%%\\t     0.000\\t        1\\tDelegate/%s:%d"
+              % (kind, kind, number))
 """
 
 

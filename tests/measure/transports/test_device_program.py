@@ -60,6 +60,10 @@ def load(model, threads, extra=0):
 
 def time(handle, repeats):
     return [sum(handle)] * repeats
+
+def profile(model, repeats, threads, extra=0):
+    with open(model) as file:
+        return [["a", "Conv", "", float(file.read()) * repeats + threads + extra]]
 """
 
 
@@ -79,13 +83,17 @@ def test_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ask(9, "nothing"),
         ask(10, "read", patterns=["/proc/loadav*", "/proc/nothing"]),
         ask(11, "memory"),
+        ask(12, "put", name="b", size=1),
+        b"8",
+        ask(13, "profile", runtime="r", name="b", repeats=3, threads=2, options={"extra": 1}),
     )
     assert hello["spaceevo"].startswith("3.")
-    assert [answer["id"] for answer in answers] == list(range(1, 12))
+    assert [answer["id"] for answer in answers] == list(range(1, 14))
     told = [answer.get("is", answer.get("kind")) for answer in answers]
     assert told[:9] == ["7", None, 1, [3.5, 3.5], "refused", None, "failed", "missing", "failed"]
     assert list(told[9]["texts"]) == ["/proc/loadavg"]
     assert told[10] > 1
+    assert told[12] == [["a", "Conv", "", 27.0]]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -139,6 +139,23 @@ def test_memory_and_energy_are_told_or_refused(name: str, device: Transport, mod
             device.energy_uj()
 
 
+@pytest.mark.parametrize("name", NAMES, indirect=True)
+def test_operators_are_timed_or_refused(name: str, device: Transport, models: Any) -> None:
+    runtime = target.parse(name).runtime
+    if name.startswith(("litert@local", "litert@ssh")):
+        with pytest.raises(TargetError, match="profile"):
+            device.profile(runtime, models(runtime), 1, 3)
+        return
+    times = device.profile(runtime, models(runtime), 1, 3)
+    assert all(isinstance(ms, float) and 0 <= ms < 1e4 for ms in times.values())
+    assert sum(times.values()) > 0
+    if "@adb" in name:  # tells kinds of kernels only
+        assert times.keys() == {"~Convolution (NHWC, QC8) IGEMM", "~Convolution (NHWC, QC8) GEMM"}
+        return
+    assert {"a", "b", "classes"} <= times.keys()
+    assert {one for one in times if not one.startswith("~")} <= {"input", "a", "b", "pool", "classes"}
+
+
 @pytest.mark.parametrize("name", FIRST, indirect=True)
 def test_a_closed_model_or_connection_is_told(name: str, models: Any) -> None:
     runtime = target.parse(name).runtime

@@ -69,6 +69,8 @@ def test_every_operator_of_a_file_costs_what_it_computes(runtime: str, precision
     gates = runtime == "litert" and precision == "int8"  # are depthwise convolutions there
     assert (depthwise > sum(op.macs for op in program if op.depthwise)) == gates
     assert all(kernel.ms > fake.KERNEL_MS for kernel in found)
+    weights = {op.name for op in program if op.has_weights}
+    assert weights <= {kernel.name for kernel in found} <= {op.name for op in program} | {"output"}
     weighty = [kernel for kernel in found if kernel.kind in ("conv", "depthwise", "linear")]
     assert {kernel.is_int8 for kernel in weighty} == {precision == "int8"}
 

@@ -55,6 +55,31 @@ def test_it_computes_there_what_it_computes_here(loopback: Loopback, device: Tra
     assert left_there(loopback) == []
 
 
+def test_operators_are_those_of_this_machine(
+    loopback: Loopback, device: Transport, models: Any, tmp_path: Path
+) -> None:
+    here = target.connect("onnxruntime@local").profile(RUNTIME, models(RUNTIME), 1, 2)
+    assert device.profile(RUNTIME, models(RUNTIME), 1, 2).keys() == here.keys()
+    (folder,) = loopback.remote_tmp.glob("spaceevo-*")
+    assert list(folder.iterdir()) == []
+    (tmp_path / "bad.onnx").write_bytes(models(RUNTIME).read_bytes()[:100])
+    with pytest.raises(ArtifactError):
+        device.profile(RUNTIME, tmp_path / "bad.onnx", 1, 2)
+
+
+@pytest.mark.parametrize(
+    "nodes", ["[]", "7", '[["a", "Conv", "", float("nan")]]', '[["a", "Conv", 0.1]]', "[[1, 2, 3, 4]]"]
+)
+def test_times_of_operators_that_are_none(
+    loopback: Loopback, device: Transport, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: str
+) -> None:
+    file = tmp_path / "on_device.py"
+    file.write_text(f"{onnxruntime.ON_DEVICE.read_text()}\n\ndef profile(*_, **__):\n    return {nodes}\n")
+    monkeypatch.setattr(onnxruntime, "ON_DEVICE", file)
+    with pytest.raises(TargetError, match="no times of operators"):
+        device.profile(RUNTIME, models(RUNTIME), 1, 2)
+
+
 def test_what_a_login_prints_does_not_disturb(loopback: Loopback, models: Any) -> None:
     loopback.set_noise('Welcome!\n{"motd": 1}\n[1, 2]\n')
     device = ssh.connect(loopback.device)

@@ -4,11 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pydantic import BaseModel, ValidationError
@@ -16,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from spaceevo import plugins
 from spaceevo.errors import NoSpaceError
 from spaceevo.records import ImageData
+from spaceevo.train import datasets
 
 ROOM = "spaceevo.train.datasets"
 SIZE = 12
@@ -32,10 +36,32 @@ def _little_images(path: Path) -> dict[str, object]:
     return {"path": str(path)}
 
 
+def _little_shards(path: Path) -> dict[str, object]:
+    folder = _little_images(path / "folder")["path"]
+    for split in ("train", "val"):
+        with tarfile.open(path / f"{split}.tar", "w") as shard:
+            for number, file in enumerate(sorted(Path(str(folder), split).rglob("*.png"))):
+                shard.add(file, f"{number}.png")
+                (path / "label").write_text(str(number // 3))
+                shard.add(path / "label", f"{number}.cls")
+    return {"train": f"{path}/train.tar", "val": f"{path}/val.tar"}
+
+
+def _little_tables(path: Path) -> dict[str, object]:
+    folder = _little_images(path / "folder")["path"]
+    for split in ("train", "val"):
+        files = sorted(Path(str(folder), split).rglob("*.png"))
+        columns = {"image": [file.read_bytes() for file in files], "label": [file.parent.name for file in files]}
+        pq.write_table(pa.table(columns), path / f"{split}.parquet")
+    return {"path": str(path), "val": "val"}
+
+
 # What makes the data set small or possible; a plug-in that is not named here is loaded with its defaults.
 FIELDS: dict[str, Callable[[Path], dict[str, object]]] = {
     "folder": _little_images,
+    "huggingface": _little_tables,
     "procedural": lambda path: {"num_train": 40, "num_val": 30},
+    "webdataset": _little_shards,
 }
 
 
@@ -69,7 +95,7 @@ def _bytes_of(cache: Path) -> dict[Path, bytes]:
 
 
 def test_the_folder_has_these_data_sets() -> None:
-    assert {"digits", "folder", "procedural"} <= set(plugins.names(ROOM))
+    assert {"digits", "folder", "huggingface", "procedural", "webdataset"} <= set(plugins.names(ROOM))
 
 
 @pytest.mark.parametrize("image_size", [SIZE, 31])
@@ -134,6 +160,7 @@ def test_damaged_cache_is_rebuilt(
     first = dataset.load(settings, SIZE, tmp_path / "cache")
     intact = _bytes_of(tmp_path / "cache")
     for file, content in intact.items():
+        file.unlink()  # `first` is mapped from it
         file.write_bytes(damage(content))
     assert _same(first, dataset.load(settings, SIZE, tmp_path / "cache"))
     assert _bytes_of(tmp_path / "cache") == intact
@@ -154,10 +181,10 @@ def test_full_disk(dataset: ModuleType, settings: BaseModel, tmp_path: Path, mon
     if not _bytes_of(tmp_path / "cache"):
         pytest.skip("writes no cache")
 
-    def full(*_: object, **__: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(datasets, "_append", full)
     with pytest.raises(NoSpaceError) as caught:
         dataset.load(settings, SIZE, tmp_path / "full")
     assert "No space left on device" in caught.value.found

@@ -9,6 +9,7 @@ from PIL import Image
 
 from spaceevo.errors import DataError, NoSpaceError
 from spaceevo.records import ImageData
+from spaceevo.train import datasets
 from spaceevo.train.datasets import folder
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -132,26 +133,26 @@ def test_home_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cache_spares_decoding_until_a_file_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[Path] = []
-    decode_one = folder._decode_one
+    tried: list[Path | bytes] = []
+    decode = datasets._decode
 
-    def spy(file: Path, image_size: int) -> np.ndarray:
-        decoded.append(file)
-        return decode_one(file, image_size)
+    def spy(source: Path | bytes, image_size: int) -> np.ndarray | str:
+        tried.append(source)
+        return decode(source, image_size)
 
-    monkeypatch.setattr(folder, "_decode_one", spy)
+    monkeypatch.setattr(datasets, "_decode", spy)
     file = _save(root / "train" / "cat" / "0.bmp", RED)
     first = _load(root)
-    assert len(decoded) == 5
+    assert len(tried) == 5
     assert (_load(root).train_images == first.train_images).all()
-    assert len(decoded) == 5
+    assert len(tried) == 5
     before = file.stat()
     _save(file, GREEN)
     assert file.stat().st_size == before.st_size  # only the time of change tells
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert _load(root).train_images[0, :, 0, 0].tolist() == list(GREEN)
     _load(root, 12)
-    assert len(decoded) == 15
+    assert len(tried) == 15
 
 
 def test_missing_path(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_unreadable_images_are_counted_and_named(root: Path) -> None:
     assert "4 of 8 images" in error.problem
     for name in ("train/cat/1.jpg", "val/dog/text.png", "val/dog/void.bmp", "val/dog/dangling.png"):
         assert name in error.found
-    assert not (root.parent / "cache").exists()
+    assert not list((root.parent / "cache").iterdir())
 
 
 def test_unlisted_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

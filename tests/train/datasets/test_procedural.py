@@ -47,7 +47,7 @@ def test_train_and_val_show_different_scenes_and_a_seed_draws_others(tmp_path: P
     # Labels and noise have streams of their own, so look at the scenes themselves.
     same_labels = np.arange(48) % 12
     train, val = (
-        procedural._render(procedural.Settings(noise=0), split, same_labels, 8).astype(int)
+        np.concatenate([*procedural._render(procedural.Settings(noise=0), split, same_labels, 8)]).astype(int)
         for split in ("train", "val")
     )
     assert np.abs(train - val).mean() > 20

@@ -106,6 +106,24 @@ class Transport(Protocol):
         """
         ...
 
+    def profile(self, runtime: str, path: Path, threads: int, repeats: int) -> dict[str, float]:
+        """Milliseconds per operator of a model, in the context of the whole, as the runtime on the device counts.
+
+        Args:
+            runtime: A plug-in name.
+            path: The file here.
+            threads: Threads that the runtime may use.
+            repeats: Inferences that are counted, after a few that are not.
+
+        Returns:
+            By operator name; what belongs to no operator is summed under "~" and its type.
+
+        Raises:
+            ArtifactError: As `load`.
+            TargetError: As `load`; or the runtime does not tell there.
+        """
+        ...
+
     def energy_uj(self) -> float:
         """Reading of the device's energy counter, in microjoules; differences count.
 

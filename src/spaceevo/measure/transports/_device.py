@@ -146,6 +146,10 @@ class Device:
         with pinned(cores):
             return runtime.time(handle, repeats)
 
+    def do_profile(self, data: Any, runtime: str, name: str, repeats: int, threads: int, options: Any) -> Any:
+        """The nodes of a file that was put here, with their times."""
+        return self.runtimes[runtime].profile(os.path.join(self.folder, name), repeats, threads, **options)
+
     def do_unload(self, data: Any, model: int, name: str) -> Any:
         """Free a model, and its file where one is named."""
         self.models.pop(model, None)

@@ -296,9 +296,16 @@ class Machine:
 
     def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> LoadedModel:
         """Send a model there and load it."""
+        model = _Model(self, runtime, path, threads, cores, self._options(runtime, path))
+        self._load(model)
+        return model
+
+    def _options(self, runtime: str, path: Path) -> dict[str, Any]:
         profile = profile_of(self.processor().machine, self.processor().flags)
         make_options = getattr(plugins.load(RUNTIMES, runtime), "on_device_options", None)
-        model = _Model(self, runtime, path, threads, cores, make_options(path, profile) if make_options else {})
+        return make_options(path, profile) if make_options else {}
+
+    def _load(self, model: _Model) -> None:
         self._connect()
         try:
             self._open_model(model)
@@ -306,11 +313,41 @@ class Machine:
             self._drop_file(model)
             raise
         self._models.append(model)
-        return model
 
     def peak_memory_mib(self, runtime: str, path: Path, threads: int) -> float:
         """Of a program of its own."""
         return peak_memory_mib(self._place, runtime, path, threads)
+
+    def profile(self, runtime: str, path: Path, threads: int, repeats: int) -> dict[str, float]:
+        """As the runtime there counts."""
+        plugin = plugins.load(RUNTIMES, runtime)
+        if not hasattr(plugin, "operator_times"):
+            raise TargetError(
+                f"The runtime {runtime!r} does not tell how long operators take on {self._place.where}",
+                found="There is no profiler that Python can ask",
+                remedy="Measure whole networks, or profile with another runtime",
+            )
+        model = _Model(self, runtime, path, threads, (), self._options(runtime, path))
+        self._load(model)
+        try:
+            self.time(model, 1)  # tells how long to wait
+            nodes = self._ask(
+                "profile",
+                self._timeout(model, repeats),
+                runtime=runtime,
+                name=model.file,
+                repeats=repeats,
+                threads=threads,
+                options=model.options,
+            )
+        finally:
+            model.close()
+        if not isinstance(nodes, list) or not nodes or not all(map(_is_node, nodes)):
+            raise TargetError(
+                f"{self._place.where} answered with what are no times of operators", found=f"{nodes!r:.200}"
+            )
+        times: dict[str, float] = plugin.operator_times(nodes)
+        return times
 
     def own_peak_memory_mib(self) -> float:
         """Of the program there, so far."""
@@ -330,12 +367,8 @@ class Machine:
 
     def time(self, model: _Model, repeats: int) -> list[float]:
         """Latencies of a model in ms."""
-        timeouts, runs = self._place.timeouts, repeats + 5
-        timeout = timeouts.time
-        if model.slowest_ms:
-            timeout = max(timeouts.request, timeouts.slower * runs * model.slowest_ms / 1e3)
         self._connect()
-        samples = self._ask("time", timeout, model=model.number, repeats=repeats)
+        samples = self._ask("time", self._timeout(model, repeats), model=model.number, repeats=repeats)
         if not isinstance(samples, list) or len(samples) != repeats or not all(map(_is_latency, samples)):
             raise TargetError(
                 f"{self._place.where} answered with what is no latency",
@@ -343,6 +376,13 @@ class Machine:
             )
         model.slowest_ms = max(samples)
         return [float(sample) for sample in samples]
+
+    def _timeout(self, model: _Model, repeats: int) -> float:
+        """Seconds to wait for that many inferences."""
+        timeouts, runs = self._place.timeouts, repeats + 5
+        if not model.slowest_ms:
+            return timeouts.time
+        return max(timeouts.request, timeouts.slower * runs * model.slowest_ms / 1e3)
 
     def unload(self, model: _Model) -> None:
         """Free a model; its file too where no other needs it."""
@@ -503,3 +543,14 @@ class _Model:
 
 def _is_latency(sample: Any) -> bool:
     return isinstance(sample, float | int) and sample is not True and 0 < sample < math.inf
+
+
+def _is_node(node: Any) -> bool:
+    """A name, a type, layers, milliseconds."""
+    return (
+        isinstance(node, list)
+        and len(node) == 4
+        and all(isinstance(word, str) for word in node[:3])
+        and isinstance(node[3], float | int)
+        and 0 <= node[3] < math.inf
+    )

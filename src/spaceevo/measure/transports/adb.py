@@ -146,6 +146,24 @@ class _Adb:
         finally:
             model.close()
 
+    def profile(self, runtime: str, path: Path, threads: int, repeats: int) -> dict[str, float]:
+        """As the benchmark program counts."""
+        benchmark = _benchmark(runtime)
+        model = _Model(self, benchmark, self._push(path), threads, ())
+        try:
+            output = model.run(repeats, profile=True)
+            try:
+                times: dict[str, float] = benchmark.operator_times(output)
+            except ValueError as error:
+                raise TargetError(
+                    f"{self._serial} does not tell how long operators take",
+                    found=str(error),
+                    remedy=f"Push a newer {benchmark.PROGRAM}",
+                ) from error
+        finally:
+            model.close()
+        return times
+
     def energy_uj(self) -> float:
         return self._energy.read_uj(self._read(_linux.ENERGY), self._serial)
 
@@ -158,9 +176,9 @@ class _Adb:
                 self._shell(f"rm -rf {self._folder}")
 
     def benchmark(
-        self, program: ModuleType, file: str, repeats: int, threads: int, cores: Sequence[int], memory: bool
+        self, program: ModuleType, file: str, repeats: int, threads: int, cores: Sequence[int], **watch: bool
     ) -> str:
-        """Run the benchmark program.
+        """Run the benchmark program; `watch` what is more than times (see its `command`).
 
         Returns:
             What it printed.
@@ -169,7 +187,7 @@ class _Adb:
             ArtifactError: It refuses the file.
             TargetError: It cannot run there, or the device is lost.
         """
-        words = program.command(self._program(program), f"{self._folder}/{file}", repeats, threads, memory=memory)
+        words = program.command(self._program(program), f"{self._folder}/{file}", repeats, threads, **watch)
         if cores:
             words = ["taskset", f"{sum(1 << core for core in cores):x}", *words]
         output, code = self._shell_code(f"{shlex.join(words)} 2>&1", TIMING_TIMEOUT)
@@ -313,9 +331,9 @@ class _Model:
         """Refuse what cannot be run."""
         self.time(1)
 
-    def run(self, repeats: int, memory: bool = False) -> str:
+    def run(self, repeats: int, **watch: bool) -> str:
         """What the benchmark program prints."""
-        return self._phone.benchmark(self._program, self._file, repeats, self._threads, self._cores, memory)
+        return self._phone.benchmark(self._program, self._file, repeats, self._threads, self._cores, **watch)
 
     def close(self) -> None:
         """Remove it."""

@@ -142,12 +142,14 @@ class Kernel:
     """One operator of a model file.
 
     Attributes:
+        name: Of the operator of the architecture that it belongs to.
         kind: A key of `RATES`.
         work: MACs of what has weights, else elements put out.
         num_bytes: Read and written, weights included.
         is_int8: Whether it computes on codes.
     """
 
+    name: str
     kind: str
     work: int
     num_bytes: int
@@ -359,6 +361,16 @@ class _Connection:
         largest = max(kernel.num_bytes for kernel in kernels(path))
         return _PROCESS_MIB + (2 * path.stat().st_size + largest) / _MIB
 
+    def profile(self, runtime: str, path: Path, threads: int, repeats: int) -> dict[str, float]:
+        self._device.request()
+        self._check_runtime(runtime)
+        times: dict[str, float] = {}
+        for kernel in kernels(path):
+            ms = _true_ms((kernel,), self._device.settings, threads, ())
+            took_ms = sum(self._device.run(ms) for _ in range(repeats)) / repeats
+            times[kernel.name] = times.get(kernel.name, 0.0) + took_ms
+        return times
+
     def energy_uj(self) -> float:
         self._device.request()
         return self._device.energy_uj
@@ -460,7 +472,7 @@ def _onnx_kernels(path: Path) -> Iterator[Kernel]:
         weight = shapes[node.input[1]] if kind in ("conv", "linear") else ()
         if kind == "conv" and weight[1] == 1 < weight[0]:
             kind = "depthwise"
-        yield _kernel(kind, tensors, weight, _elements(shapes[node.output[0]]), is_int8)
+        yield _kernel(node.name, kind, tensors, weight, _elements(shapes[node.output[0]]), is_int8)
 
 
 _TFLITE_KINDS = {"CONV_2D": "conv", "DEPTHWISE_CONV_2D": "depthwise", "FULLY_CONNECTED": "linear",
@@ -487,15 +499,17 @@ def _tflite_kernels(path: Path) -> Iterator[Kernel]:
         if kind in ("conv", "depthwise", "linear"):  # output channels first, as in ONNX
             weight = shapes[1] if kind != "depthwise" else (shapes[1][3], shapes[1][1], shapes[1][2])
         is_int8 = schema.TensorType.INT8 in (*(tensor.type for tensor in inputs[:2]), output.type)
-        yield _kernel(kind, shapes, weight, _elements(shapes[-1]), is_int8)
+        name = (inputs[1] if weight else output).name.decode()  # the classifier puts out "logits"
+        yield _kernel(name, kind, shapes, weight, _elements(shapes[-1]), is_int8)
 
 
 def _kernel(
-    kind: str, shapes: list[tuple[int, ...]], weight: tuple[int, ...], num_outputs: int, is_int8: bool
+    name: str, kind: str, shapes: list[tuple[int, ...]], weight: tuple[int, ...], num_outputs: int, is_int8: bool
 ) -> Kernel:
-    """A kernel; `weight` has the output channels in front, and is empty where there is none."""
+    """A kernel; `name` is its node's or tensor's, `weight` has the output channels in front, and may be empty."""
     work = num_outputs * (_elements(weight[1:]) if weight else 1)
-    return Kernel(kind, work, sum(map(_elements, shapes)) * (1 if is_int8 else 4), is_int8)
+    num_bytes = sum(map(_elements, shapes)) * (1 if is_int8 else 4)
+    return Kernel(name.split(_qdq.MARK)[0], kind, work, num_bytes, is_int8)
 
 
 def _elements(shape: tuple[int, ...]) -> int:

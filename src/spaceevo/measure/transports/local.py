@@ -51,6 +51,10 @@ class _Local:
     def peak_memory_mib(self, runtime: str, path: Path, threads: int) -> float:
         return peak_memory_mib(Place(WHERE, (), sys.executable, _not_started, quoted=False), runtime, path, threads)
 
+    def profile(self, runtime: str, path: Path, threads: int, repeats: int) -> dict[str, float]:
+        times: dict[str, float] = plugins.load(RUNTIMES, runtime).profile(path, repeats, threads)
+        return times
+
     def energy_uj(self) -> float:
         return self._energy.read_uj(_read(_linux.ENERGY), WHERE)
 

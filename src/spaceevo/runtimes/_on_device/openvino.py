@@ -62,9 +62,47 @@ def time(request: Any, repeats: int) -> list[float]:
     """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
     image = request.get_input_tensor()
     image.data[:] = np.random.default_rng(0).standard_normal(tuple(image.shape), dtype=np.float32)
+    num_warm_up = min(WARM_UP, repeats)  # few runs are asked of slow models, whose caches one run fills
     samples = []
-    for _ in range(WARM_UP + repeats):
+    for _ in range(num_warm_up + repeats):
         start = clock.perf_counter_ns()
         request.infer()
         samples.append((clock.perf_counter_ns() - start) / 1e6)
-    return samples[WARM_UP:]
+    return samples[num_warm_up:]
+
+
+def told(node: Any, key: str) -> str:
+    """What the graph of execution tells of a node; "" if nothing."""
+    info = node.get_rt_info()
+    return str(info[key].value if hasattr(info[key], "value") else info[key]) if key in info else ""
+
+
+def profile(model: Any, repeats: int, threads: int) -> list[tuple[str, str, str, float]]:
+    """(node, type, layers, ms) of every node that was executed, from the counters: the mean over the runs.
+
+    Args:
+        model: Path or content of a model.
+        repeats: Runs that count.
+        threads: As of `compiled`.
+    """
+    ready = compiled(model, threads, counters=True)
+    request = ready.create_infer_request()
+    image = request.get_input_tensor()
+    image.data[:] = np.random.default_rng(0).standard_normal(tuple(image.shape), dtype=np.float32)
+    # Of all runs until then: the counters give means since the start, the slow first runs included
+    totals: list[list[tuple[Any, float]]] = []
+    for runs in (WARM_UP, repeats):
+        for _ in range(runs):
+            request.infer()
+        num_runs = WARM_UP + (runs if totals else 0)
+        totals.append([(entry, entry.real_time.total_seconds() * 1e3 * num_runs) for entry in request.profiling_info])
+    nodes = {node.get_friendly_name(): node for node in ready.get_runtime_model().get_ordered_ops()}
+    found = []
+    for (_, before), (entry, after) in zip(*totals):  # noqa: B905  `strict` came with Python 3.10
+        if entry.status == entry.Status.EXECUTED:
+            node, ms = nodes.get(entry.node_name), max(0.0, after - before) / repeats
+            if node is None:
+                found.append(("", entry.node_type, "", ms))
+            else:
+                found.append((entry.node_name, told(node, "layerType"), told(node, "originalLayersNames"), ms))
+    return found

@@ -1,24 +1,37 @@
-"""One file per data set; see `procedural` for the contract. Here: the cache of pixels that they share."""
+"""One file per data set; see `procedural` for the contract. Here: what they share, from files to cached pixels."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from io import FileIO
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image, ImageOps
 
-from spaceevo.errors import NoSpaceError
+from spaceevo.errors import DataError, NoSpaceError
 
 _DIGEST_BYTES = 32
 _CHUNK_BYTES = 1 << 20
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
+_IMAGES_PER_PART = 256
+_NUM_TOLD = 5  # names listed in an error; the rest is a count
 
 
-def cached(cache: Path, source: str, inputs: object, build: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array that `build` makes, read from `cache` where an intact copy lies there.
+def cached(
+    cache: Path, source: str, inputs: object, shape: tuple[int, ...], build: Callable[[], Iterable[np.ndarray]]
+) -> np.ndarray:
+    """The uint8 array whose rows `build` makes, mapped from a file of `cache`: it may be larger than the memory.
 
     A cache file is a plain .npy followed by a SHA-256 over its key and content, so a damaged, truncated,
     renamed or foreign file is noticed, and built anew. It appears whole or not at all.
@@ -28,54 +41,181 @@ def cached(cache: Path, source: str, inputs: object, build: Callable[[], np.ndar
         source: `__file__` of the data set; its text is part of the key, so a changed renderer never
             meets old pixels.
         inputs: All else that determines the array; its `repr` is part of the key.
-        build: Makes the array.
+        shape: Of the array.
+        build: Makes the array as parts, each some of its rows, in order.
+
+    Returns:
+        Writing to the array changes neither the file nor what others see.
 
     Raises:
         NoSpaceError: The disk is full, or the folder cannot be written.
     """
-    key = hashlib.sha256(Path(source).read_bytes() + repr(inputs).encode()).digest()
+    key = hashlib.sha256(Path(source).read_bytes() + Path(__file__).read_bytes() + repr(inputs).encode()).digest()
     path = cache / f"{Path(source).stem}-{key.hex()[:16]}.npy"
-    array = _read(path, key)
-    if array is None:
-        array = build()
-        try:
-            _write(path, key, array)
-        except OSError as error:
-            raise NoSpaceError(
-                "The cache of a data set cannot be written",
-                found=f"{path}: {error.strerror or error} ({array.nbytes / 2**20:.0f} MiB needed)",
-                remedy="Free space there, or choose a folder that can be written",
-            ) from error
-    return array
+    if not _intact(path, key):
+        _write(path, key, shape, build)
+    # Copy on write: torch warns of arrays that cannot be written
+    array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+    assert array.shape == shape
+    return np.asarray(array)
 
 
-def _read(path: Path, key: bytes) -> np.ndarray | None:
-    """The cached array, or None where it is missing or not intact."""
+def decoded(files: Iterable[tuple[str, Path | bytes]], image_size: int) -> Iterator[np.ndarray]:
+    """Decode image files, a part of them at a time.
+
+    An image is turned upright (EXIF), converted to RGB, resized with antialiasing so that its shorter side
+    is `image_size`, and cropped to the square in its centre. Only the first frame of an animation counts.
+
+    Args:
+        files: Of each image its name, for errors, and its file or content: png, jpg, bmp, webp or ppm.
+        image_size: Height = width in pixels, at least 1.
+
+    Yields:
+        uint8 [n, 3, image_size, image_size].
+
+    Raises:
+        DataError: Images that cannot be read, once all have been tried.
+    """
+    remaining = iter(files)
+    num_files, unreadable = 0, []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while part := list(islice(remaining, _IMAGES_PER_PART)):
+            num_files += len(part)
+            images = list(pool.map(partial(_decode, image_size=image_size), [source for _, source in part]))
+            unreadable += [
+                f"{name} ({image})" for (name, _), image in zip(part, images, strict=True) if isinstance(image, str)
+            ]
+            if not unreadable:
+                yield np.stack(images).transpose(0, 3, 1, 2)
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable)} of {num_files} images cannot be read",
+            found=some(unreadable),
+            remedy="Replace or remove these files",
+        )
+
+
+def check_classes(labels: dict[str, np.ndarray], class_names: tuple[str, ...], source: str) -> None:
+    """Make sure that labels are those of the classes, and every class has images in every part.
+
+    Args:
+        labels: Integers [N] by part.
+        class_names: One name per class, in label order.
+        source: The data set, for errors.
+
+    Raises:
+        DataError: What is wrong with which part.
+    """
+    if len(class_names) < 2:
+        raise DataError(
+            "The data set has only one class",
+            found=f"{some(class_names)} in {source}",
+            remedy="Give it images of at least two",
+        )
+    if len(set(class_names)) < len(class_names):
+        raise DataError(
+            "Two classes of the data set have the same name",
+            found=f"{some(name for name in class_names if class_names.count(name) > 1)} in {source}",
+            remedy="Give each a name of its own",
+        )
+    for part, found in labels.items():
+        strange = np.setdiff1d(found, np.arange(len(class_names)))
+        if len(strange):
+            raise DataError(
+                f"Labels of {part!r} are none of a class",
+                found=f"{some(str(label) for label in strange)} in {source}, which has {len(class_names)} classes",
+                remedy="Labels count from 0; -1 stands for a hidden one: choose another validation part",
+            )
+        missing = np.setdiff1d(np.arange(len(class_names)), found)
+        if len(missing):
+            raise DataError(
+                f"Every class needs images in every part, {part!r} lacks some",
+                found=f"No image of class {some(class_names[label] for label in missing)} in {source}",
+                remedy="Add such images, or number the classes without a gap from 0 on",
+            )
+
+
+def version(file: Path) -> tuple[int, int]:
+    """(size, time of change); decoding tells of a file that is not there, such as a dangling link."""
+    try:
+        status = file.stat()
+    except OSError:
+        return (-1, -1)
+    return (status.st_size, status.st_mtime_ns)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of the names and how many more there are.
+
+    >>> some(["a", "b"]), some([])
+    ('a, b', 'nothing')
+    """
+    names = list(names)
+    more = f" and {len(names) - _NUM_TOLD} more" if len(names) > _NUM_TOLD else ""
+    return (", ".join(names[:_NUM_TOLD]) or "nothing") + more
+
+
+def _decode(source: Path | bytes, image_size: int) -> np.ndarray | str:
+    """One image, uint8 [H, W, 3], or why it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+            image.draft(None, (2 * image_size, 2 * image_size))  # JPEG: skip the detail that resizing would drop
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bit grey, which Pillow would clip instead of scaling
+                upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
+            size = (image_size, image_size)
+            return np.asarray(ImageOps.fit(upright.convert("RGB"), size, Image.Resampling.BILINEAR))
+    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+        return str(error) or type(error).__name__
+
+
+def _intact(path: Path, key: bytes) -> bool:
+    """Whether the file is there, whole, and made with this key."""
     try:
         with path.open("rb") as file:
             content_bytes = path.stat().st_size - _DIGEST_BYTES
-            if content_bytes <= 0 or _digest(file, key, content_bytes) != file.read():
-                return None
-            file.seek(0)
-            array: np.ndarray = np.load(file, allow_pickle=False)
-            return array
+            return content_bytes > 0 and _digest(file, key, content_bytes) == file.read()
     except OSError:
-        return None
+        return False
 
 
-def _write(path: Path, key: bytes, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
+def _write(path: Path, key: bytes, shape: tuple[int, ...], build: Callable[[], Iterable[np.ndarray]]) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    digest = hashlib.sha256(key)
+    with _no_space(path, shape):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "w+b") as file:
-            np.save(file, array, allow_pickle=False)
-            content_bytes = file.tell()
-            file.seek(0)
-            digest = _digest(file, key, content_bytes)
-            file.write(digest)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            # Errors of `build` are its own, so only the writing is inside `_no_space`
+            for part in chain([np.frombuffer(header.getvalue(), np.uint8)], build()):
+                content = np.ascontiguousarray(part).data.cast("B")
+                digest.update(content)
+                with _no_space(path, shape):
+                    _append(file, content)
+            with _no_space(path, shape):
+                _append(file, memoryview(digest.digest()))
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _append(file: FileIO, content: memoryview) -> None:
+    while content:  # a nearly full disk takes a part of it, and refuses the next
+        content = content[file.write(content) :]
+
+
+@contextmanager
+def _no_space(path: Path, shape: tuple[int, ...]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NoSpaceError(
+            "The cache of a data set cannot be written",
+            found=f"{path}: {error.strerror or error} ({math.prod(shape) / 2**20:.0f} MiB needed)",
+            remedy="Free space there, or choose a folder that can be written",
+        ) from error
 
 
 def _digest(file: BinaryIO, key: bytes, num_bytes: int) -> bytes:

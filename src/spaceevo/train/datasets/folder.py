@@ -7,24 +7,18 @@ The contract of a data set is in `procedural`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from spaceevo.errors import DataError
 from spaceevo.records import ImageData
-from spaceevo.train.datasets import cached
+from spaceevo.train.datasets import cached, decoded, some, version
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
 _SPLITS = ("train", "val")
-_NUM_TOLD = 5  # names listed in an error; the rest is a count
 _LAYOUT = "Arrange the images as PATH/train/<class>/... and PATH/val/<class>/..."
 
 
@@ -41,9 +35,6 @@ class Settings(BaseModel):
 def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     """Decode the images, or read their pixels from the cache where no file has changed.
 
-    An image is turned upright (EXIF), converted to RGB, resized with antialiasing so that its shorter side
-    is `image_size`, and cropped to the square in its centre. Only the first frame of an animation counts.
-
     Args:
         settings: Where the images lie.
         image_size: Height = width in pixels, at least 1.
@@ -58,8 +49,10 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     files, class_names = _listing(root)
     listed = {split: [file for name in class_names for file in files[split][name]] for split in _SPLITS}
     every = listed["train"] + listed["val"]
-    versions = [(file.relative_to(root).as_posix(), *_version(file)) for file in every]
-    images_NCHW = cached(cache, __file__, (versions, image_size), lambda: _decode(root, every, image_size))
+    versions = [(file.relative_to(root).as_posix(), *version(file)) for file in every]
+    named = [(str(file), file) for file in every]
+    shape = (len(every), 3, image_size, image_size)
+    images_NCHW = cached(cache, __file__, (versions, image_size), shape, lambda: decoded(named, image_size))
 
     def labels(split: str) -> np.ndarray:
         counts = [len(files[split][name]) for name in class_names]
@@ -117,7 +110,7 @@ def _class_files(root: Path, split: str) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise DataError(
             f"The data set has no folder {split!r}",
-            found=f"{root} holds {_some(sorted(entry.name for entry in root.iterdir()))}",
+            found=f"{root} holds {some(sorted(entry.name for entry in root.iterdir()))}",
             remedy=_LAYOUT,
         )
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
@@ -126,7 +119,7 @@ def _class_files(root: Path, split: str) -> dict[str, list[Path]]:
         others = sorted(entry.name for entry in folder.iterdir() if entry not in classes)
         raise DataError(
             f"The folder {split!r} of the data set has no image in a class folder",
-            found=f"{folder} holds {len(classes)} class folders, all without images, and {_some(others)}",
+            found=f"{folder} holds {len(classes)} class folders, all without images, and {some(others)}",
             remedy=f"{_LAYOUT}, as {', '.join(EXTENSIONS)} files",
         )
     return files
@@ -151,7 +144,7 @@ def _class_names(root: Path, files: dict[str, dict[str, list[Path]]]) -> list[st
         if missing:
             raise DataError(
                 "Every class needs images in both 'train' and 'val'",
-                found=f"{root / other} has no image of {_some(missing)}",
+                found=f"{root / other} has no image of {some(missing)}",
                 remedy=f"Add images of these classes to {other!r}, or remove their folders from both splits",
             )
     names = sorted(with_images["train"])
@@ -164,65 +157,5 @@ def _class_names(root: Path, files: dict[str, dict[str, list[Path]]]) -> list[st
     return names
 
 
-def _version(file: Path) -> tuple[int, int]:
-    """(size, time of change); decoding tells of a file that is not there, such as a dangling link."""
-    try:
-        status = file.stat()
-    except OSError:
-        return (-1, -1)
-    return (status.st_size, status.st_mtime_ns)
-
-
-@dataclass(frozen=True)
-class _Unreadable:
-    file: Path
-    reason: str
-
-
-def _decode(root: Path, files: list[Path], image_size: int) -> np.ndarray:
-    """Images uint8 [N, 3, H, W]."""
-    images_NCHW = np.empty((len(files), 3, image_size, image_size), np.uint8)
-
-    def decode(index: int) -> _Unreadable | None:
-        try:
-            images_NCHW[index] = _decode_one(files[index], image_size).transpose(2, 0, 1)
-        except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-            return _Unreadable(files[index], str(error) or type(error).__name__)
-        return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        unreadable = [result for result in pool.map(decode, range(len(files))) if result]
-    if unreadable:
-        told = [f"{bad.file.relative_to(root)} ({bad.reason})" for bad in unreadable]
-        raise DataError(
-            f"{len(unreadable)} of {len(files)} images cannot be read",
-            found=f"{_some(told)} in {root}",
-            remedy="Replace or remove these files",
-        )
-    return images_NCHW
-
-
-def _decode_one(file: Path, image_size: int) -> np.ndarray:
-    """One image, uint8 [H, W, 3]."""
-    with Image.open(file, formats=_FORMATS) as image:
-        image.draft(None, (2 * image_size, 2 * image_size))  # JPEG: skip the detail that resizing would drop
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bit grey, which Pillow would clip instead of scaling
-            upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
-        size = (image_size, image_size)
-        return np.asarray(ImageOps.fit(upright.convert("RGB"), size, Image.Resampling.BILINEAR))
-
-
 def _hidden(name: str) -> bool:
     return name.startswith(".")
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first few of the names and how many more there are.
-
-    >>> _some(["a", "b"]), _some([])
-    ('a, b', 'nothing')
-    """
-    names = list(names)
-    more = f" and {len(names) - _NUM_TOLD} more" if len(names) > _NUM_TOLD else ""
-    return (", ".join(names[:_NUM_TOLD]) or "nothing") + more

@@ -17,8 +17,9 @@ spans [-1, 1] in x and y, so a scene does not depend on the size at which it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -111,15 +112,16 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     train_labels = _labels(settings, "train", settings.num_train)
     val_labels = _labels(settings, "val", settings.num_val)
 
-    def render_both() -> np.ndarray:
-        return np.concatenate(
-            [
-                _render(settings, "train", train_labels, image_size),
-                _render(settings, "val", val_labels, image_size),
-            ]
-        )
-
-    images_NCHW = cached(cache, __file__, (settings.model_dump(), image_size), render_both)
+    shape = (settings.num_train + settings.num_val, 3, image_size, image_size)
+    images_NCHW = cached(
+        cache,
+        __file__,
+        (settings.model_dump(), image_size),
+        shape,
+        lambda: chain(
+            _render(settings, "train", train_labels, image_size), _render(settings, "val", val_labels, image_size)
+        ),
+    )
     return ImageData(
         name="procedural",
         class_names=tuple(
@@ -281,22 +283,20 @@ def _draw_scenes(settings: Settings, labels: np.ndarray, random: np.random.Gener
     return layers
 
 
-def _render(settings: Settings, split: str, labels: np.ndarray, image_size: int) -> np.ndarray:
-    """Images uint8 [N, C, H, W] of the scenes with these labels."""
+def _render(settings: Settings, split: str, labels: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
+    """Images uint8 [n, C, H, W] of the scenes with these labels, a batch at a time."""
     layers = _draw_scenes(settings, labels, seeding.numpy_random(settings.seed, "procedural scenes", split))
     random = seeding.numpy_random(settings.seed, "procedural noise", split)
     blur_N = (settings.noise * random.uniform(0, 0.12, len(labels))).astype(np.float32)
     noise_N = (settings.noise * random.uniform(0, 0.2, len(labels))).astype(np.float32)
     edge_N = np.maximum(blur_N, np.float32(2 / image_size))  # one pixel at least: the antialiasing
-    images_NCHW = np.empty((len(labels), 3, image_size, image_size), np.uint8)
     for start in range(0, len(labels), _BATCH):
         where = slice(start, start + _BATCH)
-        image_NCHW = np.zeros(images_NCHW[where].shape, np.float32)
+        image_NCHW = np.zeros((len(labels[where]), 3, image_size, image_size), np.float32)
         for layer in layers:
             _paint(image_NCHW, layer.rows(where), edge_N[where])
         image_NCHW += noise_N[where, None, None, None] * random.standard_normal(image_NCHW.shape, np.float32)
-        images_NCHW[where] = np.clip(255 * image_NCHW + 0.5, 0, 255)
-    return images_NCHW
+        yield np.clip(255 * image_NCHW + 0.5, 0, 255).astype(np.uint8)
 
 
 def _paint(image_NCHW: np.ndarray, layer: _Layer, edge_N: np.ndarray) -> None:

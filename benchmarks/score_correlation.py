@@ -1,0 +1,176 @@
+"""Does the Q-T score stand for what it should? Scores of spaces against the INT8 top-1 that their supernets reach.
+
+    python benchmarks/score_correlation.py --spaces 9 --seeds 0 1 2 --jobs 2
+
+Per seed a recipe is run up to its search over spaces: a teacher, a block table and a latency predictor of its own.
+Spaces are taken that spread evenly over the range of the first seed's scores, among random ones and the best. Each
+space and seed gets a supernet of its own, with equal effort, that is searched under the same budget; the found subnet's
+fake-quantized INT8 top-1 is taken on the validation images. The default target is the simulated device, whose
+latencies are the same everywhere: the correlation is about quality. Finished supernets are kept, so an interrupted run
+goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+
+from spaceevo import pipeline
+from spaceevo.artifacts import RunFolder, write_atomically
+from spaceevo.config import Recipe, load_recipe
+from spaceevo.nets.network import program_of
+from spaceevo.pipeline import predict, space
+from spaceevo.pipeline.context import Context
+from spaceevo.progress import silent
+from spaceevo.search.qt_score import ExactEvaluator
+from spaceevo.search.subnet_search import search_subnets
+from spaceevo.seeding import python_random
+from spaceevo.spaces.subnet import Subnet
+from spaceevo.train.batches import split
+from spaceevo.train.checkpoints import load_weights
+from spaceevo.train.evaluation import calibrated_subnet, predict_logits, top1
+from spaceevo.train.loop import train
+from spaceevo.train.supernet import make_supernet, sandwich
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
+NUM_SAMPLED = 1500
+RECALIBRATION_BATCHES = 16
+
+
+def recipe_of(given: argparse.Namespace, seed: int) -> Recipe:
+    recipe = load_recipe(given.recipe)
+    epochs = {"epochs_fp32": given.epochs[0], "epochs_int8": given.epochs[1]} if given.epochs else {}
+    return recipe.model_copy(
+        update={
+            "seed": seed,
+            "target": recipe.target.model_copy(update={"name": given.target}),
+            "supernet": recipe.supernet.model_copy(update=epochs),
+        }
+    )
+
+
+def spread(context: Context, scorer: ExactEvaluator, num_spaces: int) -> list[str]:
+    """Spaces whose scores lie evenly between the lowest and the highest."""
+    hyperspace, rng = context.hyperspace, python_random(0, "spread")
+    choices = {hyperspace.sample(rng) for _ in range(NUM_SAMPLED)} | {
+        hyperspace.decode(space.load(context).best.encoding)
+    }
+    scored = sorted((score, hyperspace.encode(choice)) for choice in choices if (score := scorer.score(choice)) > 0)
+    scores = np.array([score for score, _ in scored])
+    nearest = [int(np.abs(scores - one).argmin()) for one in np.linspace(scores[0], scores[-1], num_spaces)]
+    return [scored[position][1] for position in dict.fromkeys(nearest)]
+
+
+def reached(given: argparse.Namespace, folder: Path, encoding: str, budget_ms: float) -> dict[str, float]:
+    """Train the supernet of one space, search it, and judge what was found on the validation images."""
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    recipe = recipe_of(given, json.loads((folder / "seed.json").read_text()))
+    context = Context(recipe, RunFolder(folder))
+    own = context.hyperspace.space(context.hyperspace.decode(encoding), context.data.num_classes)
+    images, search_images, val_images = split(context.data, recipe.data.search_share, recipe.seed)
+    network = make_supernet(own, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
+    with tempfile.TemporaryDirectory() as work:
+        files, _ = train(network, sandwich(own, recipe.supernet.num_random), images, recipe.supernet, recipe.data,
+                         seed=recipe.seed, purpose="supernet", folder=Path(work), progress=silent)  # fmt: skip
+        load_weights(network, files.int8)
+    network.quantized, network.arithmetic = True, context.arithmetic
+    network.eval()
+    settings = recipe.subnets
+    judged = search_images.take(slice(0, settings.num_images))
+
+    def accuracy(subnet: Subnet, batches: int = settings.recalibration_batches, validation: bool = False) -> float:
+        calibrated = calibrated_subnet(network, program_of(subnet), images, batches)
+        on = val_images if validation else judged
+        return top1(predict_logits(calibrated, program_of(subnet), on.pixels), on.labels)
+
+    rated = search_subnets(
+        own, budgets_ms=(budget_ms,), latency_ms=predict.load_predictor(context).network_ms, top1=accuracy,
+        window=settings.latency_window, population_size=settings.population_size,
+        num_generations=settings.num_generations, num_mutations=settings.num_mutations,
+        num_crossovers=settings.num_crossovers, num_candidates=settings.num_candidates, seed=recipe.seed,
+    )  # fmt: skip
+    return {
+        "top1": accuracy(rated[0].subnet, RECALIBRATION_BATCHES, True),
+        "searched_top1": rated[0].top1,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--recipe", type=Path, default=RECIPE)
+    arguments.add_argument("--target", default="onnxruntime@fake")
+    arguments.add_argument("--spaces", type=int, default=9)
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--epochs", type=float, nargs=2, metavar=("FP32", "INT8"), help="of every supernet")
+    arguments.add_argument("--budget-ms", type=float, help="the smaller automatic one of the first seed without it")
+    arguments.add_argument("--jobs", type=int, default=2)
+    arguments.add_argument("--folder", type=Path, default=Path("runs/score-correlation"))
+    arguments.add_argument("--json", type=Path)
+    given = arguments.parse_args()
+    console = Console()
+
+    contexts, scorers = {}, {}
+    budget_ms, encodings = given.budget_ms, []
+    for seed in given.seeds:
+        folder = given.folder / f"seed-{seed}"
+        contexts[seed] = context = pipeline.run(recipe_of(given, seed), folder, console, space.NAME)
+        write_atomically(folder / "seed.json", json.dumps(seed))
+        budget_ms = budget_ms or min(predict.load_budgets(context))
+        base_ms = space.load_base_ms(context)
+        scorers[seed] = ExactEvaluator(space.load_table(context), context.hyperspace, (budget_ms,), base_ms)
+        encodings = encodings or spread(context, scorers[seed], given.spaces)
+
+    found: dict[tuple[int, str], float] = {}
+    with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
+        jobs = {}
+        for encoding in encodings:
+            for seed in given.seeds:
+                folder = given.folder / f"seed-{seed}"
+                path = folder / "reached" / f"{encoding}-{budget_ms:g}.json"
+                if path.exists():
+                    found[seed, encoding] = json.loads(path.read_text())["top1"]
+                else:
+                    jobs[pool.submit(reached, given, folder, encoding, budget_ms)] = seed, encoding, path
+        for number, job in enumerate(as_completed(jobs), 1):
+            seed, encoding, path = jobs[job]
+            write_atomically(path, json.dumps(job.result()))
+            found[seed, encoding] = job.result()["top1"]
+            console.print(f"{number}/{len(jobs)} {encoding}, seed {seed}: {found[seed, encoding]:.2%}, "
+                          f"{job.result()['seconds']:.0f} s", highlight=False)  # fmt: skip
+
+    scores = {key: scorers[key[0]].score(contexts[key[0]].hyperspace.decode(key[1])) for key in found}
+    titles = [f"{what}, seed {seed}" for what in ("score", "top-1") for seed in given.seeds]
+    shown = Table("space", *titles, title=f"{budget_ms:g} ms on {given.target}")
+    for encoding in encodings:
+        shown.add_row(encoding, *(f"{scores[seed, encoding]:.4f}" for seed in given.seeds),
+                      *(f"{found[seed, encoding]:.2%}" for seed in given.seeds))  # fmt: skip
+    console.print(shown)
+    rho = [float(spearmanr([scores[seed, x] for x in encodings], [found[seed, x] for x in encodings])[0])
+           for seed in given.seeds]  # fmt: skip
+    mean = float(spearmanr([np.mean([scores[seed, x] for seed in given.seeds]) for x in encodings],
+                           [np.mean([found[seed, x] for seed in given.seeds]) for x in encodings])[0])  # fmt: skip
+    console.print(f"Spearman's rho between score and INT8 top-1: {', '.join(f'{one:.2f}' for one in rho)} "
+                  f"(mean {np.mean(rho):.2f}); of the means over the seeds {mean:.2f}", highlight=False)  # fmt: skip
+    if given.json:
+        given.json.write_text(json.dumps({
+            "budget_ms": budget_ms, "rho": rho, "rho_of_means": mean,
+            "spaces": {x: {"scores": [scores[s, x] for s in given.seeds], "top1": [found[s, x] for s in given.seeds]}
+                       for x in encodings},
+        }, indent=1))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Distillation of many cells with made-up trainings: which are done again, which count, who does what."""
+
+import fcntl
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from spaceevo import plugins
+from spaceevo.artifacts import RunFolder
+from spaceevo.config import BlocksSettings, DataSettings, Recipe
+from spaceevo.errors import ArtifactError, RecipeError, TrainingError
+from spaceevo.pipeline import blocks
+from spaceevo.pipeline.context import Context
+from spaceevo.progress import silent
+from spaceevo.records import DistilledCell
+from spaceevo.train.distillation import CellResult, ScoredSubstage, encode_blocks
+
+SETTINGS = {"num_images": 32, "score_images": 16, "steps_fp32": 1, "steps_int8": 1, "batch_size": 2, "substages": 2}
+DATA = DataSettings(name="digits", image_size=24)
+ALL = [(0, 0), (0, 1), (1, 0), (1, 1)]
+#: Of the two block types of `tiny`, block 0 has more MACs and parameters than block 1.
+FINE = {(0, 0): 0.3, (0, 1): 0.4, (1, 0): 0.3, (1, 1): 0.4}
+
+
+@pytest.fixture
+def context(tiny_plugin, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(tiny_plugin))
+    plugins._locations.cache_clear()
+    settings = BlocksSettings(**SETTINGS, teacher_network="nowhere:teacher")
+    yield Context(Recipe(hyperspace="tiny", data=DATA, blocks=settings), RunFolder(tmp_path / "cells of digits"))
+    plugins._locations.cache_clear()
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Replaces training: losses by cell, one per attempt or for all, and failures. Notes what was trained."""
+
+    trainings = SimpleNamespace(losses=dict(FINE), failures={}, done=[])
+
+    def made_up_cell(hyperspace, index, block, features, settings, *, attempt, checkpoint, progress, **_):
+        trainings.done.append((index, block, attempt))
+        found = trainings.losses[index, block]
+        loss = found[attempt] if isinstance(found, tuple) else found
+        failure = trainings.failures.get((index, block, attempt), "")
+        stage = hyperspace.searched[index]
+        rows = [
+            ScoredSubstage(window, 24, 8, encode_blocks(one), loss, one, 12)
+            for window in range(stage.num_windows)
+            for one in (stage.elastic(block, window).smallest(), stage.elastic(block, window).largest())
+        ]
+        cell = DistilledCell(
+            stage=stage.name,
+            block=block,
+            block_type="made-up",
+            nsr_fp32=loss,
+            nsr_int8=loss,
+            curve=(),
+            attempts=attempt + 1,
+            failure=failure,
+        )
+        checkpoint.write_text("")
+        progress(1, blocks.cell_work(hyperspace, index, settings))
+        return CellResult(cell, tuple(rows))
+
+    monkeypatch.setattr(blocks, "distill_cell", made_up_cell)
+    monkeypatch.setattr(blocks, "_teacher", lambda *_: None)
+    monkeypatch.setattr(blocks, "stage_features", lambda _, indices, *rest: dict.fromkeys(indices))
+    return trainings
+
+
+def distil(context, wanted=ALL, progress=silent):
+    return blocks.distil(context, 63, context.run.path, wanted, progress)
+
+
+def quality(context):
+    columns, cells = blocks.load_quality(context.hyperspace, context.run.path)
+    return columns, {(index, cell.block): cell for (index, _), cell in zip(ALL, cells, strict=True)}
+
+
+def test_each_cell_is_trained_once_where_all_is_well(context, trainings):
+    reports = []
+    assert distil(context, progress=lambda *work: reports.append(work)) == []
+    assert sorted(trainings.done) == [(*cell, 0) for cell in ALL]
+    assert reports[-1][0] == reports[-1][1]
+    columns, cells = quality(context)
+    assert {key: cell.attempts for key, cell in cells.items()} == dict.fromkeys(ALL, 1)
+    assert not any(cell.failure for cell in cells.values())
+    assert sorted(set(zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True))) == [
+        (*cell, loss) for cell, loss in FINE.items()
+    ]
+    assert not list(context.run.path.rglob("*checkpoint*"))
+    assert distil(context) == []
+    assert len(trainings.done) == 4, "nothing is done twice"
+
+
+@pytest.mark.parametrize(
+    ("losses", "failures", "kept", "failed"),
+    [
+        ((0.5, 0.2), {}, 0.2, False),  # in doubt: wholly worse than the smaller block 1, which has 0.4
+        ((0.5, 0.45), {}, 0.45, False),  # still in doubt, but in doubt is not failed
+        ((0.5, 0.6), {}, 0.5, False),  # the first one was better
+        ((0.97, 0.96), {}, 0.96, True),  # its mean above 0.95
+        ((0.3, 0.35), {0: "diverged"}, 0.35, False),  # what did not fail counts, whatever its loss
+        ((0.3, 0.35), {0: "diverged", 1: "diverged"}, 0.3, True),
+        ((float("nan"), 0.3), {}, 0.3, False),
+    ],
+)
+def test_what_looks_wrong_is_trained_once_more(context, trainings, losses, failures, kept, failed):
+    trainings.losses[0, 0] = losses
+    trainings.failures = {(0, 0, attempt): text for attempt, text in failures.items()}
+    distil(context)
+    assert [done for done in sorted(trainings.done) if done[2]] == [(0, 0, 1)]
+    columns, cells = quality(context)
+    assert {loss for *cell, loss in zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True)
+            if tuple(cell) == (0, 0)} == {kept}  # fmt: skip
+    assert cells[0, 0].nsr_int8 == kept
+    assert cells[0, 0].attempts == 2
+    assert bool(cells[0, 0].failure) == failed
+    assert blocks.failed_cells(context.hyperspace, tuple(cells.values())) == ({(0, 0)} if failed else set())
+
+
+def test_second_trainings_wait_for_the_whole_stage_and_survive_an_end(context, trainings, monkeypatch):
+    """Doubts are of first trainings, so what is done again does not depend on when a process ended."""
+    trainings.losses |= {(0, 0): (0.5, 0.2), (0, 1): (0.4, 0.1)}
+    trainings.failures = {(0, 1, 0): "diverged"}
+    distil(context, [(0, 0)])
+    distil(context, [(1, 0), (1, 1)])
+    assert all(attempt == 0 for *_, attempt in trainings.done)
+
+    fake = blocks.distill_cell
+
+    def ended(hyperspace, index, block, *words, attempt, **options):
+        if (index, block, attempt) == (0, 1, 1):
+            raise KeyboardInterrupt
+        return fake(hyperspace, index, block, *words, attempt=attempt, **options)
+
+    monkeypatch.setattr(blocks, "distill_cell", ended)
+    with pytest.raises(KeyboardInterrupt):
+        distil(context)
+    monkeypatch.setattr(blocks, "distill_cell", fake)
+    distil(context)
+    assert sorted(trainings.done) == sorted([(*cell, 0) for cell in ALL] + [(0, 0, 1), (0, 1, 1)])
+
+
+def test_a_cell_of_another_process_is_left_to_it(context, trainings):
+    path = context.run.path / "cells" / "0-1.lock"
+    path.parent.mkdir(parents=True)
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert distil(context) == [(0, 1)]
+        assert (0, 1, 0) not in trainings.done
+    with pytest.raises(ArtifactError, match=r"lacks 1 of 4 cells.*stage1, block 1"):
+        quality(context)
+    assert distil(context) == []
+    assert sorted(trainings.done) == [(*cell, 0) for cell in ALL]
+
+
+def test_other_settings_need_another_folder(context, trainings):
+    distil(context)
+    recipe = context.recipe.model_copy(update={"blocks": context.recipe.blocks.model_copy(update={"steps_fp32": 2})})
+    with pytest.raises(ArtifactError, match="distilled otherwise") as error:
+        distil(Context(recipe, context.run))
+    assert error.value.found == "settings.steps_fp32 was 1, is 2"
+    with pytest.raises(ArtifactError, match="w_qmax was 63, is 127"):
+        blocks.distil(context, 127, context.run.path, ALL, silent)
+
+
+def test_a_changed_preset_and_a_damaged_cell_are_told(context, trainings):
+    distil(context)
+    assert blocks.load_distillation(context.run.path)[1] == context.hyperspace
+    notes = context.run.path / "distillation.json"
+    notes.write_text(notes.read_text().replace(blocks.content_hash(repr(context.hyperspace)), "another"))
+    with pytest.raises(ArtifactError, match="preset has changed"):
+        blocks.load_distillation(context.run.path)
+    (context.run.path / "cells" / "1-0.json").write_text(json.dumps({"cell": {}}))
+    with pytest.raises(ArtifactError, match=r"1-0\.json is not a distilled cell"):
+        quality(context)
+
+
+def test_a_stage_without_a_block_type_left(context, trainings, monkeypatch):
+    trainings.losses |= {(1, 0): 0.96, (1, 1): 0.97}
+    monkeypatch.setattr(Context, "target", type("Target", (), {"w_qmax": 63}))
+    context.run.path.mkdir()
+    with pytest.raises(TrainingError, match=r"every block type of stage2 failed.*0\.960"):
+        blocks.run(context, context.run.path, silent)
+
+
+def test_a_teacher_that_is_nowhere(context):
+    with pytest.raises(RecipeError, match="'nowhere:teacher' cannot be imported"):
+        distil(context)
+
+
+def test_weights_per_tensor_reach_the_cells(context, trainings, monkeypatch):
+    seen = []
+    fake = blocks.distill_cell
+    monkeypatch.setattr(blocks, "distill_cell", lambda *words, **options: seen.append(options["per_channel"])
+                        or fake(*words, **options))  # fmt: skip
+    supernet = context.recipe.supernet.model_copy(update={"weight_scales": "per-tensor"})
+    other = Context(context.recipe.model_copy(update={"supernet": supernet}), context.run)
+    assert blocks.distillation_of(other, 63) != blocks.distillation_of(context, 63)
+    distil(other)
+    assert seen == [False] * 4

@@ -124,6 +124,8 @@ def test_curves_mark_where_quantization_begins() -> None:
     assert trace(figure, "smallest subnet").y[0] == curve[0].loss_smallest
     assert figure.layout.shapes[0].x0 == 70
     assert len(figures.plot_curve([p for p in curve if p.phase == "fp32"]).layout.shapes) == 0
+    marked = [curve[0], curve[1].model_copy(update={"diverged_at": (7, 9)}), *curve[2:]]
+    assert [shape.x0 for shape in figures.plot_curve(marked).layout.shapes[-2:]] == [7, 9]
     assert list(figures.plot_curves({"teacher": curve, "empty": ()})) == ["teacher"]
 
 

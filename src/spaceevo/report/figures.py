@@ -561,7 +561,7 @@ def curve_numbers(curve: Sequence[TrainingPoint]) -> CurveNumbers:
 
 
 def plot_curve(curve: Sequence[TrainingPoint]) -> go.Figure:
-    """Loss over the step; a vertical mark where LSQ+ begins."""
+    """Loss over the step; vertical marks where LSQ+ begins, and where the training diverged and went back."""
     numbers = curve_numbers(curve)
     has_smallest = any(loss is not None for loss in numbers.losses_smallest)
     figure = _figure("Step", "Training loss", height=290, legend=has_smallest)
@@ -577,6 +577,11 @@ def plot_curve(curve: Sequence[TrainingPoint]) -> go.Figure:
         figure.add_vline(
             x=numbers.first_quantized_step, line={"color": INK, "width": 1, "dash": "dash"},
             annotation={"text": "LSQ+", "font": {"size": 11, "color": INK}, "yanchor": "top"},
+        )  # fmt: skip
+    for step in sorted({step for point in curve for step in point.diverged_at}):
+        figure.add_vline(
+            x=step, line={"color": ORANGE, "width": 1, "dash": "dot"},
+            annotation={"text": "diverged, went back", "font": {"size": 11, "color": INK}, "yanchor": "bottom"},
         )  # fmt: skip
     figure.update_yaxes(rangemode="tozero")
     figure.update_layout(hovermode="x unified")

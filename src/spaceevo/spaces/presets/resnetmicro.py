@@ -9,7 +9,7 @@ from spaceevo.spaces.subnet import BlockType, Head
 HYPERSPACE = Hyperspace(
     name="resnetmicro",
     stages=(
-        elastic_widths("stem", BlockChoice(BlockType("conv", "relu"), (3,)), 24, (1,), stride=2),
+        elastic_widths("stem", BlockChoice(BlockType("conv", "relu"), (3,)), 40, (1,), stride=2),
         elastic_widths("stage1", BOTTLENECK, 64, (1, 2, 3), stride=1),
         elastic_widths("stage2", BOTTLENECK, 128, (1, 2, 3), stride=2),
         elastic_widths("stage3", BOTTLENECK, 256, (1, 2, 3), stride=2),

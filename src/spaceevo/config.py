@@ -175,6 +175,17 @@ class ExportSettings(Settings):
     min_agreement: float = Field(0.995, ge=0, le=1, description="Least top-1 agreement with the integer reference.")
 
 
+class CompareSettings(Settings):
+    """What `spaceevo compare` compares the found space with."""
+
+    handmade: tuple[str, ...] = Field(
+        ("mobilenetv3micro", "proxylessmicro", "resnetmicro"), description="Presets of hand-made spaces."
+    )
+    num_random: int = Field(2, ge=0, le=16, description="Random spaces of the hyperspace.")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="Each space is trained and searched with each.")
+    num_fit: int = Field(24, ge=4, description="Networks of each hand-made space measured for the predictor.")
+
+
 class Recipe(Settings):
     """A complete run."""
 
@@ -194,6 +205,7 @@ class Recipe(Settings):
     supernet: SupernetSettings = SupernetSettings()
     subnets: SubnetsSettings = SubnetsSettings()
     export: ExportSettings = ExportSettings()
+    compare: CompareSettings = CompareSettings()
 
     @field_validator("budgets_ms")
     @classmethod

@@ -643,6 +643,72 @@ class Summary(Record):
     baselines: tuple[ModelResult, ...]
 
 
+class ComparedNetwork(Record):
+    """One network that a comparison found or trained.
+
+    Attributes:
+        budget_ms: The latency budget.
+        encoding: Published string.
+        macs: For one image.
+        int8_ms: Measured INT8 latency.
+        fp32_ms: Measured FP32 latency.
+        top1_int8: Fake-quantized, rounded as the target rounds, on validation images, 0 to 1.
+        top1_fp32: Likewise in FP32.
+    """
+
+    budget_ms: float
+    encoding: str
+    macs: int
+    int8_ms: float
+    fp32_ms: float
+    top1_int8: float
+    top1_fp32: float
+
+
+class ComparedSpace(Record):
+    """A space of a comparison, or networks that are trained alone.
+
+    Attributes:
+        name: Short.
+        kind: "searched", "hand-made", "random" or "network".
+        encoding: Of the space; empty for networks that are trained alone.
+        networks: Per seed what was found, by ascending budget; budgets that the space cannot meet are missing.
+        hypervolumes: Per seed, area under (INT8 latency in ms, INT8 top-1) down to the reference.
+        hypervolume_interval: The 95 % interval of their mean; None for one seed.
+    """
+
+    name: str
+    kind: str
+    encoding: str
+    networks: tuple[tuple[ComparedNetwork, ...], ...]
+    hypervolumes: tuple[float, ...]
+    hypervolume_interval: tuple[float, float] | None
+
+
+class Comparison(Record):
+    """`comparison.json`: spaces trained with equal effort, and searched under equal latency.
+
+    Attributes:
+        target: Where latencies were measured.
+        data: The data set.
+        num_val_images: That accuracies were taken on.
+        budgets_ms: Ascending.
+        reference_ms: Latency that hypervolumes reach to.
+        reference_top1: And top-1: that of guessing.
+        seeds: Of training and search.
+        spaces: The searched one first.
+    """
+
+    target: TargetDescription
+    data: str
+    num_val_images: int
+    budgets_ms: tuple[float, ...]
+    reference_ms: float
+    reference_top1: float
+    seeds: tuple[int, ...]
+    spaces: tuple[ComparedSpace, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class BlockTable:
     """Quality and cost of sampled sub-stages of every (stage, block type, width window) of a hyperspace.

@@ -18,6 +18,7 @@ from spaceevo.measure.campaign import (
     measure_files,
     measure_metric_of_file,
     measure_programs,
+    reference_subject,
     stale_measurements,
 )
 from spaceevo.measure.metrics import METRICS
@@ -110,6 +111,7 @@ class About(Record):
         num_cores: Logical cores.
         state: Now.
         num_measurements: In its folder, those of this target as it is now.
+        busy: Whether it was busy all the time when it was first measured; see `Measurement.busy`.
         stale: Sentences about those that are not.
     """
 
@@ -118,6 +120,7 @@ class About(Record):
     num_cores: int
     state: MachineState
     num_measurements: int
+    busy: bool
     stale: tuple[str, ...]
 
 
@@ -149,18 +152,21 @@ def describe_device(device: Device) -> About:
     target = device.target
     with closing(connect(target.name)) as transport:
         processor, state = transport.processor(), transport.state(target.cores)
-    num_measurements = 0
+    num_measurements, busy = 0, False
     stale: tuple[str, ...] = ()
     if device.store_path.exists():
         with device.store() as store:
             old = stale_measurements(store, target)
             num_measurements, stale = len(store) - sum(one.count for one in old), tuple(map(str, old))
+            reference = store.get(reference_subject(target))
+            busy = reference is not None and reference.busy
     return About(
         target=target,
         profile=profile_of(target.machine, target.flags).name,
         num_cores=processor.num_cores,
         state=MachineState(**asdict(state)),
         num_measurements=num_measurements,
+        busy=busy,
         stale=stale,
     )
 

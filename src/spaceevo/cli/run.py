@@ -92,16 +92,11 @@ def run_until(recipe_path: Path, out: Path | None, stage: str, as_json: bool) ->
         stage: The last stage.
         as_json: Print JSON to standard output, and progress to standard error.
     """
-    from spaceevo.config import load_recipe
-
-    recipe = load_recipe(recipe_path)
-    folder = out or Path("runs") / recipe.name
     console = Console(stderr=as_json)
-    console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
-    from spaceevo import pipeline
+    context = run_stage(recipe_path, out, stage, console)
+    folder = context.run.path
     from spaceevo.pipeline import report
 
-    context = pipeline.run(recipe, folder, console, stage)
     if stage != report.NAME:
         manifest = (folder / stage / "stage.json").read_text()
         if as_json:
@@ -119,3 +114,22 @@ def run_until(recipe_path: Path, out: Path | None, stage: str, as_json: bool) ->
     console.print(summary_table(summary))
     console.print(f"Models: {(folder / summary.models[0].int8_file).parent}", highlight=False, soft_wrap=True)
     console.print(f"Report: {(folder / report.REPORT).resolve()}", highlight=False, soft_wrap=True)
+
+
+def run_stage(recipe_path: Path, out: Path | None, stage: str, console: Console) -> Any:
+    """Run a recipe up to a stage; its context.
+
+    Args:
+        recipe_path: The recipe.
+        out: The run folder; None takes `runs/NAME`.
+        stage: The last stage.
+        console: For progress.
+    """
+    from spaceevo.config import load_recipe
+
+    recipe = load_recipe(recipe_path)
+    folder = out or Path("runs") / recipe.name
+    console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
+    from spaceevo import pipeline
+
+    return pipeline.run(recipe, folder, console, stage)

@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
             "weight codes": f"up to {target.w_qmax}",
             "threads": f"{target.threads}{cores_told}",
             "now": _state(about.state),
-            "measured": f"{about.num_measurements:,} in {device.folder}",
+            "measured": f"{about.num_measurements:,} in {device.folder}{', while it was busy' * about.busy}",
         }
         for key, value in rows.items():
             table.add_row(key, value)

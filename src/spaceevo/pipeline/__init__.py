@@ -11,7 +11,7 @@ from rich.console import Console
 from spaceevo import interrupts
 from spaceevo.artifacts import RunFolder, content_hash
 from spaceevo.config import Recipe
-from spaceevo.pipeline import baselines, blocks, export, predict, report, space, study, subnets, supernet
+from spaceevo.pipeline import baselines, blocks, compare, export, predict, report, space, study, subnets, supernet
 from spaceevo.pipeline.context import Context, StageModule, write_recipe
 from spaceevo.pipeline.memory import peak_rss_mib, return_free_memory
 from spaceevo.progress import shown
@@ -27,6 +27,8 @@ STAGES: tuple[StageModule, ...] = (
     export,
     report,
 )
+#: Those that a whole run does not need.
+FURTHER: tuple[StageModule, ...] = (compare,)
 SECONDS_BETWEEN_NOTES = 5.0
 
 
@@ -93,7 +95,7 @@ def _run_stage(context: Context, stage: StageModule, input_hash: str, label: str
 
 def _with_needs(until: str) -> list[StageModule]:
     wanted = {until}
-    for stage in reversed(STAGES):
+    for stage in reversed((*STAGES, *FURTHER)):
         if stage.NAME in wanted:
             wanted.update(stage.NEEDS)
-    return [stage for stage in STAGES if stage.NAME in wanted]
+    return [stage for stage in (*STAGES, *FURTHER) if stage.NAME in wanted]

@@ -19,7 +19,7 @@ from spaceevo.spaces.handmade import matching_mobilenet_v3
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split, torch_generator
 from spaceevo.train.checkpoints import load_weights
-from spaceevo.train.loop import train
+from spaceevo.train.loop import TrainedFiles, train
 
 NAME = "baselines"
 TITLE = "Train hand-made networks of matching latency with equal effort"
@@ -40,7 +40,6 @@ def inputs(context: Context) -> dict[str, object]:
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Train one network per budget, each on one core."""
     recipe = context.recipe
-    images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
     subnets = load_subnets(context)
     done = [0.0] * len(subnets)
 
@@ -51,18 +50,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
             done[number] = steps / total
             progress(round(1000 * sum(done)), 1000 * len(done))
 
-        network, programs = _network(context, subnets[number], number), [program_of(subnets[number])]
-        files, curve = train(
-            network,
-            lambda rng: programs,
-            images,
-            _settings(context),
-            recipe.data,
-            seed=recipe.seed,
-            purpose=f"baseline{number}",
-            folder=folder,
-            progress=report,
-        )
+        files, curve = train_network(context, subnets[number], number, folder, recipe.seed, report)
         curve_path = folder / f"baseline{number}-curve.json"
         write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
         return [files.fp32, files.int8, curve_path]
@@ -72,6 +60,34 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         files = [path for paths in pool.map(fit, range(len(subnets))) for path in paths]
     torch.set_num_threads(threads)
     return files
+
+
+def train_network(
+    context: Context, subnet: Subnet, number: int, folder: Path, seed: int, progress: ProgressCallback
+) -> tuple[TrainedFiles, list[TrainingPoint]]:
+    """Train one network with the supernet's settings, continuing from the folder's checkpoint.
+
+    Args:
+        context: Data, settings and what weights may be.
+        subnet: The network.
+        number: Names it within the folder.
+        folder: For its files.
+        seed: Of all draws.
+        progress: Called with steps done and in all.
+    """
+    recipe, programs = context.recipe, [program_of(subnet)]
+    images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
+    return train(
+        _network(context, subnet, number, seed),
+        lambda rng: programs,
+        images,
+        _settings(context),
+        recipe.data,
+        seed=seed,
+        purpose=f"baseline{number}",
+        folder=folder,
+        progress=progress,
+    )
 
 
 def load_subnets(context: Context) -> list[Subnet]:
@@ -85,8 +101,13 @@ def load_subnets(context: Context) -> list[Subnet]:
 
 def load_network(context: Context, subnet: Subnet, number: int, precision: str) -> Network:
     """A trained baseline at the end of its "fp32" or "int8" phase."""
-    network = _network(context, subnet, number)
-    load_weights(network, context.path(NAME, f"baseline{number}-{precision}.safetensors"))
+    return load_trained(context, subnet, number, context.run.stage(NAME).path, precision)
+
+
+def load_trained(context: Context, subnet: Subnet, number: int, folder: Path, precision: str) -> Network:
+    """What `train_network` left in a folder, in evaluation mode, with the rounding of the target's runtime."""
+    network = _network(context, subnet, number, context.recipe.seed)
+    load_weights(network, folder / f"baseline{number}-{precision}.safetensors")
     network.quantized, network.arithmetic = precision == "int8", context.arithmetic
     return network.eval()
 
@@ -102,6 +123,6 @@ def _settings(context: Context) -> TrainingSettings:
     return TrainingSettings.model_validate(values)
 
 
-def _network(context: Context, subnet: Subnet, number: int) -> Network:
-    generator = torch_generator(context.recipe.seed, "baseline", number, "weights")
+def _network(context: Context, subnet: Subnet, number: int, seed: int) -> Network:
+    generator = torch_generator(seed, "baseline", number, "weights")
     return single_network(program_of(subnet), context.target.w_qmax, generator, context.recipe.supernet.per_channel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spaceevo import plugins
@@ -11,7 +12,7 @@ from spaceevo.errors import EncodingError
 from spaceevo.measure.campaign import Precision, measure_metric, measure_programs
 from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
-from spaceevo.nets.network import program_of
+from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import predict, space, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.predict.metrics import computed_metric, fit_metric, metric_value
@@ -32,7 +33,7 @@ TITLE = "Search the best subnets under each latency budget"
 NEEDS = (predict.NAME, supernet.NAME)
 NUM_MEASURED = 5
 MAX_PREDICTION_ERROR = 0.08
-LIMITS = "limits.json"
+LIMITS, NOTES = "limits.json", "evaluated.jsonl"
 LIMITS_SHARE = 0.1  # of the time, for the progress only
 NUM_LIMIT_SUBNETS = 24
 
@@ -54,14 +55,62 @@ def inputs(context: Context) -> dict[str, object]:
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Search; accuracies are noted as they come, so that nothing is evaluated twice."""
-    recipe, settings = context.recipe, context.recipe.subnets
+    settings = context.recipe.subnets
     best = space.load_space(context)
-    network = supernet.load_supernet(context, "int8")
     predictor = predict.load_predictor(context)
+    budgets = predict.load_budgets(context)
+    limits = _fit_limits(context, best, predictor, folder, part(progress, 0, LIMITS_SHARE if settings.limits else 0))
+
+    def excess(subnet: Subnet) -> dict[str, float]:
+        return {fit.metric: metric_value(fit, subnet) / settings.limits[fit.metric] - 1 for fit in limits.fits}
+
+    rated = search_supernet(
+        context,
+        best,
+        supernet.load_supernet(context, "int8"),
+        predictor.network_ms,
+        budgets,
+        folder / NOTES,
+        context.recipe.seed,
+        part(progress, LIMITS_SHARE if settings.limits else 0, 1),
+        excess,
+    )
+    evaluated = [_record(one, next(budget for budget in budgets if one.latency_ms <= budget)) for one in rated]
+    found = [_record(first_that_holds(context, best_within(rated, budget), budget), budget) for budget in budgets]
+    front = [evaluated[index] for index in pareto_front([(one.predicted_ms, one.top1) for one in evaluated])]
+    result = SubnetSearchResult(space=best.encoding, found=tuple(found), evaluated=tuple(evaluated), front=tuple(front))
+    path = folder / "subnets.json"
+    write_atomically(path, result.model_dump_json(indent=1))
+    return [path, folder / LIMITS]
+
+
+def search_supernet(
+    context: Context,
+    own: SearchSpace,
+    network: Network,
+    latency_ms: Callable[[Subnet], float],
+    budgets_ms: Sequence[float],
+    notes: Path,
+    seed: int,
+    progress: ProgressCallback,
+    excess: Callable[[Subnet], dict[str, float]] = lambda subnet: {},
+) -> list[RatedSubnet]:
+    """Search the subnets of a trained supernet with the settings of the recipe.
+
+    Args:
+        context: Data and settings.
+        own: The supernet's space.
+        network: The supernet after its LSQ+ phase.
+        latency_ms: Predicts.
+        budgets_ms: Ascending.
+        notes: Accuracies, one per line, as they come; those that are there are not asked for again.
+        seed: Of the search.
+        progress: Called with subnets evaluated and in all.
+        excess: See `search_subnets`.
+    """
+    recipe, settings = context.recipe, context.recipe.subnets
     train_images, search_images, _ = split(context.data, recipe.data.search_share, recipe.seed)
     search_images = search_images.take(slice(0, settings.num_images))
-    notes = folder / "evaluated.jsonl"
-    known = _read_notes(notes, best)
 
     def accuracy(subnet: Subnet) -> float:
         program = program_of(subnet)
@@ -71,16 +120,10 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
             file.write(json.dumps([encode(subnet), value]) + "\n")
         return value
 
-    budgets = predict.load_budgets(context)
-    limits = _fit_limits(context, best, predictor, folder, part(progress, 0, LIMITS_SHARE if settings.limits else 0))
-
-    def excess(subnet: Subnet) -> dict[str, float]:
-        return {fit.metric: metric_value(fit, subnet) / settings.limits[fit.metric] - 1 for fit in limits.fits}
-
-    rated = search_subnets(
-        best,
-        budgets_ms=budgets,
-        latency_ms=predictor.network_ms,
+    return search_subnets(
+        own,
+        budgets_ms=budgets_ms,
+        latency_ms=latency_ms,
         top1=accuracy,
         method=settings.method,
         excess=excess,
@@ -90,17 +133,10 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         num_mutations=settings.num_mutations,
         num_crossovers=settings.num_crossovers,
         num_candidates=settings.num_candidates,
-        seed=recipe.seed,
-        progress=part(progress, LIMITS_SHARE if settings.limits else 0, 1),
-        known=known,
+        seed=seed,
+        progress=progress,
+        known=_read_notes(notes, own),
     )
-    evaluated = [_record(one, next(budget for budget in budgets if one.latency_ms <= budget)) for one in rated]
-    found = [_record(_first_that_holds(context, best_within(rated, budget), budget), budget) for budget in budgets]
-    front = [evaluated[index] for index in pareto_front([(one.predicted_ms, one.top1) for one in evaluated])]
-    result = SubnetSearchResult(space=best.encoding, found=tuple(found), evaluated=tuple(evaluated), front=tuple(front))
-    path = folder / "subnets.json"
-    write_atomically(path, result.model_dump_json(indent=1))
-    return [path, folder / LIMITS]
 
 
 def load(context: Context) -> SubnetSearchResult:
@@ -133,7 +169,7 @@ def _fit_limits(
     return limits
 
 
-def _first_that_holds(context: Context, ranked: list[RatedSubnet], budget_ms: float) -> RatedSubnet:
+def first_that_holds(context: Context, ranked: Sequence[RatedSubnet], budget_ms: float) -> RatedSubnet:
     """The most accurate of the best few whose measured latency meets the budget and its prediction.
 
     A predictor is right on average; the model that is handed out has to be right itself.

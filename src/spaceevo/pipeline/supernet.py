@@ -11,9 +11,10 @@ from spaceevo.pipeline import space
 from spaceevo.pipeline.context import Context
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
+from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.train.batches import split
 from spaceevo.train.checkpoints import load_weights
-from spaceevo.train.loop import train
+from spaceevo.train.loop import TrainedFiles, train
 from spaceevo.train.losses import DISTILLATION_LOSSES
 from spaceevo.train.supernet import make_supernet, sandwich
 
@@ -34,25 +35,39 @@ def inputs(context: Context) -> dict[str, object]:
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Train, continuing from the last checkpoint."""
+    files, curve = train_supernet(context, space.load_space(context), folder, context.recipe.seed, progress)
+    curve_path = folder / "curve.json"
+    write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
+    return [files.fp32, files.int8, curve_path]
+
+
+def train_supernet(
+    context: Context, own: SearchSpace, folder: Path, seed: int, progress: ProgressCallback
+) -> tuple[TrainedFiles, list[TrainingPoint]]:
+    """Train the supernet of a space with the settings of the recipe, continuing from the folder's checkpoint.
+
+    Args:
+        context: Data, settings and what weights may be.
+        own: The space.
+        folder: For its files.
+        seed: Of all draws.
+        progress: Called with steps done and in all.
+    """
     recipe = context.recipe
-    best = space.load_space(context)
-    network = make_supernet(best, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
+    network = make_supernet(own, context.target.w_qmax, seed, recipe.supernet.per_channel)
     images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
-    files, curve = train(
+    return train(
         network,
-        sandwich(best, recipe.supernet.num_random),
+        sandwich(own, recipe.supernet.num_random),
         images,
         recipe.supernet,
         recipe.data,
-        seed=recipe.seed,
+        seed=seed,
         purpose=NAME,
         folder=folder,
         progress=progress,
         distillation_loss=DISTILLATION_LOSSES[recipe.supernet.distillation],
     )
-    curve_path = folder / "curve.json"
-    write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
-    return [files.fp32, files.int8, curve_path]
 
 
 def load_curve(context: Context) -> list[TrainingPoint]:
@@ -63,8 +78,12 @@ def load_curve(context: Context) -> list[TrainingPoint]:
 
 def load_supernet(context: Context, precision: str) -> Network:
     """The supernet at the end of its "fp32" or "int8" phase."""
-    recipe = context.recipe
-    network = make_supernet(space.load_space(context), context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
-    load_weights(network, context.path(NAME, f"{NAME}-{precision}.safetensors"))
+    return load_network(context, space.load_space(context), context.run.stage(NAME).path, precision)
+
+
+def load_network(context: Context, own: SearchSpace, folder: Path, precision: str) -> Network:
+    """What `train_supernet` left in a folder, in evaluation mode, with the rounding of the target's runtime."""
+    network = make_supernet(own, context.target.w_qmax, context.recipe.seed, context.recipe.supernet.per_channel)
+    load_weights(network, folder / f"{NAME}-{precision}.safetensors")
     network.quantized, network.arithmetic = precision == "int8", context.arithmetic
     return network.eval()

@@ -9,8 +9,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from spaceevo.records import Measured, ModelResult, PredictorAssessment, Study, Summary, Verification
+from spaceevo.records import Comparison, Measured, ModelResult, PredictorAssessment, Study, Summary, Verification
 from spaceevo.report import words
+from spaceevo.report.comparison import COLUMNS, areas, rows
+
+#: Columns of a comparison that 80 letters have room for.
+NARROW = ("Space", "Budget", "INT8", "INT8 top-1", "FP32 top-1", "Speed-up")
 
 
 def summary_table(summary: Summary) -> Table:
@@ -112,6 +116,28 @@ def assessment_table(assessment: PredictorAssessment) -> Table:
     shares = (assessment.within_5_percent, assessment.within_10_percent, assessment.mape)
     table.add_row(*(Text(words.percent(share)) for share in shares), f"{assessment.spearman:.3f}")
     return table
+
+
+def comparison_tables(comparison: Comparison) -> tuple[Table, Table]:
+    """Networks of every space by budget, means over the seeds; and the hypervolumes, the highest first."""
+    seeds = len(comparison.seeds)
+    networks = _table(f"{comparison.data} on {comparison.target.name}", f"means over {seeds} seed{'s' * (seeds > 1)}")
+    for title in NARROW:
+        networks.add_column(title, justify="left" if title == "Space" else "right", no_wrap=True)
+    previous = ""
+    for row in rows(comparison):
+        if previous not in ("", row[0]):
+            networks.add_row()
+        previous = row[0]
+        values = [Text(value) for title, value in zip(COLUMNS, row, strict=True) if title in NARROW]
+        networks.add_row(*values, style="bold" if row[0] == comparison.spaces[0].name else "")
+    covered = _table("Hypervolume: area under INT8 top-1 over INT8 latency", "higher is better")
+    covered.add_column("Space", no_wrap=True)
+    for title in ("Mean", "95 % interval"):
+        covered.add_column(title, justify="right", no_wrap=True)
+    for own in areas(comparison):
+        covered.add_row(*map(Text, own))
+    return networks, covered
 
 
 def _table(title: str, caption: str) -> Table:

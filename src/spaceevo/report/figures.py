@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 
 from spaceevo.records import (
     BlockTable,
+    Comparison,
     ModelResult,
     PredictorAssessment,
     SpaceSearchResult,
@@ -26,6 +27,7 @@ from spaceevo.records import (
     TrainingPoint,
 )
 from spaceevo.report import words
+from spaceevo.report.comparison import means
 from spaceevo.spaces.hyperspace import Hyperspace
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow (too light on white).
@@ -139,6 +141,26 @@ def plot_pareto(summary: Summary) -> go.Figure:
     if latencies:  # room for the first label, which plotly does not count
         span = max(latencies) - min(latencies) or max(latencies)
         figure.update_xaxes(range=[min(latencies) - 0.16 * span, max(latencies) + 0.05 * span])
+    return figure
+
+
+def plot_comparison(comparison: Comparison) -> go.Figure:
+    """Measured INT8 latency against INT8 top-1 of every compared space: means over the seeds, and their range."""
+    figure = _figure("Measured INT8 latency (ms)", "INT8 top-1 on validation images (%)", height=460)
+    for style, space in zip(styles([space.name for space in comparison.spaces]), comparison.spaces, strict=True):
+        own = means(comparison, space)
+        figure.add_scatter(
+            x=[one.int8_ms for one in own], y=[100 * one.top1_int8 for one in own],
+            text=[words.budget(one.budget_ms) for one in own], name=escape(space.name), mode="lines+markers",
+            line={"color": style.color, "width": 3 if space.kind == "searched" else 1.5},
+            marker={"color": style.color, "size": 9, "symbol": style.symbol},
+            error_y={
+                "type": "data", "symmetric": False, "color": style.color, "thickness": 1, "width": 4,
+                "array": [100 * (one.highest - one.top1_int8) for one in own],
+                "arrayminus": [100 * (one.top1_int8 - one.lowest) for one in own],
+            },
+            hovertemplate=f"{escape(space.name)}, %{{text}}<br>%{{x:.3g}} ms, %{{y:.1f}} %<extra></extra>",
+        )  # fmt: skip
     return figure
 
 

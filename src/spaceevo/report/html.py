@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from spaceevo.records import (
+    Comparison,
     DistilledCell,
     ModelResult,
     PredictorAssessment,
@@ -21,6 +22,7 @@ from spaceevo.records import (
     Summary,
     TargetDescription,
 )
+from spaceevo.report import comparison as compared
 from spaceevo.report import figures, words
 from spaceevo.report.data import ReportData
 
@@ -95,6 +97,21 @@ def render_target(
     operators = figures.styles(figures.study_operators(study)) if study else []
     values = {"target": target, "study": study, "assessment": assessment, "operators": operators}
     return _page("target.html.j2", plots, plots=placed, **values)
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Spaces that were trained and searched alike, as a page of its own."""
+    plots = _Plots()
+    return _page(
+        "comparison.html.j2",
+        plots,
+        comparison=comparison,
+        headline=compared.headline(comparison),
+        areas=list(compared.areas(comparison)),
+        columns=compared.COLUMNS,
+        rows=list(compared.rows(comparison)),
+        plots={"front": plots.place(figures.plot_comparison(comparison), "front")},
+    )
 
 
 def _page(template: str, figures_: _Plots, **values: Any) -> str:

@@ -1,0 +1,291 @@
+"""Beside a run: its search space against others, trained with equal effort and searched under equal latency.
+
+    FOLDER/NAME-SEED/    supernet and evaluated subnets of one space and seed
+    FOLDER/comparison.json, comparison.html
+
+Compared are the space that the search found, hand-made spaces, random spaces of the hyperspace, and the hand-made
+network of each budget, trained alone. Latencies are measured on the target, all in one session where nothing
+interrupts it; accuracies are those of the fake-quantized networks, rounded as the target rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+
+from spaceevo.artifacts import write_atomically
+from spaceevo.errors import InfeasibleBudgetError, RecipeError
+from spaceevo.measure.campaign import Precision, measure_programs
+from spaceevo.measure.session import Plan
+from spaceevo.nets.network import Network, program_of
+from spaceevo.pipeline import baselines, predict, space
+from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.subnets import NOTES, NUM_MEASURED, first_that_holds, search_supernet
+from spaceevo.pipeline.supernet import load_network, train_supernet
+from spaceevo.predict.fit import fit_networks, fit_subnets
+from spaceevo.predict.predictor import LatencyPredictor
+from spaceevo.progress import ProgressCallback, part
+from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, read_record
+from spaceevo.report.html import render_comparison
+from spaceevo.search.pareto import hypervolume
+from spaceevo.search.subnet_search import RatedSubnet, best_within
+from spaceevo.seeding import python_random
+from spaceevo.spaces.encoding import encode
+from spaceevo.spaces.handmade import matching_mobilenet_v3
+from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
+from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.spaces.subnet import Subnet
+from spaceevo.train.batches import Images, split
+from spaceevo.train.evaluation import calibrated_subnet, predict_logits, top1
+
+NAME = "compare"
+TITLE = "Compare the space with hand-made and random ones"
+NEEDS = (predict.NAME, space.NAME)
+COMPARISON, PAGE = "comparison.json", "comparison.html"
+FIT_SHARE, TRAINED_SHARE, CHOSEN_SHARE, MEASURED_SHARE = 0.05, 0.85, 0.9, 0.95  # of the time, for the progress only
+RECALIBRATION_BATCHES = 16
+#: The area under a front is taken up to this many times the largest budget.
+REFERENCE_SHARE = 1.1
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Something that is compared: a space; or a network of each budget, trained alone."""
+
+    name: str
+    kind: str
+    space: SearchSpace | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The candidates of an entry, a seed and a budget, the most accurate first."""
+
+    entry: _Entry
+    seed: int
+    budget_ms: float
+    candidates: tuple[RatedSubnet, ...]
+    folder: Path
+
+
+def inputs(context: Context) -> dict[str, object]:
+    """Data, target, and the settings of training, search and comparison."""
+    recipe = context.recipe
+    return {
+        "data": context.data_hash,
+        "target": context.target.model_dump(),
+        "supernet": recipe.supernet.model_dump(),
+        "subnets": recipe.subnets.model_dump(),
+        "compare": recipe.compare.model_dump(),
+        "seed": recipe.seed,
+    }
+
+
+def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+    """Train and search every space with every seed, then measure and judge what was found."""
+    settings, budgets = context.recipe.compare, predict.load_budgets(context)
+    predictor = _predictor(context, part(progress, 0, FIT_SHARE))
+    entries = _entries(context)
+    jobs = [(entry, seed) for entry in entries for seed in settings.seeds]
+    done, lock = [0.0] * len(jobs), Lock()
+    trained_progress = part(progress, FIT_SHARE, TRAINED_SHARE)
+
+    def find(number: int) -> list[_Found]:
+        torch.set_num_threads(1)  # one space per core beats one space on all cores
+
+        def report(steps: int, total: int) -> None:
+            with lock:
+                done[number] = steps / total
+                trained_progress(round(1000 * sum(done)), 1000 * len(done))
+
+        entry, seed = jobs[number]
+        own = folder / f"{entry.name}-{seed}"
+        own.mkdir(exist_ok=True)
+        if entry.space is None:
+            return _trained_alone(context, entry, seed, own, predictor, report)
+        return _searched(context, entry, entry.space, seed, own, predictor, report)
+
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            found = [one for own in pool.map(find, range(len(jobs))) for one in own]
+    finally:
+        torch.set_num_threads(threads)
+    # Nothing trains any more: now the device is quiet.
+    subnets = _chosen(context, found, part(progress, TRAINED_SHARE, CHOSEN_SHARE))
+    latencies = _latencies(context, subnets, ("int8", "fp32"), part(progress, CHOSEN_SHARE, MEASURED_SHARE))
+    train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
+    networks: dict[tuple[str, int], list[ComparedNetwork]] = {}
+    for number, (one, subnet) in enumerate(zip(found, subnets, strict=True)):
+        top1_int8, top1_fp32 = (_top1(context, one, subnet, p, train_images, val_images) for p in ("int8", "fp32"))
+        networks.setdefault((one.entry.name, one.seed), []).append(
+            ComparedNetwork(
+                budget_ms=one.budget_ms,
+                encoding=encode(subnet),
+                macs=subnet.macs,
+                int8_ms=latencies[2 * number],
+                fp32_ms=latencies[2 * number + 1],
+                top1_int8=top1_int8,
+                top1_fp32=top1_fp32,
+            )
+        )
+        part(progress, MEASURED_SHARE, 1)(number + 1, len(found))
+    reference = REFERENCE_SHARE * budgets[-1], 1 / context.data.num_classes
+    comparison = Comparison(
+        target=context.target,
+        data=context.data.name,
+        num_val_images=len(val_images),
+        budgets_ms=budgets,
+        reference_ms=reference[0],
+        reference_top1=reference[1],
+        seeds=settings.seeds,
+        spaces=tuple(_compared(entry, settings.seeds, networks, reference) for entry in entries),
+    )
+    paths = [folder / COMPARISON, folder / PAGE]
+    write_atomically(paths[0], comparison.model_dump_json(indent=1))
+    write_atomically(paths[1], render_comparison(comparison))
+    return paths
+
+
+def load(context: Context) -> Comparison:
+    """The comparison."""
+    return read_record(Comparison, context.path(NAME, COMPARISON))
+
+
+def _entries(context: Context) -> list[_Entry]:
+    settings, hyperspace, num_classes = context.recipe.compare, context.hyperspace, context.data.num_classes
+    entries = [_Entry("searched", "searched", space.load_space(context))]
+    for name in settings.handmade:
+        handmade = load_hyperspace(name)
+        if handmade.searched:
+            raise RecipeError(
+                f"The recipe compares with {name!r} as a hand-made space",
+                found="a hyperspace, which leaves a choice of spaces",
+                remedy="Name presets of one space in compare.handmade, for example mobilenetv3micro",
+            )
+        entries.append(_Entry(name, "hand-made", handmade.space(SpaceChoice((), ()), num_classes)))
+    rng = python_random(context.recipe.seed, NAME, "random spaces")
+    for number in range(settings.num_random):
+        entries.append(_Entry(f"random{number}", "random", hyperspace.space(hyperspace.sample(rng), num_classes)))
+    return [*entries, _Entry("mobilenetv3-alone", "network")]
+
+
+def _predictor(context: Context, progress: ProgressCallback) -> LatencyPredictor:
+    """Fitted on networks of the hyperspace, as for the run, and of every hand-made space."""
+    recipe, num_classes = context.recipe, context.data.num_classes
+    subnets = fit_subnets(context.hyperspace, recipe.predict.num_fit, recipe.seed, num_classes)
+    for name in recipe.compare.handmade:
+        subnets += fit_subnets(load_hyperspace(name), recipe.compare.num_fit, recipe.seed, num_classes)
+    with context.store() as store:
+        return fit_networks(subnets, context.target, store, context.work_dir, progress)
+
+
+def _searched(
+    context: Context,
+    entry: _Entry,
+    own: SearchSpace,
+    seed: int,
+    folder: Path,
+    predictor: LatencyPredictor,
+    progress: ProgressCallback,
+) -> list[_Found]:
+    """The best subnet of a space under each budget that it can meet."""
+    train_supernet(context, own, folder, seed, part(progress, 0, 0.7))
+    network, latency_ms = load_network(context, own, folder, "int8"), predictor.network_ms
+    budgets = predict.load_budgets(context)
+    while budgets:
+        try:
+            rated = search_supernet(
+                context, own, network, latency_ms, budgets, folder / NOTES, seed, part(progress, 0.7, 1)
+            )
+            return [
+                _Found(entry, seed, budget, tuple(best_within(rated, budget)[:NUM_MEASURED]), folder)
+                for budget in budgets
+            ]
+        except InfeasibleBudgetError:  # told before anything is evaluated
+            budgets = budgets[1:]
+    return []
+
+
+def _trained_alone(
+    context: Context, entry: _Entry, seed: int, folder: Path, predictor: LatencyPredictor, progress: ProgressCallback
+) -> list[_Found]:
+    """The hand-made network of each budget, trained with a supernet's effort."""
+    budgets = predict.load_budgets(context)
+    found = []
+    for number, budget_ms in enumerate(budgets):
+        subnet = matching_mobilenet_v3(context.hyperspace, budget_ms, context.data.num_classes, predictor.network_ms)
+        own = part(progress, number / len(budgets), (number + 1) / len(budgets))
+        baselines.train_network(context, subnet, number, folder, seed, own)
+        only = RatedSubnet(subnet, predictor.network_ms(subnet), 0.0)
+        found.append(_Found(entry, seed, budget_ms, (only,), folder))
+    return found
+
+
+def _chosen(context: Context, found: Sequence[_Found], progress: ProgressCallback) -> list[Subnet]:
+    """Of each the first candidate whose measured latency holds; all candidates are measured together."""
+    _latencies(context, [one.subnet for own in found for one in own.candidates], ("int8",), progress)
+    return [first_that_holds(context, own.candidates, own.budget_ms).subnet for own in found]
+
+
+def _latencies(
+    context: Context, subnets: Sequence[Subnet], precisions: Sequence[Precision], progress: ProgressCallback
+) -> list[float]:
+    """Measured latency of each subnet in each precision."""
+    jobs = [(encode(subnet), program_of(subnet), precision) for subnet in subnets for precision in precisions]
+    with context.store() as store:
+        measured = measure_programs(context.target, jobs, store, context.work_dir, Plan(), progress)
+    return [measurement.latency_ms for measurement in measured]
+
+
+def _top1(
+    context: Context, one: _Found, subnet: Subnet, precision: str, train_images: Images, val_images: Images
+) -> float:
+    network: Network
+    if one.entry.space is None:
+        number = predict.load_budgets(context).index(one.budget_ms)
+        network = baselines.load_trained(context, subnet, number, one.folder, precision)
+    else:
+        network = load_network(context, one.entry.space, one.folder, precision)
+    program = program_of(subnet)
+    calibrated = calibrated_subnet(network, program, train_images, RECALIBRATION_BATCHES)
+    return top1(predict_logits(calibrated, program, val_images.pixels), val_images.labels)
+
+
+def _compared(
+    entry: _Entry,
+    seeds: Sequence[int],
+    networks: dict[tuple[str, int], list[ComparedNetwork]],
+    reference: tuple[float, float],
+) -> ComparedSpace:
+    runs = [tuple(networks.get((entry.name, seed), ())) for seed in seeds]
+    areas = [hypervolume([(one.int8_ms, one.top1_int8) for one in own], reference) for own in runs]
+    return ComparedSpace(
+        name=entry.name,
+        kind=entry.kind,
+        encoding=entry.space.encoding if entry.space else "",
+        networks=tuple(runs),
+        hypervolumes=tuple(areas),
+        hypervolume_interval=confidence_interval(areas),
+    )
+
+
+def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of a mean (Student's t); None for a single value.
+
+    >>> low, high = confidence_interval([1.0, 2.0, 3.0])
+    >>> round(low, 3), round(high, 3)
+    (-0.484, 4.484)
+    """
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return None
+    half = float(student.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / count**0.5
+    return mean - half, mean + half

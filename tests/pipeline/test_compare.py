@@ -1,0 +1,50 @@
+"""The comparison of spaces on the tiny run: two seeds, one other space, and networks trained alone."""
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from spaceevo.errors import RecipeError
+from spaceevo.pipeline import compare
+from spaceevo.pipeline.context import Context
+from spaceevo.records import Comparison
+from spaceevo.search.pareto import hypervolume
+
+
+def test_compare(tiny: Any, tmp_path: Any, cli: Any) -> None:
+    content = yaml.safe_load(tiny.recipe.read_text())
+    content["compare"] = {"handmade": [], "num_random": 1, "seeds": [0, 1]}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(content))
+    folder = tiny.copy(tmp_path / "run")
+    done = cli("compare", recipe, "--out", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    found = Comparison.model_validate_json(done.stdout)
+    assert found == Comparison.model_validate_json((folder / "compare" / "comparison.json").read_bytes())
+    assert "Hypervolume" in (folder / "compare" / "comparison.html").read_text()
+    assert [space.kind for space in found.spaces] == ["searched", "random", "network"]
+    assert found.spaces[0].encoding == json.loads((folder / "space" / "search.json").read_text())["best"]["encoding"]
+    for space in found.spaces:
+        assert len(space.networks) == 2
+        for run, area in zip(space.networks, space.hypervolumes, strict=True):
+            points = [(one.int8_ms, one.top1_int8) for one in run]
+            assert area == hypervolume(points, (found.reference_ms, found.reference_top1))
+    searched = found.spaces[0].networks
+    assert searched[0] != searched[1], "seeds differ"
+    again = cli("compare", recipe, "--out", folder)
+    assert again.returncode == 0, again.stderr
+    assert "Compare the space with hand-made and random ones: done before" in again.stdout
+
+
+def test_a_hyperspace_is_no_hand_made_space(tiny: Any, tmp_path: Any, monkeypatch: Any, tiny_plugin: Any) -> None:
+    from spaceevo import plugins
+
+    monkeypatch.syspath_prepend(str(tiny_plugin))
+    plugins._locations.cache_clear()
+    context = Context.of_folder(tiny.folder)
+    settings = context.recipe.compare.model_copy(update={"handmade": ("micro",)})
+    object.__setattr__(context, "recipe", context.recipe.model_copy(update={"compare": settings}))
+    with pytest.raises(RecipeError, match="compares with 'micro' as a hand-made space"):
+        compare._entries(context)

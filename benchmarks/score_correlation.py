@@ -30,22 +30,17 @@ from spaceevo import pipeline
 from spaceevo.artifacts import RunFolder, write_atomically
 from spaceevo.config import Recipe, load_recipe
 from spaceevo.nets.network import program_of
-from spaceevo.pipeline import predict, space
+from spaceevo.pipeline import predict, space, subnets, supernet
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.progress import silent
 from spaceevo.search.qt_score import ExactEvaluator
-from spaceevo.search.subnet_search import search_subnets
 from spaceevo.seeding import python_random
-from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split
-from spaceevo.train.checkpoints import load_weights
 from spaceevo.train.evaluation import calibrated_subnet, predict_logits, top1
-from spaceevo.train.loop import train
-from spaceevo.train.supernet import make_supernet, sandwich
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 NUM_SAMPLED = 1500
-RECALIBRATION_BATCHES = 16
 
 
 def recipe_of(given: argparse.Namespace, seed: int) -> Recipe:
@@ -79,31 +74,19 @@ def reached(given: argparse.Namespace, folder: Path, encoding: str, budget_ms: f
     recipe = recipe_of(given, json.loads((folder / "seed.json").read_text()))
     context = Context(recipe, RunFolder(folder))
     own = context.hyperspace.space(context.hyperspace.decode(encoding), context.data.num_classes)
-    images, search_images, val_images = split(context.data, recipe.data.search_share, recipe.seed)
-    network = make_supernet(own, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
+    latency_ms = predict.load_predictor(context).network_ms
     with tempfile.TemporaryDirectory() as work:
-        files, _ = train(network, sandwich(own, recipe.supernet.num_random), images, recipe.supernet, recipe.data,
-                         seed=recipe.seed, purpose="supernet", folder=Path(work), progress=silent)  # fmt: skip
-        load_weights(network, files.int8)
-    network.quantized, network.arithmetic = True, context.arithmetic
-    network.eval()
-    settings = recipe.subnets
-    judged = search_images.take(slice(0, settings.num_images))
-
-    def accuracy(subnet: Subnet, batches: int = settings.recalibration_batches, validation: bool = False) -> float:
-        calibrated = calibrated_subnet(network, program_of(subnet), images, batches)
-        on = val_images if validation else judged
-        return top1(predict_logits(calibrated, program_of(subnet), on.pixels), on.labels)
-
-    rated = search_subnets(
-        own, budgets_ms=(budget_ms,), latency_ms=predict.load_predictor(context).network_ms, top1=accuracy,
-        window=settings.latency_window, population_size=settings.population_size,
-        num_generations=settings.num_generations, num_mutations=settings.num_mutations,
-        num_crossovers=settings.num_crossovers, num_candidates=settings.num_candidates, seed=recipe.seed,
-    )  # fmt: skip
+        supernet.train_supernet(context, own, Path(work), recipe.seed, silent)
+        network = supernet.load_network(context, own, Path(work), "int8")
+        best, *_ = subnets.search_supernet(
+            context, own, network, latency_ms, (budget_ms,), Path(work) / subnets.NOTES, recipe.seed, silent
+        )
+    images, _, val_images = split(context.data, recipe.data.search_share, recipe.seed)
+    program = program_of(best.subnet)
+    calibrated = calibrated_subnet(network, program, images, RECALIBRATION_BATCHES)
     return {
-        "top1": accuracy(rated[0].subnet, RECALIBRATION_BATCHES, True),
-        "searched_top1": rated[0].top1,
+        "top1": top1(predict_logits(calibrated, program, val_images.pixels), val_images.labels),
+        "searched_top1": best.top1,
         "seconds": time.monotonic() - start,
     }
 

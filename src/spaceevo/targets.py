@@ -15,10 +15,10 @@ from spaceevo.errors import ArtifactError, EncodingError, TargetError
 from spaceevo.measure.campaign import (
     Precision,
     export_program,
+    is_busy_throughout,
     measure_files,
     measure_metric_of_file,
     measure_programs,
-    reference_subject,
     stale_measurements,
 )
 from spaceevo.measure.metrics import METRICS
@@ -158,8 +158,7 @@ def describe_device(device: Device) -> About:
         with device.store() as store:
             old = stale_measurements(store, target)
             num_measurements, stale = len(store) - sum(one.count for one in old), tuple(map(str, old))
-            reference = store.get(reference_subject(target))
-            busy = reference is not None and reference.busy
+            busy = is_busy_throughout(store, target)
     return About(
         target=target,
         profile=profile_of(target.machine, target.flags).name,

@@ -164,6 +164,12 @@ def reference_subject(target: TargetDescription) -> Subject:
     return Subject(_digest(repr(program)), REFERENCE, target, "", name=REFERENCE, program=_as_json(program))
 
 
+def is_busy_throughout(store: Store, target: TargetDescription) -> bool:
+    """Whether a target was busy all the time when it was first measured; see `Measurement.busy`."""
+    reference = store.get(reference_subject(target))
+    return reference is not None and reference.busy
+
+
 def stale_measurements(store: Store, target: TargetDescription) -> list[Stale]:
     """What the store has of a target that is not used any more, and why: see `Store.stale`."""
     reference = store.get(reference_subject(target))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import torch
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.config import TrainingSettings
 from spaceevo.nets.network import Network, program_of, single_network
 from spaceevo.pipeline import predict
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.parallel import one_core_each
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
 from spaceevo.spaces.handmade import matching_mobilenet_v3
@@ -39,27 +37,15 @@ def inputs(context: Context) -> dict[str, object]:
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Train one network per budget, each on one core."""
-    recipe = context.recipe
     subnets = load_subnets(context)
-    done = [0.0] * len(subnets)
 
-    def fit(number: int) -> list[Path]:
-        torch.set_num_threads(1)
-
-        def report(steps: int, total: int) -> None:
-            done[number] = steps / total
-            progress(round(1000 * sum(done)), 1000 * len(done))
-
-        files, curve = train_network(context, subnets[number], number, folder, recipe.seed, report)
+    def fit(number: int, own_progress: ProgressCallback) -> list[Path]:
+        files, curve = train_network(context, subnets[number], number, folder, context.recipe.seed, own_progress)
         curve_path = folder / f"baseline{number}-curve.json"
         write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
         return [files.fp32, files.int8, curve_path]
 
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:
-        files = [path for paths in pool.map(fit, range(len(subnets))) for path in paths]
-    torch.set_num_threads(threads)
-    return files
+    return [path for paths in one_core_each(fit, len(subnets), progress) for path in paths]
 
 
 def train_network(

@@ -11,13 +11,10 @@ interrupts it; accuracies are those of the fake-quantized networks, rounded as t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
-import torch
 from scipy.stats import t as student
 
 from spaceevo.artifacts import write_atomically
@@ -27,6 +24,8 @@ from spaceevo.measure.session import Plan
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, predict, space
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.export import RECALIBRATION_BATCHES
+from spaceevo.pipeline.parallel import one_core_each
 from spaceevo.pipeline.subnets import NOTES, NUM_MEASURED, first_that_holds, search_supernet
 from spaceevo.pipeline.supernet import load_network, train_supernet
 from spaceevo.predict.fit import fit_networks, fit_subnets
@@ -50,7 +49,6 @@ TITLE = "Compare the space with hand-made and random ones"
 NEEDS = (predict.NAME, space.NAME)
 COMPARISON, PAGE = "comparison.json", "comparison.html"
 FIT_SHARE, TRAINED_SHARE, CHOSEN_SHARE, MEASURED_SHARE = 0.05, 0.85, 0.9, 0.95  # of the time, for the progress only
-RECALIBRATION_BATCHES = 16
 #: The area under a front is taken up to this many times the largest budget.
 REFERENCE_SHARE = 1.1
 
@@ -91,33 +89,20 @@ def inputs(context: Context) -> dict[str, object]:
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Train and search every space with every seed, then measure and judge what was found."""
     settings, budgets = context.recipe.compare, predict.load_budgets(context)
-    predictor = _predictor(context, part(progress, 0, FIT_SHARE))
     entries = _entries(context)
+    predictor = _predictor(context, part(progress, 0, FIT_SHARE))
     jobs = [(entry, seed) for entry in entries for seed in settings.seeds]
-    done, lock = [0.0] * len(jobs), Lock()
-    trained_progress = part(progress, FIT_SHARE, TRAINED_SHARE)
 
-    def find(number: int) -> list[_Found]:
-        torch.set_num_threads(1)  # one space per core beats one space on all cores
-
-        def report(steps: int, total: int) -> None:
-            with lock:
-                done[number] = steps / total
-                trained_progress(round(1000 * sum(done)), 1000 * len(done))
-
+    def find(number: int, own_progress: ProgressCallback) -> list[_Found]:
         entry, seed = jobs[number]
         own = folder / f"{entry.name}-{seed}"
         own.mkdir(exist_ok=True)
         if entry.space is None:
-            return _trained_alone(context, entry, seed, own, predictor, report)
-        return _searched(context, entry, entry.space, seed, own, predictor, report)
+            return _trained_alone(context, entry, seed, own, predictor, own_progress)
+        return _searched(context, entry, entry.space, seed, own, predictor, own_progress)
 
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            found = [one for own in pool.map(find, range(len(jobs))) for one in own]
-    finally:
-        torch.set_num_threads(threads)
+    trained = one_core_each(find, len(jobs), part(progress, FIT_SHARE, TRAINED_SHARE))
+    found = [one for own in trained for one in own]
     # Nothing trains any more: now the device is quiet.
     subnets = _chosen(context, found, part(progress, TRAINED_SHARE, CHOSEN_SHARE))
     latencies = _latencies(context, subnets, ("int8", "fp32"), part(progress, CHOSEN_SHARE, MEASURED_SHARE))

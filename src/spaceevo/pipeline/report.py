@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spaceevo.artifacts import Manifest, write_atomically
-from spaceevo.measure.campaign import reference_subject
+from spaceevo.measure.campaign import is_busy_throughout
 from spaceevo.pipeline import baselines, blocks, export, predict, space, study, subnets, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.provenance import versions
@@ -65,6 +65,8 @@ def _summary(context: Context) -> Summary:
     manifests = [_manifest(context, name) for name in NEEDS]
     assessment, search = predict.load_assessment(context), space.load(context)
     models, handmade = export.load(context)
+    with context.store() as store:
+        busy = is_busy_throughout(store, context.target)
     shared = set(PredictorSummary.model_fields)
     return Summary(
         name=context.recipe.name,
@@ -73,7 +75,7 @@ def _summary(context: Context) -> Summary:
         num_val_images=len(context.data.val_labels),
         target=context.target,
         versions=versions(),
-        busy=_is_busy(context),
+        busy=busy,
         seed=context.recipe.seed,
         stages=tuple(StageTime(name=manifest.stage, seconds=manifest.seconds) for manifest in manifests),
         peak_rss_mib=max(manifest.peak_rss_mib for manifest in manifests),
@@ -86,12 +88,6 @@ def _summary(context: Context) -> Summary:
         models=models,
         baselines=handmade,
     )
-
-
-def _is_busy(context: Context) -> bool:
-    with context.store() as store:
-        reference = store.get(reference_subject(context.target))
-    return reference is not None and reference.busy
 
 
 def _manifest(context: Context, name: str) -> Manifest:

@@ -21,7 +21,7 @@ demo: $(BASE) ## Run a whole job; another recipe with RECIPE=my.yaml
 	$(BIN)/spaceevo run "$(RECIPE)"
 
 test: $(DEV) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(DEV) ## Lint, formatting, types and import directions
 	$(BIN)/ruff check .
@@ -29,11 +29,10 @@ check: $(DEV) ## Lint, formatting, types and import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(BASE) ## Run every benchmark in turn
-	@set -e; for script in benchmarks/*.py; do \
-		[ -e "$$script" ] || { echo "There are no benchmarks."; break; }; \
-		echo "== $$script"; $(BIN)/python "$$script"; \
-	done
+# Speed and memory; what else lies in benchmarks/ takes longer, or needs files: the head of each script tells.
+BENCHES := fake_quant lsq_step supernet_step loader spaces prediction_speed
+bench: $(BASE) ## Run the benchmarks of speed and memory in turn
+	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 clean: ## Remove .venv and caches; runs/ stays
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

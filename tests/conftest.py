@@ -4,6 +4,7 @@ The hyperspace is a third-party plug-in: a module and an entry point on the impo
 distillation of its 15 cells alone takes 40 seconds of one core at the lowest settings.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Threads that wait without spinning: on a loaded machine spinning makes every step many times slower. Read by torch
 # when it is imported, here and in the processes that tests start. Results are equal for an equal number of threads.
@@ -72,13 +74,17 @@ def tiny_env(tiny_plugin: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """The run, done by the installed command."""
-    folder = tmp_path_factory.mktemp("tiny") / "run"
-    recipe = TINY / "tiny.yaml"
-    command = [Path(sys.executable).with_name("spaceevo"), "run", recipe, "--out", folder]
-    done = subprocess.run(command, capture_output=True, text=True, env=tiny_env, timeout=280)
-    assert done.returncode == 0, done.stderr
-    return TinyRun(folder, recipe, tiny_env, done)
+    """The run, done by the installed command: once, however many processes run tests."""
+    base, recipe = tmp_path_factory.getbasetemp(), TINY / "tiny.yaml"
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-run"
+    told = shared / "done.json"
+    with FileLock(f"{shared}.lock"):
+        if not told.exists():
+            command = [str(Path(sys.executable).with_name("spaceevo")), "run", str(recipe), "--out", shared / "run"]
+            done = subprocess.run(command, capture_output=True, text=True, env=tiny_env, timeout=280)
+            assert done.returncode == 0, done.stderr
+            told.write_text(json.dumps([done.stdout, done.stderr]))
+    return TinyRun(shared / "run", recipe, tiny_env, subprocess.CompletedProcess([], 0, *json.loads(told.read_text())))
 
 
 @pytest.fixture

@@ -260,7 +260,7 @@ def _zoo(rest: str, hyperspace: Hyperspace) -> Teacher:
 
 def _timm(rest: str, hyperspace: Hyperspace) -> Teacher:
     """A pretrained model of timm; without named taps its `features_only` form, with one map per size."""
-    timm = _library("timm", "timm")
+    timm = _library("timm")
     name, _, taps = rest.partition("#")
     model = _pretrained(f"timm:{name}", lambda: timm.create_model(name, pretrained=True, features_only=not taps))
     about = timm.data.resolve_model_data_config(model)
@@ -270,7 +270,7 @@ def _timm(rest: str, hyperspace: Hyperspace) -> Teacher:
 
 def _hugging_face(rest: str, hyperspace: Hyperspace) -> Teacher:
     """A pretrained vision model of transformers; without named taps its hidden states."""
-    transformers = _library("transformers", "transformers")
+    transformers = _library("transformers")
     name, _, taps = rest.partition("#")
     model = _pretrained(f"huggingface:{name}", lambda: transformers.AutoModel.from_pretrained(name))
     about = _pretrained(f"huggingface:{name}", lambda: transformers.AutoImageProcessor.from_pretrained(name))
@@ -290,12 +290,12 @@ def _of_library(model: nn.Module, taps: str, maps: Maps, hyperspace: Hyperspace,
     return SizedTeacher(maps, hyperspace, name)
 
 
-def _library(name: str, package: str) -> Any:
+def _library(package: str) -> Any:
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(package)
     except ImportError as error:
         raise RecipeError(
-            f"A teacher of {name} needs the package {package}",
+            f"A teacher of {package} needs that package",
             found=str(error),
             remedy=f"Install it: pip install {package}",
         ) from error

@@ -11,8 +11,8 @@ import re
 import secrets
 import shlex
 import subprocess
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -132,37 +132,16 @@ class _Adb:
     def peak_memory_mib(self, runtime: str, path: Path, threads: int) -> float:
         """Of the benchmark program, as it watches itself."""
         benchmark = _benchmark(runtime)
-        model = _Model(self, benchmark, self._push(path), threads, ())
-        try:
-            output = model.run(_PEAK_RUNS, memory=True)
-            try:
-                return float(benchmark.peak_memory_mib(output))
-            except ValueError as error:
-                raise TargetError(
-                    f"{self._serial} does not tell the peak memory",
-                    found=str(error),
-                    remedy=f"Push a newer {benchmark.PROGRAM}, or leave this metric out for this target",
-                ) from error
-        finally:
-            model.close()
+        output = self._watched(benchmark, path, threads, _PEAK_RUNS, memory=True)
+        with self._told("the peak memory", benchmark, ", or leave this metric out for this target"):
+            return float(benchmark.peak_memory_mib(output))
 
     def profile(self, runtime: str, path: Path, threads: int, repeats: int) -> dict[str, float]:
         """As the benchmark program counts."""
         benchmark = _benchmark(runtime)
-        model = _Model(self, benchmark, self._push(path), threads, ())
-        try:
-            output = model.run(repeats, profile=True)
-            try:
-                times: dict[str, float] = benchmark.operator_times(output)
-            except ValueError as error:
-                raise TargetError(
-                    f"{self._serial} does not tell how long operators take",
-                    found=str(error),
-                    remedy=f"Push a newer {benchmark.PROGRAM}",
-                ) from error
-        finally:
-            model.close()
-        return times
+        output = self._watched(benchmark, path, threads, repeats, profile=True)
+        with self._told("how long operators take", benchmark):
+            return dict(benchmark.operator_times(output))
 
     def energy_uj(self) -> float:
         return self._energy.read_uj(self._read(_linux.ENERGY), self._serial)
@@ -224,6 +203,25 @@ class _Adb:
             del self._files[file]
             with suppress(TargetError):
                 self._shell(f"rm -f {self._folder}/{shlex.quote(file)}")
+
+    def _watched(self, benchmark: ModuleType, path: Path, threads: int, repeats: int, **watch: bool) -> str:
+        """What the benchmark program prints of a file, watching more than times."""
+        model = _Model(self, benchmark, self._push(path), threads, ())
+        try:
+            return model.run(repeats, **watch)
+        finally:
+            model.close()
+
+    @contextmanager
+    def _told(self, what: str, benchmark: ModuleType, or_else: str = "") -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise TargetError(
+                f"{self._serial} does not tell {what}",
+                found=str(error),
+                remedy=f"Push a newer {benchmark.PROGRAM}{or_else}",
+            ) from error
 
     def _program(self, benchmark: ModuleType) -> str:
         program = f"{FOLDER}/{benchmark.PROGRAM}"

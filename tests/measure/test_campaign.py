@@ -29,7 +29,7 @@ from spaceevo.records import Measurement, TargetDescription
 from spaceevo.spaces.layers import INPUT, Feature, Tracer
 from spaceevo.spaces.operators import operators
 
-TARGET = target.describe("onnxruntime@local")
+TARGET = target.describe("onnxruntime@fake")
 PLAN = Plan(visits=3, runs_per_visit=2)
 
 

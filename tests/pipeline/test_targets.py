@@ -24,11 +24,11 @@ from spaceevo.train.evaluation import calibrated_subnet, predict_logits
 def test_run_for_another_runtime(tiny: Any, tmp_path: Any, cli: Any, runtime: str) -> None:
     module = plugins.load("spaceevo.runtimes", runtime)
     try:
-        version = module.version()
+        module.version()
     except TargetError as error:
         pytest.skip(str(error))
     content = yaml.safe_load(tiny.recipe.read_text())
-    content["target"] = {"name": f"{runtime}@local"}
+    content["target"] = {"name": f"{runtime}@fake:machine=x86_64"}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(content))
     folder = tiny.copy(tmp_path / "run", without=("study", "predict", "space", "supernet", "subnets", "baselines"))
@@ -36,7 +36,7 @@ def test_run_for_another_runtime(tiny: Any, tmp_path: Any, cli: Any, runtime: st
     done = cli("run", recipe, "--out", folder, "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert (summary["target"]["runtime"], summary["target"]["runtime_version"]) == (runtime, version)
+    assert summary["target"]["runtime"] == runtime
     for model in (*summary["models"], *summary["baselines"]):
         assert model["int8_file"].endswith(f"-int8{module.SUFFIX}")
         assert model["verification"]["problems"] == []

@@ -15,14 +15,6 @@ from rich.console import Console
 from spaceevo import interrupts, plugins
 from spaceevo.errors import EXIT_BUG, SpaceEvoError
 
-app = typer.Typer(
-    name="spaceevo",
-    help="Find, train and export the INT8 image classifiers that your device runs best.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
 
 def main() -> None:
     """Run the command line; expected errors are told in one paragraph, without a traceback."""
@@ -30,6 +22,12 @@ def main() -> None:
     # slower, and a short spin is enough. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     interrupts.remember()
+    app = typer.Typer(
+        help="Find, train and export the INT8 image classifiers that your device runs best.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
     for verb in plugins.names("spaceevo.cli"):
         plugins.load("spaceevo.cli", verb).register(app)
     console = Console(stderr=True)

@@ -190,12 +190,14 @@ def test_it_is_a_target(path: Path) -> None:
     found = target.describe("onnxruntime@fake:phone,version=7")
     assert (found.runtime_version, found.machine, found.w_qmax) == ("7", "aarch64", 127)
     assert target.describe("onnxruntime@fake").name == "onnxruntime@fake"
+    assert target.describe("onnxruntime@fake:machine=x86_64").w_qmax == 63
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [("quite", "Did you mean 'quiet'"), ("nois=1", "Did you mean 'noise'"), ("noise=x", "Could not convert"),
-     ("noise=-1", "negative"), ("cores=0", "more than 0"), ("noise=nan", "negative")],
+     ("noise=-1", "negative"), ("cores=0", "more than 0"), ("noise=nan", "negative"),
+     ("machine=vax", "aarch64 and x86_64")],
 )  # fmt: skip
 def test_a_malformed_name_is_told(name: str, told: str) -> None:
     with pytest.raises(TargetError, match=told):

@@ -34,6 +34,8 @@ RATES: dict[str, tuple[float, float]] = {
     "elementwise": (4e6, 2.0),
 }
 KERNEL_MS = 0.003
+#: Of the processor, by architecture.
+FLAGS = {"aarch64": frozenset({"asimd", "asimddp", "fp"}), "x86_64": frozenset({"avx", "avx2", "fma"})}
 MIB_PER_MS = 10.0
 
 _REQUEST_MS = 0.1  # on the way to the device
@@ -56,6 +58,7 @@ class Settings:
         seed: Of all that is random.
         speed: Of its processor; 2 halves every latency.
         cores: Logical cores.
+        machine: Architecture of its processor: aarch64 with dot products, or x86_64 without VNNI.
         noise: What an inference typically takes too long, as a share (lognormal: sometimes it is much more).
         drift: By what the whole device gets faster and slower within seconds, as a share (standard deviation).
         cold: How much longer the first inference of a loaded model takes, as a share; the next ones less and less.
@@ -76,6 +79,7 @@ class Settings:
     seed: int = 0
     speed: float = 1.0
     cores: int = 4
+    machine: str = "aarch64"
     noise: float = 0.01
     drift: float = 0.01
     cold: float = 0.5
@@ -131,6 +135,11 @@ def parse_settings(device: str) -> Settings:
         if keys[key] is not str and not (0 <= values[key] < math.inf):
             raise TargetError(f"{word!r} is no setting of a simulated device", found="It must not be negative")
     settings = Settings(**values)
+    if settings.machine not in FLAGS:
+        raise TargetError(
+            f"'machine={settings.machine}' is no setting of a simulated device",
+            found=f"There are {' and '.join(FLAGS)}",
+        )
     for key in ("speed", "cores", "busy_every_ms", "busy_slowdown", "throttled_speed", "space_mib"):
         if getattr(settings, key) == 0:
             raise TargetError(f"'{key}=0' is no setting of a simulated device", found="It must be more than 0")
@@ -324,8 +333,8 @@ class _Connection:
 
     def processor(self) -> Processor:
         self._device.request()
-        flags = frozenset({"asimd", "asimddp", "fp"})
-        return Processor("Simulated processor", "aarch64", flags, self._device.settings.cores)
+        settings = self._device.settings
+        return Processor("Simulated processor", settings.machine, FLAGS[settings.machine], settings.cores)
 
     def runtime_version(self, runtime: str) -> str:
         self._device.request()

@@ -1,0 +1,114 @@
+"""The promise of one training: subnets as they are inherited from the supernet, against the same fine-tuned alone.
+
+    python benchmarks/promise.py runs/quickstart
+
+Takes the supernet of a finished run. Subnets are drawn at random and chosen so that their predicted latencies spread
+evenly over the space. For each: FP32 top-1 inherited at the end of the FP32 phase, INT8 top-1 inherited at the end of
+the LSQ+ phase, and INT8 top-1 after the inherited network was trained alone, LSQ+, for a tenth of the supernet's
+epochs, at several learning rates: the best of them counts, which favours fine-tuning. All on the validation images,
+batch norm recalibrated alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from spaceevo.config import TrainingSettings
+from spaceevo.nets.network import Network, Program, program_of
+from spaceevo.pipeline import predict, space, supernet
+from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.export import RECALIBRATION_BATCHES
+from spaceevo.pipeline.parallel import one_core_each
+from spaceevo.progress import ProgressCallback
+from spaceevo.seeding import python_random
+from spaceevo.spaces.encoding import encode
+from spaceevo.spaces.subnet import Subnet
+from spaceevo.train.batches import split
+from spaceevo.train.evaluation import calibrated_subnet, predict_logits, top1
+from spaceevo.train.loop import train
+
+NUM_SAMPLED = 500
+
+
+def spread(context: Context, num_subnets: int) -> list[tuple[float, Subnet]]:
+    """(Predicted ms, subnet), spread evenly over the latencies between their 2nd and 98th percentile."""
+    own, predictor = space.load_space(context), predict.load_predictor(context)
+    rng = python_random(context.recipe.seed, "promise")
+    sampled = sorted(((predictor.network_ms(one), one) for one in (own.sample(rng) for _ in range(NUM_SAMPLED))),
+                     key=lambda pair: pair[0])  # fmt: skip
+    latencies = np.array([latency_ms for latency_ms, _ in sampled])
+    wanted = np.linspace(*np.quantile(latencies, (0.02, 0.98)), num_subnets)
+    return [sampled[int(np.abs(latencies - one).argmin())] for one in wanted]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("run", type=Path, help="folder of a run whose supernet is trained")
+    arguments.add_argument("--subnets", type=int, default=10)
+    arguments.add_argument("--share", type=float, default=0.1, help="of the supernet's epochs")
+    arguments.add_argument("--lr-factors", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="times lr_int8")
+    arguments.add_argument("--json", type=Path)
+    given = arguments.parse_args()
+    console = Console()
+    context = Context.of_folder(given.run)
+    recipe = context.recipe
+    images, _, held_out = split(context.data, recipe.data.search_share, recipe.seed)
+    epochs = given.share * (recipe.supernet.epochs_fp32 + recipe.supernet.epochs_int8)
+    values = recipe.supernet.model_dump(include=set(TrainingSettings.model_fields)) | {"epochs_int8": epochs}
+    floating, quantized = (supernet.load_supernet(context, precision) for precision in ("fp32", "int8"))
+    subnets = spread(context, given.subnets)
+
+    def inherited(network: Network, program: Program) -> Network:
+        return calibrated_subnet(network, program, images, RECALIBRATION_BATCHES)
+
+    def judged(network: Network, program: Program) -> float:
+        return 100 * top1(predict_logits(network, program, held_out.pixels), held_out.labels)
+
+    def measure(number: int, progress: ProgressCallback) -> dict[str, float]:
+        program = program_of(subnets[number][1])
+        result = {"fp32": judged(inherited(floating, program), program),
+                  "int8": judged(inherited(quantized, program), program)}  # fmt: skip
+        for position, factor in enumerate(given.lr_factors):
+            network = inherited(quantized, program)
+            settings = TrainingSettings.model_validate(values | {"lr_int8": values["lr_int8"] * factor})
+
+            def advance(done: int, total: int, position: int = position) -> None:
+                progress(position * total + done, len(given.lr_factors) * total)
+
+            with tempfile.TemporaryDirectory() as work:
+                train(network, lambda rng: [program], images, settings, recipe.data, seed=recipe.seed,
+                      purpose=f"promise{number}", folder=Path(work), progress=advance)  # fmt: skip
+            network.arithmetic = context.arithmetic
+            result[f"tuned, lr x {factor:g}"] = judged(inherited(network.eval(), program), program)
+        console.print(f"{encode(subnets[number][1])}: {result}", highlight=False, soft_wrap=True)
+        return result
+
+    results = one_core_each(measure, len(subnets), lambda done, total: None)
+    tuned = [max(value for name, value in result.items() if name.startswith("tuned")) for result in results]
+    shown = Table("predicted ms", *results[0], "gap", title=f"{epochs:g} epochs alone, {len(held_out)} images")
+    for (latency_ms, _), result, best in zip(subnets, results, tuned, strict=True):
+        shown.add_row(
+            f"{latency_ms:.3f}", *(f"{value:.2f}" for value in result.values()), f"{best - result['int8']:+.2f}"
+        )
+    console.print(shown)
+    gaps = np.array(tuned) - [result["int8"] for result in results]
+    drops = np.array([result["fp32"] - result["int8"] for result in results])
+    error = gaps.std(ddof=1) / len(gaps) ** 0.5
+    console.print(f"Fine-tuning alone gains {gaps.mean():.2f} points on average (standard error {error:.2f}); "
+                  f"from FP32 to INT8, {drops.mean():.2f} points are lost", highlight=False)  # fmt: skip
+    if given.json:
+        summary = {"mean_gap": gaps.mean(), "mean_drop": drops.mean(), "epochs": epochs}
+        rows = [{"encoding": encode(subnet), "predicted_ms": latency_ms, **result}
+                for (latency_ms, subnet), result in zip(subnets, results, strict=True)]  # fmt: skip
+        given.json.write_text(json.dumps(summary | {"subnets": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

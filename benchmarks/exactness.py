@@ -139,8 +139,8 @@ def main() -> None:
             file = options.out / f"{name}-{runtime_name}{runtime.SUFFIX}"
             metadata = {**network.metadata, DIGEST: digest(network.integer), PRECISION: "int8"}
             runtime.export_int8(network.integer, file, metadata)
-            one = verify(file, runtime, network.integer, inputs, labels, this_profile().name, min_agreement=0.99,
-                         threads=torch.get_num_threads())  # fmt: skip
+            one = verify(file, runtime, network.integer, inputs.split(128), labels, this_profile().name,
+                         min_agreement=0.99, threads=torch.get_num_threads())  # fmt: skip
             found.append((runtime_name, one))
             print(f"{one.file}: same class as integers {one.integer.top1:.2%}, as fake-quantized "
                   f"{one.fake_quantized.top1:.2%}, {one.fake_quantized.mean_steps:.4f} steps, "

@@ -61,7 +61,8 @@ def file(tmp_path):
 
 
 def verification(path):
-    return verify(path, runtime, GRAPH, IMAGES, torch.arange(16) % 10, "x86-vnni", min_agreement=0.99)
+    batches = [IMAGES[:10], IMAGES[10:]]
+    return verify(path, runtime, GRAPH, batches, torch.arange(16) % 10, "x86-vnni", min_agreement=0.99)
 
 
 def test_untouched(file):

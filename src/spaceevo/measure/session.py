@@ -41,7 +41,7 @@ _MIN_VISITS = 3
 #: near its floor, but not for two visits in a row. Then medians over all visits count, twice as many of them. In such
 #: a state, sessions of 18 networks of 0.15 to 45 ms were 1.2 % (mean) to 7 % (at most) apart; floors 31 %, or without
 #: any quiet visit. Floors of models below a ms, though, were within 1.4 %: while floors can be had, they count.
-_LOOK_AFTER, _LOOK_AT = 0.5, 100  # share of the rounds of a plan, and visits to the reference
+_LOOK_AFTER, _LOOK_AT = 0.5, 100  # share of the rounds of a plan (or its patience), and visits to the reference
 _LASTING = 0.8
 _BUSY_VISITS = 2
 _REFERENCE_SHARE = 4  # times the visits of a model, as all other latencies are scaled by it
@@ -320,7 +320,8 @@ class _Group:
             for _ in range(1 if self._num_rounds < plan.max_rounds else self._num_rounds // 10 + 1):
                 self._num_rounds += 1
                 self._round(list(lacking), repeats)
-            if not is_known and self._num_rounds >= _LOOK_AFTER * plan.max_rounds and len(self._references) >= _LOOK_AT:
+            is_late = self._num_rounds >= _LOOK_AFTER * plan.max_rounds or self._spent_ms >= plan.patience_ms
+            if not is_known and is_late and len(self._references) >= _LOOK_AT:
                 self.busy, is_known = self._is_busy_throughout(), True
             quiet = self._quiet()
             # A faster reference can turn earlier visits unquiet, but progress never goes back.

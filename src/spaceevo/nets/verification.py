@@ -6,7 +6,7 @@ Shape suffixes: B images, C classes.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,11 +18,10 @@ from torch import Tensor
 from spaceevo.errors import ArtifactError
 from spaceevo.nets.executors import Tap, run_fake_quantized, run_integer
 from spaceevo.nets.extracted import digest
-from spaceevo.progress import ProgressCallback, part, silent
+from spaceevo.progress import ProgressCallback, silent
 from spaceevo.records import IntegerGraph, LogitAgreement, Verification
 from spaceevo.spaces.operators import NUM_CODES
 
-BATCH_SIZE = 128
 DIGEST = "spaceevo.network"  # metadata: digest of the integer graph
 PROFILE = "spaceevo.profile"  # metadata: profile of the processor that a file is for
 #: A file may differ from its integer reference by this much on average, in steps of the logits.
@@ -36,7 +35,7 @@ def verify(
     path: Path,
     runtime: ModuleType,
     graph: IntegerGraph,
-    images_BCHW: Tensor,
+    batches: Iterable[Tensor],
     labels: Tensor,
     verified_on: str,
     *,
@@ -50,8 +49,8 @@ def verify(
         path: The file.
         runtime: The plug-in that wrote it and runs it here.
         graph: The network.
-        images_BCHW: Preprocessed, of the network's resolution.
-        labels: int64 [B].
+        batches: Preprocessed images of the network's resolution, [B, 3, H, W] each; gone through once.
+        labels: int64, of all of them.
         verified_on: Name of this processor's profile.
         min_agreement: Least share of images with the top-1 of the integer reference.
         threads: Of the runtime.
@@ -68,16 +67,20 @@ def verify(
             remedy="Name the network that lies beside the file, or export it again",
         )
     session = runtime.Session(path, threads=threads)
-    run_file = partial(_run_file, session)
-    run_reference = partial(run_integer, graph, arithmetic=runtime.ARITHMETIC)
-    logits, integer, fake_quantized = (
-        _in_batches(run, images_BCHW, part(progress, start, end))
-        for run, start, end in (
-            (run_file, 0.0, 0.3),
-            (run_reference, 0.3, 0.65),
-            (partial(run_fake_quantized, graph, arithmetic=runtime.ARITHMETIC), 0.65, 1.0),
-        )
+    runs = (
+        partial(_run_file, session),
+        partial(run_integer, graph, arithmetic=runtime.ARITHMETIC),
+        partial(run_fake_quantized, graph, arithmetic=runtime.ARITHMETIC),
     )
+    outputs: list[list[Tensor]] = [[], [], []]
+    first_images, num_images = torch.empty(0), 0
+    for batch in batches:
+        for run, own in zip(runs, outputs, strict=True):
+            own.append(run(batch))
+        first_images = first_images if num_images else batch[:BISECTION_IMAGES]
+        num_images += len(batch)
+        progress(num_images, len(labels))
+    logits, integer, fake_quantized = map(torch.cat, outputs)
     against_integer, against_float = compare(logits, integer), compare(logits, fake_quantized)
     changed, floats = changed_constants(path, runtime, graph, stored), runtime.float_operators(path)
     problems = []
@@ -91,13 +94,13 @@ def verify(
     if not against_integer.mean_steps <= MAX_MEAN_STEPS:
         problems.append(f"logits are {against_integer.mean_steps:.3g} steps from the integer reference on average, "
                         f"more than {MAX_MEAN_STEPS}")  # fmt: skip
-    first, share = first_difference(path, runtime, graph, images_BCHW[:BISECTION_IMAGES]) if problems else ("", 0.0)
+    first, share = first_difference(path, runtime, graph, first_images) if problems else ("", 0.0)
     return Verification(
         file=path.name,
         runtime=f"{runtime.__name__.rsplit('.', 1)[-1].replace('_', '-')} {runtime.version()}",
         exported_for=stored.get(PROFILE, "unknown"),
         verified_on=verified_on,
-        num_images=len(images_BCHW),
+        num_images=num_images,
         top1=_top1(logits, labels),
         top1_fake_quantized=_top1(fake_quantized, labels),
         integer=against_integer,
@@ -188,11 +191,3 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _run_file(session: object, images_BCHW: Tensor) -> Tensor:
     return torch.from_numpy(session.run(images_BCHW.numpy()))  # type: ignore[attr-defined]
-
-
-def _in_batches(run: Callable[[Tensor], Tensor], images_BCHW: Tensor, progress: ProgressCallback) -> Tensor:
-    outputs = []
-    for batch in images_BCHW.split(BATCH_SIZE):
-        outputs.append(run(batch))
-        progress(min(len(images_BCHW), BATCH_SIZE * len(outputs)), len(images_BCHW))
-    return torch.cat(outputs)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from spaceevo import plugins
 from spaceevo.config import ExportSettings
@@ -23,7 +25,7 @@ from spaceevo.runtimes import Profile, this_profile
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import PREPROCESSING, Images, to_input
-from spaceevo.train.evaluation import top1
+from spaceevo.train.evaluation import BATCH_SIZE, top1
 
 PRECISION = "spaceevo.precision"
 FAILURES = (ExportError, TargetError)  # of one file, while others may be handed out
@@ -115,12 +117,12 @@ def hand_out(
             found="; ".join(verification.problems) + (f"; the first tensor that differs is {where}" if where else ""),
             remedy="Report it to the authors of spaceevo with this file",
         )
-    inputs = to_input(images.pixels, network.integer.operators[0].in_size)
-    logits = runtime.Session(fp32, threads=torch.get_num_threads()).run(inputs.numpy())
+    session = runtime.Session(fp32, threads=torch.get_num_threads())
+    logits = torch.cat([torch.from_numpy(session.run(batch.numpy())) for batch in _batches(network, images)])
     progress(1, 1)
     unverified.replace(int8)
     named = verification.model_copy(update={"file": int8.name})
-    return HandedOut(int8, fp32, top1(torch.from_numpy(logits), images.labels), named)
+    return HandedOut(int8, fp32, top1(logits, images.labels), named)
 
 
 def verify_file(
@@ -316,13 +318,19 @@ def _verify(
         path,
         runtime,
         network.integer,
-        to_input(images.pixels, network.integer.operators[0].in_size),
+        _batches(network, images),
         images.labels,
         this_profile().name,
         min_agreement=min_agreement,
         threads=torch.get_num_threads(),
         progress=progress,
     )
+
+
+def _batches(network: ExtractedNetwork, images: Images) -> Iterator[Tensor]:
+    """What the network reads; a whole data set of it would fill the memory."""
+    for pixels in images.pixels.split(BATCH_SIZE):
+        yield to_input(pixels, network.integer.operators[0].in_size)
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -44,12 +44,12 @@ FOREST = 100
 PER_KIND = 60
 
 
-def networks(purpose: str) -> Iterator[tuple[str, Subnet]]:
+def networks(purpose: str, names: Sequence[str]) -> Iterator[tuple[str, Subnet]]:
     """Random subnets of random spaces, the hyperspaces by turns; to fit on, one in six is a smallest or largest one."""
-    rng = {name: python_random(0, purpose, name) for name in NAMES}
+    rng = {name: python_random(0, purpose, name) for name in names}
     turn = 0
     while True:
-        for name in NAMES:
+        for name in names:
             hyperspace = load_hyperspace(name)
             space = hyperspace.space(hyperspace.sample(rng[name]), 10 if name == "micro" else 1000)
             if purpose == "fit" and turn % CORNER_EVERY == 0:
@@ -166,6 +166,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--runtime", default="onnxruntime", choices=("onnxruntime", "litert", "openvino"))
     arguments.add_argument("--precision", default="int8", choices=("int8", "fp32"))
+    arguments.add_argument("--hyperspaces", nargs="+", choices=NAMES, default=NAMES)
     arguments.add_argument("--minutes", type=float, default=45, help="of measuring to fit on")
     arguments.add_argument("--fit", type=int, default=600, help="networks to fit on, at most")
     arguments.add_argument("--unseen", type=int, default=100)
@@ -182,7 +183,7 @@ def main() -> None:
     fitted: list[Subnet] = []
     unseen: list[tuple[str, Subnet]] = []
     seconds = 0.0
-    to_fit, to_judge = networks("fit"), networks("unseen")
+    to_fit, to_judge = (networks(purpose, given.hyperspaces) for purpose in ("fit", "unseen"))
     while len(unseen) < given.unseen or (seconds < 60 * given.minutes and len(fitted) < given.fit):
         if seconds < 60 * given.minutes and len(fitted) < given.fit:
             chunk = [subnet for _, subnet in (next(to_fit) for _ in range(CHUNK))]
@@ -221,12 +222,12 @@ def main() -> None:
     result: dict[str, object] = {"target": target.model_dump(), "num_fit": len(fitted), "minutes": seconds / 60,
                                  "settings": predictor.settings.model_dump()}  # fmt: skip
     for name, values in predicted.items():
-        for hyperspace in ("all", *NAMES):
+        for hyperspace in ("all", *given.hyperspaces):
             own = np.array([hyperspace in ("all", other) for other, _ in unseen])
             scores = figures(np.asarray(values)[own], measured[own])
             shown.add_row(name, hyperspace, str(own.sum()), f"{scores['within_10_percent']:.0%}",
                           f"{scores['within_5_percent']:.0%}", f"{scores['mape']:.1%}", f"{scores['spearman']:.3f}",
-                          end_section=hyperspace == NAMES[-1])  # fmt: skip
+                          end_section=hyperspace == given.hyperspaces[-1])  # fmt: skip
             if hyperspace == "all":
                 result[name] = scores
     console.print(shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,7 +118,7 @@ def run_until(recipe_path: Path, out: Path | None, stage: str, as_json: bool) ->
 
 
 def run_stage(recipe_path: Path, out: Path | None, stage: str, console: Console) -> Any:
-    """Run a recipe up to a stage; its context.
+    """Run a recipe up to a stage; its context. Under `torchrun`, all but the first process only train, and exit.
 
     Args:
         recipe_path: The recipe.
@@ -129,7 +130,16 @@ def run_stage(recipe_path: Path, out: Path | None, stage: str, console: Console)
 
     recipe = load_recipe(recipe_path)
     folder = out or Path("runs") / recipe.name
-    console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
+    if os.environ.get("RANK", "0") == "0":
+        console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
     from spaceevo import pipeline
+    from spaceevo.train.ranks import joined
 
-    return pipeline.run(recipe, folder, console, stage)
+    with joined() as ranks:
+        if not ranks.is_first:
+            pipeline.help_train(recipe, folder, ranks)
+            raise typer.Exit
+        try:
+            return pipeline.run(recipe, folder, console, stage, ranks)
+        finally:
+            ranks.agree(False)  # the others may end

@@ -7,6 +7,7 @@ would.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,10 +66,12 @@ def _weights(
     operator: Operator, x: np.ndarray, x_params: QuantParams, w_qmax: int, rng: np.random.Generator
 ) -> IntegerWeights:
     shape = operator.weight_shape
-    codes = np.rint(rng.normal(0, w_qmax / 3, shape)).clip(-w_qmax, w_qmax).astype(np.int8)
-    rows = codes.reshape(len(codes), -1).astype(np.float64)
+    rows = rng.standard_normal((shape[0], math.prod(shape[1:])), np.float32)  # integers this small are exact
+    rows *= w_qmax / 3
+    np.clip(np.rint(rows, out=rows), -w_qmax, w_qmax, out=rows)
+    codes = rows.astype(np.int8).reshape(shape)
     # Unit variance per channel: x has independent elements, the bias takes its mean away.
-    norm = np.sqrt(np.square(rows).sum(axis=1)).clip(min=1.0)
+    norm = np.sqrt(np.einsum("ij,ij->i", rows, rows)).clip(min=1.0)
     scales = (rng.uniform(0.7, 1.3, len(codes)) / (norm * max(x.std(), 1e-3))).astype(np.float32)
     step = np.float32(x_params.scale) * scales
     bias = (rng.normal(0, 0.1, len(codes)) - x.mean() * rows.sum(axis=1) * scales) / step

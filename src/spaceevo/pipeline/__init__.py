@@ -15,6 +15,7 @@ from spaceevo.pipeline import baselines, blocks, compare, export, predict, repor
 from spaceevo.pipeline.context import Context, StageModule, write_recipe
 from spaceevo.pipeline.memory import peak_rss_mib, return_free_memory
 from spaceevo.progress import shown
+from spaceevo.train.ranks import ALONE, Ranks
 
 STAGES: tuple[StageModule, ...] = (
     study,
@@ -32,7 +33,7 @@ FURTHER: tuple[StageModule, ...] = (compare,)
 SECONDS_BETWEEN_NOTES = 5.0
 
 
-def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME) -> Context:
+def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME, ranks: Ranks = ALONE) -> Context:
     """Run a stage of a recipe and all that it needs, each unless it is finished with the same inputs.
 
     Args:
@@ -40,6 +41,7 @@ def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME
         folder: The run folder; made where absent.
         console: Where progress is shown.
         until: Name of the stage.
+        ranks: The processes that train the supernet together; the others call `help_train`.
 
     Returns:
         The context, from which every stage's `load` functions read the results.
@@ -47,7 +49,7 @@ def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME
     Raises:
         SpaceEvoError: Whatever is wrong; finished stages and checkpoints are kept.
     """
-    context = Context(recipe, RunFolder(folder))
+    context = Context(recipe, RunFolder(folder), ranks)
     wanted = _with_needs(until)
     with context.run.locked():
         shutil.rmtree(context.work_dir, ignore_errors=True)  # what a killed process left there
@@ -62,6 +64,11 @@ def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME
         if until == report.NAME:
             report.publish(context)
     return context
+
+
+def help_train(recipe: Recipe, folder: Path, ranks: Ranks) -> None:
+    """What the other processes of `torchrun` do while the first one runs a recipe: train the supernet with it."""
+    supernet.help_train(Context(recipe, RunFolder(folder), ranks))
 
 
 def _run_stage(context: Context, stage: StageModule, input_hash: str, label: str, console: Console) -> str:

@@ -21,6 +21,7 @@ from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import Arithmetic, ImageData, TargetDescription
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
+from spaceevo.train.ranks import ALONE, Ranks
 
 DATASETS = "spaceevo.train.datasets"
 
@@ -59,10 +60,12 @@ class Context:
     Attributes:
         recipe: The recipe.
         run: The run folder.
+        ranks: The processes that train the supernet together.
     """
 
     recipe: Recipe
     run: RunFolder
+    ranks: Ranks = ALONE
 
     @classmethod
     def of_folder(cls, path: Path) -> Context:

@@ -9,13 +9,14 @@ from spaceevo.artifacts import write_atomically
 from spaceevo.nets.network import Network
 from spaceevo.pipeline import space
 from spaceevo.pipeline.context import Context
-from spaceevo.progress import ProgressCallback
+from spaceevo.progress import ProgressCallback, silent
 from spaceevo.records import TrainingPoint
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.train.batches import split
 from spaceevo.train.checkpoints import load_weights
 from spaceevo.train.loop import TrainedFiles, train
 from spaceevo.train.losses import DISTILLATION_LOSSES
+from spaceevo.train.ranks import ALONE, Ranks
 from spaceevo.train.supernet import make_supernet, sandwich
 
 NAME = "supernet"
@@ -34,15 +35,29 @@ def inputs(context: Context) -> dict[str, object]:
 
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
-    """Train, continuing from the last checkpoint."""
-    files, curve = train_supernet(context, space.load_space(context), folder, context.recipe.seed, progress)
+    """Train, continuing from the last checkpoint; the other processes of `torchrun` join, see `help_train`."""
+    context.ranks.agree(True)
+    own = space.load_space(context)
+    files, curve = train_supernet(context, own, folder, context.recipe.seed, progress, context.ranks)
     curve_path = folder / "curve.json"
     write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
     return [files.fp32, files.int8, curve_path]
 
 
+def help_train(context: Context) -> None:
+    """What the other processes of `torchrun` do: wait for the first one, train with it, until it has ended."""
+    while context.ranks.agree(False):
+        folder = context.run.stage(NAME).path
+        train_supernet(context, space.load_space(context), folder, context.recipe.seed, silent, context.ranks)
+
+
 def train_supernet(
-    context: Context, own: SearchSpace, folder: Path, seed: int, progress: ProgressCallback
+    context: Context,
+    own: SearchSpace,
+    folder: Path,
+    seed: int,
+    progress: ProgressCallback,
+    ranks: Ranks = ALONE,
 ) -> tuple[TrainedFiles, list[TrainingPoint]]:
     """Train the supernet of a space with the settings of the recipe, continuing from the folder's checkpoint.
 
@@ -52,6 +67,7 @@ def train_supernet(
         folder: For its files.
         seed: Of all draws.
         progress: Called with steps done and in all.
+        ranks: The processes that train together.
     """
     recipe = context.recipe
     network = make_supernet(own, context.target.w_qmax, seed, recipe.supernet.per_channel)
@@ -67,6 +83,7 @@ def train_supernet(
         folder=folder,
         progress=progress,
         distillation_loss=DISTILLATION_LOSSES[recipe.supernet.distillation],
+        ranks=ranks,
     )
 
 

@@ -106,6 +106,7 @@ def training_batch(
     seed: int,
     purpose: str,
     device: torch.device | str = "cpu",
+    rows: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
     """The augmented batch of one step, a function of its arguments alone: steps may be made in any order, or ahead.
 
@@ -117,18 +118,26 @@ def training_batch(
         seed: Of the run.
         purpose: Name of the training.
         device: Where the batch is wanted; pixels go there as bytes and are augmented there.
+        rows: What is wanted of the batch. Others are not read, unless images are mixed, which takes all of them.
 
     Returns:
-        Pixels uint8 [B, 3, size, size]; labels int64 [B], or float32 [B, K] where `mixup` or `cutmix` mixes them.
+        Pixels uint8 [B, 3, size, size]; labels int64 [B], or float32 [B, K] where `mixup` or `cutmix` mixes them;
+        of `rows` only.
     """
-    batch = images.take(batch_indices(len(images), batch_size, step, seed, purpose))
+    indices = batch_indices(len(images), batch_size, step, seed, purpose)
     generator = torch_generator(seed, purpose, "augment", step)
-    draws = draw(len(batch), data, generator)
+    draws = draw(len(indices), data, generator)
+    is_mixed = bool(data.mixup or data.cutmix)
+    batch = images.take(indices if is_mixed else indices[rows])
+    draws = draws if is_mixed else draws[rows]
     pixels = torch.empty((len(batch), *images.stored.shape[1:]), dtype=torch.uint8, device=device)
     for part in parts(pixels):
         pixels[part] = augment(batch.take(part).pixels.to(device), draws[part])
     labels = batch.labels.to(device)
-    return mix(pixels, labels, images.num_classes, data, generator) if data.mixup or data.cutmix else (pixels, labels)
+    if not is_mixed:
+        return pixels, labels
+    pixels, labels = mix(pixels, labels, images.num_classes, data, generator)
+    return pixels[rows], labels[rows]
 
 
 def equal_parts(pixels: Tensor, batch_size: int) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ A network that is quantized already (`train.ptq`) goes through the LSQ+ phase al
 
 A step trains one or more programs of one network on one batch. The first program learns from the labels, the
 others from its prediction and the labels (sandwich rule with in-place distillation); a single network is the case of
-one program.
+one program. Several processes (`train.ranks`) share the batch of a step and train the same programs.
 Every random draw is a function of (seed, purpose, step), so a checkpoint needs weights and the optimizer's state only,
 and an interrupted training ends with the same weights, bit for bit. A training that diverges goes back to the weights
 of some steps before, with half the rate.
@@ -41,6 +41,7 @@ from spaceevo.train.checkpoints import (
     save_tensors,
 )
 from spaceevo.train.losses import in_place_distillation_loss
+from spaceevo.train.ranks import ALONE, Ranks, Share, share_of
 from spaceevo.train.tracking import Tracker
 
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
@@ -84,6 +85,7 @@ def train(
     folder: Path,
     progress: ProgressCallback,
     distillation_loss: DistillationLoss = in_place_distillation_loss,
+    ranks: Ranks = ALONE,
 ) -> tuple[TrainedFiles, list[TrainingPoint]]:
     """Train a network through both phases, continuing from the folder's checkpoint where there is one.
 
@@ -98,18 +100,20 @@ def train(
         data: Which augmentations apply.
         seed: Of the run.
         purpose: Name of this training; part of every draw.
-        folder: For the checkpoint and the results.
-        progress: Called with steps done and in all.
+        folder: For the checkpoint and the results; all processes see it.
+        progress: Called with steps done and in all, in the first process.
         distillation_loss: Between the logits of the other programs and those of the first.
+        ranks: The processes that train together, each of which calls this function.
 
     Returns:
         Files of weights, and the losses of every step.
 
     Raises:
         TrainingError: It diverges again after it went back `MAX_ROLLBACKS` times; or torch has no such device, or no
-            TensorBoard.
+            TensorBoard; or the batch is too small for so many processes.
     """
     batch_size = min(settings.batch_size, len(images))
+    share = share_of(batch_size, settings.accumulation, ranks)
     steps_per_epoch = len(images) // batch_size
     num_fp32 = 0 if network.quantized else max(1, round(settings.epochs_fp32 * steps_per_epoch))
     num_int8 = max(1, round(settings.epochs_int8 * steps_per_epoch)) if settings.epochs_int8 else 0
@@ -125,15 +129,18 @@ def train(
         state.load(saved)
     curve = state.curve
     last_saved = time.monotonic()
-    with closing(Tracker(folder / "tensorboard" / purpose if settings.tensorboard else None, len(curve))) as tracker:
+    log_folder = folder / "tensorboard" / purpose if settings.tensorboard and ranks.is_first else None
+    with closing(Tracker(log_folder, len(curve))) as tracker:
         while (step := len(curve)) < num_steps:
             phase, start, length = ("fp32", 0, num_fp32) if step < num_fp32 else ("lsq+", num_fp32, num_int8)
-            pixels, labels = training_batch(images, data, settings.batch_size, step, seed, purpose, device)
+            pixels, labels = training_batch(images, data, batch_size, step, seed, purpose, device, share.rows)
             if state.good_step != step:  # otherwise it has just gone back to it
                 if step == start:
                     if phase == "lsq+" and not network.quantized:
+                        # All of the batch in every process: ranges have to be the same.
+                        calibrating, _ = training_batch(images, data, batch_size, step, seed, purpose, device)
                         names = set(network.quantizers)
-                        network.start_quantization(_calibration(sample_programs, pixels, names, seed, purpose))
+                        network.start_quantization(_calibration(sample_programs, calibrating, names, seed, purpose))
                     state.start_phase()
                 if (step - start) % STEPS_BETWEEN_GOOD == 0:
                     state.keep()
@@ -142,7 +149,9 @@ def train(
                 group["lr"] = lr
             programs = sample_programs(python_random(seed, purpose, "programs", step))
             dropout = torch_generator(seed, purpose, "dropout", step)
-            losses = _step(network, state.optimizer, programs, pixels, labels, settings, distillation_loss, dropout)
+            losses = _step(
+                network, state.optimizer, programs, pixels, labels, settings, distillation_loss, dropout, share, ranks
+            )
             limit = DIVERGED * math.log(max(2, programs[0][-1].out_channels))
             if not all(loss < limit for loss in losses):
                 if state.num_rollbacks == MAX_ROLLBACKS:
@@ -164,20 +173,31 @@ def train(
                     diverged_at=state.diverged_at,
                 )
             )
-            tracker.log(curve[-1], len(labels))
+            tracker.log(curve[-1], batch_size)
             if step + 1 in (num_fp32, num_steps):
                 state.take_averages()
-            if step + 1 == num_fp32:
+                ranks.mean_(_running_statistics(network))
+            if step + 1 == num_fp32 and ranks.is_first:
                 save_tensors(files.fp32, network.state_dict(), state.notes())
-            progress(step + 1, num_steps)
-            if time.monotonic() - last_saved > SECONDS_BETWEEN_CHECKPOINTS and step + 1 < num_steps:
-                state.save(checkpoint)
+            if ranks.is_first:
+                progress(step + 1, num_steps)
+            if ranks.agree(time.monotonic() - last_saved > SECONDS_BETWEEN_CHECKPOINTS) and step + 1 < num_steps:
+                ranks.mean_(_running_statistics(network))
+                if ranks.is_first:
+                    state.save(checkpoint)
                 last_saved = time.monotonic()
     network.to("cpu")
-    if num_int8 and not files.int8.exists():
-        save_tensors(files.int8, network.state_dict(), state.notes())
-    checkpoint.unlink(missing_ok=True)
+    if ranks.is_first:
+        if num_int8 and not files.int8.exists():
+            save_tensors(files.int8, network.state_dict(), state.notes())
+        checkpoint.unlink(missing_ok=True)
+    ranks.agree(True)  # the files are there
     return files, curve
+
+
+def _running_statistics(network: Network) -> list[Tensor]:
+    """Of batch norm, which every process takes from its own images."""
+    return [buffer for name, buffer in network.named_buffers() if name.endswith(("running_mean", "running_var"))]
 
 
 def device_of(settings: TrainingSettings) -> torch.device:
@@ -298,45 +318,56 @@ def _step(
     settings: TrainingSettings,
     distillation_loss: DistillationLoss = in_place_distillation_loss,
     dropout: torch.Generator | None = None,
+    share: Share | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[float]:
-    """One update; returns the loss of each program."""
+    """One update; returns the loss of each program.
+
+    Args:
+        pixels: This process's rows of the batch; all of it without `share`. Likewise `labels`.
+    """
     optimizer.zero_grad(set_to_none=True)
-    num_parts = min(settings.accumulation, max(1, len(pixels) // 2))  # batch norm needs two images
-    parts = zip(pixels.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
+    share = share or share_of(len(pixels), settings.accumulation)
+    dropped = _dropout_mask(programs[0], share, settings, dropout)
     losses: list[list[Tensor]] = [[] for _ in programs]
-    for part, part_labels in parts:
+    start = 0
+    for size in share.sizes:
+        own = slice(start, start + size)
+        start += size
+        part, part_labels = pixels[own], labels[own]
         inputs: dict[int, Tensor] = {}
         soft: Tensor | None = None
-        share = len(part) / len(pixels)
         for program, own_losses in zip(programs, losses, strict=True):
             resolution = program[0].in_size
             if resolution not in inputs:
                 inputs[resolution] = to_input(part, resolution)
-            dropped = _dropout_mask(program, inputs[resolution], settings, dropout) if soft is None else None
+            mask = dropped[own].to(part.device) if dropped is not None and soft is None else None
             with torch.autocast(part.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                logits = network(inputs[resolution], program, dropout=dropped).float()
+                logits = network(inputs[resolution], program, dropout=mask).float()
             if soft is None:
                 loss = F.cross_entropy(logits, part_labels, label_smoothing=settings.label_smoothing)
                 soft = logits.detach()
             else:
                 # Labels too: until the largest subnet has learnt something, its prediction teaches little.
                 loss = (F.cross_entropy(logits, part_labels) + distillation_loss(logits, soft)) / 2
-            (loss * share).backward()
-            own_losses.append(loss.detach() * share)
+            (loss * (size / share.batch_size)).backward()
+            own_losses.append(loss.detach() * (size / share.batch_size))
+    total = torch.stack([torch.stack(own).sum() for own in losses])
+    ranks.sum_([total, *(p.grad for p in network.parameters() if p.grad is not None)])
     torch.nn.utils.clip_grad_value_(network.parameters(), CLIP_VALUE)
     optimizer.step()
-    return [float(loss) for loss in torch.stack([torch.stack(own).sum() for own in losses]).tolist()]
+    return [float(loss) for loss in total.tolist()]
 
 
 def _dropout_mask(
-    program: Program, x_BCHW: Tensor, settings: TrainingSettings, generator: torch.Generator | None
+    program: Program, share: Share, settings: TrainingSettings, generator: torch.Generator | None
 ) -> Tensor | None:
-    """What the classifier's input is multiplied with, [B, C, 1, 1]."""
+    """What the classifier's input is multiplied with, [rows, C, 1, 1]; drawn for the whole batch."""
     if not settings.dropout:
         return None
     kept = 1 - settings.dropout
-    mask = torch.rand((len(x_BCHW), program[-1].in_channels, 1, 1), generator=generator, device="cpu") < kept
-    return mask.to(x_BCHW) / kept
+    mask = torch.rand((share.batch_size, program[-1].in_channels, 1, 1), generator=generator, device="cpu") < kept
+    return mask[share.rows].float() / kept
 
 
 def _optimizer(network: Network, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -1,0 +1,143 @@
+"""The processes of one training under `torchrun`: which one this is, what it computes, and sums over all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from spaceevo.errors import TrainingError
+
+_PATIENCE = timedelta(days=30)  # the others wait while the first one does all that is no training
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The processes of a training.
+
+    Attributes:
+        rank: Number of this one, from 0; the first one alone writes files and shows progress.
+        count: How many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over the processes, the same bits in all of them.
+
+        Raises:
+            TrainingError: Another process is gone; likewise in what follows.
+        """
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        with _together():
+            dist.all_reduce(flat)
+        for tensor, own in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(own.view_as(tensor))
+
+    def mean_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their means over the processes."""
+        self.sum_(tensors)
+        if self.count > 1 and tensors:
+            torch._foreach_div_(list(tensors), self.count)
+
+    def agree(self, value: bool) -> bool:
+        """What the first process says; all must ask."""
+        if self.count == 1:
+            return value
+        told = torch.tensor(float(value), device="cpu")
+        with _together():
+            dist.broadcast(told, 0)
+        return bool(told)
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of which torch.distributed's own errors are
+        raise TrainingError(
+            "Another process of the training is gone",
+            found=str(error).strip().splitlines()[0],
+            remedy="Start it again, with as many processes as you like: it goes on from its last checkpoint",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a process computes of every batch.
+
+    A batch is computed in parts, one after the other or in different processes. Batch norm sees a part at a time, so
+    N processes compute what one process does in N times as many parts.
+
+    Attributes:
+        rows: Of the batch.
+        sizes: Images of each part.
+        batch_size: Of the whole batch.
+    """
+
+    rows: slice
+    sizes: tuple[int, ...]
+    batch_size: int
+
+
+def share_of(batch_size: int, accumulation: int, ranks: Ranks = ALONE) -> Share:
+    """The share of a process.
+
+    Args:
+        batch_size: Images per step, over all processes.
+        accumulation: Parts per process; fewer where a part would have a single image, which batch norm cannot use.
+        ranks: The processes.
+
+    Raises:
+        TrainingError: There are too few images for so many processes.
+
+    >>> share_of(32, 2, Ranks(1, 2))
+    Share(rows=slice(16, 32, None), sizes=(8, 8), batch_size=32)
+    """
+    num_parts = min(accumulation * ranks.count, max(1, batch_size // 2))
+    if num_parts < ranks.count:
+        raise TrainingError(
+            f"A batch of {batch_size} images cannot be shared by {ranks.count} processes",
+            found="Each of them needs two images",
+            remedy="Raise batch_size in the recipe, or start fewer processes",
+        )
+    sizes = [len(part) for part in np.array_split(np.arange(batch_size), num_parts)]
+    own = np.array_split(np.arange(num_parts), ranks.count)[ranks.rank]
+    start = sum(sizes[: own[0]])
+    mine = tuple(sizes[part] for part in own)
+    return Share(slice(start, start + sum(mine)), mine, batch_size)
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """The processes that `torchrun` started this one with; it alone where none did."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield Ranks(dist.get_rank(), count)
+    finally:
+        dist.destroy_process_group()

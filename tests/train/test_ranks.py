@@ -1,0 +1,113 @@
+"""Processes under `torchrun` train what one process trains in as many more parts, and go on in any number."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_loop import SETTINGS, space, train
+
+from spaceevo.errors import TrainingError
+from spaceevo.nets.network import Network
+from spaceevo.train.checkpoints import load_weights
+from spaceevo.train.ranks import Ranks, share_of
+from spaceevo.train.supernet import make_supernet
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+#: 21 steps in FP32, 6 of LSQ+.
+LONGER = SETTINGS.model_copy(update={"epochs_fp32": 7, "epochs_int8": 2, "lr": 0.3, "dropout": 0.3, "ema": 0.5})
+NUM_FP32 = 21
+SCRIPT = f"""
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from spaceevo.train import loop
+from spaceevo.train.ranks import joined
+from test_loop import *
+from test_ranks import LONGER
+loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+def stop(done, total):
+    if done == int(sys.argv[2]):
+        import os
+        os._exit(7)
+with joined() as ranks:
+    network = make_supernet(space(), 63, 0)
+    _, curve = loop.train(network, sandwich(space(), 1), images(), LONGER, DATA, seed=0, purpose="test",
+                          folder=Path(sys.argv[1]), progress=stop, ranks=ranks)
+    (Path(sys.argv[1]) / f"told-{{ranks.rank}}.json").write_text(json.dumps([point.loss for point in curve]))
+"""
+
+
+def in_two_processes(folder: Path, stop_at: int = -1) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    script = folder / "script.py"
+    script.write_text("import json\n" + SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, folder,
+               str(stop_at)]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=env)
+
+
+def weights(path: Path) -> Network:
+    network = make_supernet(space(), 63, 7)
+    load_weights(network, path)
+    return network
+
+
+def assert_alike(losses: list[float], others: list[float]) -> None:
+    """Gradients are added up in another order. In LSQ+, the last bit of a weight can decide its code."""
+    assert len(losses) == len(others) == 27
+    assert losses[:NUM_FP32] == pytest.approx(others[:NUM_FP32], rel=1e-5)
+    assert losses[NUM_FP32:] == pytest.approx(others[NUM_FP32:], rel=2e-2)
+
+
+def test_two_processes_are_one_with_two_parts(tmp_path):
+    done = in_two_processes(tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    told = [json.loads((tmp_path / "two" / f"told-{rank}.json").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1]
+    _, files, curve = train(tmp_path / "one", settings=LONGER.model_copy(update={"accumulation": 2}))
+    assert_alike(told[0], [point.loss for point in curve])
+    one, two = weights(files.fp32).state_dict(), weights(tmp_path / "two" / files.fp32.name).state_dict()
+    for name, tensor in one.items():
+        if not name.endswith(("running_mean", "running_var")):  # the mean over the processes, not one after the other
+            torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+    assert weights(tmp_path / "two" / files.int8.name).state_dict().keys() == one.keys()
+    alone = [point.loss for point in train(tmp_path / "alone", settings=LONGER)[2]]
+    assert told[0][:NUM_FP32] != pytest.approx(alone[:NUM_FP32], rel=1e-3), "batch norm sees other images"
+
+
+@pytest.mark.parametrize("stop_at", [5, 24])  # in either phase
+def test_what_two_processes_began_one_ends(tmp_path, stop_at):
+    done = in_two_processes(tmp_path / "two", stop_at)
+    assert done.returncode != 0
+    assert not (tmp_path / "two" / "test-int8.safetensors").exists()
+    in_two_parts = LONGER.model_copy(update={"accumulation": 2})
+    steps: list[int] = []
+    went_on = train(tmp_path / "two", lambda done, total: steps.append(done), settings=in_two_parts)[2]
+    assert steps[0] >= stop_at
+    undisturbed = train(tmp_path / "one", settings=in_two_parts)[2]
+    assert_alike([point.loss for point in went_on], [point.loss for point in undisturbed])
+
+
+@given(st.integers(2, 300), st.integers(1, 5), st.integers(1, 9))
+def test_shares_make_up_the_batch(batch_size, accumulation, count):
+    if batch_size < 2 * count:
+        with pytest.raises(TrainingError, match=f"{count} processes"):
+            share_of(batch_size, accumulation, Ranks(0, count))
+        return
+    shares = [share_of(batch_size, accumulation, Ranks(rank, count)) for rank in range(count)]
+    rows = [row for share in shares for row in range(batch_size)[share.rows]]
+    assert rows == list(range(batch_size))
+    assert all(sum(share.sizes) == len(range(batch_size)[share.rows]) for share in shares)
+    assert all(size >= 2 for share in shares for size in share.sizes)
+    # One process with as many parts computes the very same ones.
+    assert share_of(batch_size, accumulation * count).sizes == tuple(size for share in shares for size in share.sizes)

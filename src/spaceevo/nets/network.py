@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,21 @@ from spaceevo.spaces.subnet import Subnet, network_layers
 
 BATCH_NORM_EPS = 1e-5
 Program = tuple[Operator, ...]
+
+
+class _Part(torch.autograd.Function):
+    """Part of a tensor. Its gradient is written once; slices, one dimension after the other, write one for each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, part: tuple[slice, ...]) -> Tensor:
+        ctx.shape, ctx.part = x.shape, part
+        return x[part]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].new_zeros(ctx.shape)
+        gradient[ctx.part] = gradients[0]
+        return gradient, None
 
 
 class WeightedOperator(nn.Module):
@@ -56,11 +72,12 @@ class WeightedOperator(nn.Module):
     def sliced_weight(self, operator: Operator) -> Tensor:
         """The leading channels and the centre of the kernel: the operator's `weight_shape`."""
         shape = operator.weight_shape
-        weight = self.weight[: shape[0], : shape[1]]
-        if operator.kind == "conv" and weight.shape[-1] != operator.kernel_size:
-            start = (weight.shape[-1] - operator.kernel_size) // 2
-            stop = start + operator.kernel_size
-            weight = weight[:, :, start:stop, start:stop]
+        if shape == self.weight.shape:
+            return self.weight
+        # From 0, but for the centre of a convolution's kernel
+        starts = (0, 0, *((whole - own) // 2 for whole, own in zip(self.weight.shape[2:], shape[2:], strict=True)))
+        part = tuple(slice(start, start + size) for start, size in zip(starts, shape, strict=True))
+        weight: Tensor = _Part.apply(self.weight, part)  # type: ignore[no-untyped-call]
         return weight
 
     def positive_scale(self, operator: Operator) -> Tensor:

@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 # Threads that wait without spinning: on a loaded machine spinning makes every step many times slower. Read by torch
 # when it is imported, here and in the processes that tests start. Results are equal for an equal number of threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 NUM_THREADS = 2
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 TINY = Path(__file__).parent / "pipeline" / "tiny"
 
 

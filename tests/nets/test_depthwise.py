@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from spaceevo.nets.depthwise import FAST_WIDTH, depthwise_convolution
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from([3, 5, 7]), st.integers(1, 2), st.integers(1, 9), st.integers(1, 5), st.integers(0, 1000))
 def test_gradients_are_those_of_torch(kernel_size, stride, size, channels, seed):
     generator = torch.Generator().manual_seed(seed)

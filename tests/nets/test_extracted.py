@@ -32,7 +32,7 @@ def same(ours, theirs):
     return ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(preset=st.sampled_from(["micro", "mobilew", "onnxw", "mobilenetv4"]), seed=st.integers(0, 1000))
 def test_round_trip(tmp_path_factory, preset, seed):
     network = extracted(preset, seed)

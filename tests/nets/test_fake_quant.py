@@ -15,7 +15,7 @@ from spaceevo.spaces.operators import FIXED_QUANTIZERS, RELU6_MAX_SCALE
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60)
 SEEDS = st.integers(0, 2**31)
 SCALES = st.floats(1e-3, 10)
 SHAPES = st.sampled_from([(2, 3, 4, 4), (1, 5, 1, 1), (4, 7), (3, 2, 5, 3)])

@@ -160,7 +160,7 @@ def test_every_operator_has_one_published_module(kind):
     assert all(re.fullmatch(r"stages\.\w+\.blocks\.\d\.[\w.]+", module) for module in modules)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(zero_point=st.floats(0, 255))
 def test_the_offset_moves_by_at_most_half_a_step(zero_point):
     space = space_of("mbv3-k3")

@@ -104,7 +104,7 @@ def test_exact_equals_enumeration(seed: int) -> None:
             assert quality.loss == pytest.approx(true.loss, rel=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), budget=st.floats(1.6, 8.0), bins=st.sampled_from([16, 33, 64]))
 def test_discretisation_error_is_bounded(seed: int, budget: float, bins: int) -> None:
     space = hyperspace()

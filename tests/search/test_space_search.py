@@ -79,7 +79,7 @@ def table_with_optimum(target: SpaceChoice) -> BlockTable:
     return BlockTable(*np.array(keys).T, np.array(loss), rng.permuted(latency), zeros, zeros, zeros, zeros)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 10**6))
 def test_finds_the_optimum_of_a_table(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -105,7 +105,7 @@ def test_finds_the_optimum_of_a_table(seed: int) -> None:
     assert result.sampled_score == pytest.approx(result.best.qt_score, rel=2e-2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), data=st.data())
 def test_finds_the_optimum_of_a_smooth_score(seed: int, data: st.DataObject) -> None:
     target = data.draw(st.sampled_from(choices(MICRO)[::137]))

@@ -258,7 +258,7 @@ ALL = tuple(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10**6),
     method=st.sampled_from(METHODS),

@@ -4,7 +4,7 @@ import contextlib
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spaceevo.errors import EncodingError
@@ -16,7 +16,6 @@ SPACE = MICRO.space(MICRO.decode("micro-012-000"), 10)
 GOOD = "d1#1#1#1_k3#3#5#3_w16#16#24#48_e0#0#2.0#4.0_r32"
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_round_trip(seed):
     rng = random.Random(seed)

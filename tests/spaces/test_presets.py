@@ -27,7 +27,7 @@ def test_size(name, num_spaces):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_laws_of_a_random_space(name, seed):
     rng = random.Random(seed)

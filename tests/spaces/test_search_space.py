@@ -19,7 +19,7 @@ SPACES = st.tuples(
     st.tuples(*(st.integers(0, len(stage.choices) - 1) for stage in MICRO.searched)),
     st.tuples(*(st.integers(0, stage.num_windows - 1) for stage in MICRO.searched)),
 ).map(lambda choice: MICRO.space(SpaceChoice(*choice), 10))
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def reduced_space(depths=(1, 2), resolutions=(16, 20)):

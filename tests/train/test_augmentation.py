@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 GEOMETRY = [kind for kind, name in enumerate(OPERATIONS) if name in augmentation._GEOMETRY]
 COLOUR = [kind for kind, name in enumerate(OPERATIONS) if name in augmentation._COLOUR]
 OFF = {"flip": False, "shift": 0}
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 seeds = st.integers(0, 2**40)
 
 

@@ -151,7 +151,7 @@ def error_of(values, quantizer, low, high):
         return (own(values.view(1, -1)) - values).square().mean(dtype=torch.float64).item()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     degrees=st.floats(0.7, 8),
@@ -184,7 +184,7 @@ def test_mse_clips_the_side_with_the_outlier(side):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), degrees=st.floats(0.7, 8), w_qmax=st.sampled_from([7, 63, 127]))
 def test_mse_weight_scales_are_at_least_as_good_as_max(seed, degrees, w_qmax):
     weight = torch.from_numpy(np.random.default_rng(seed).standard_t(degrees, (4, 8, 3, 3))).float()

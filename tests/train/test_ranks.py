@@ -14,6 +14,7 @@ from test_loop import SETTINGS, space, train
 
 from spaceevo.errors import TrainingError
 from spaceevo.nets.network import Network
+from spaceevo.train import ranks
 from spaceevo.train.checkpoints import load_weights
 from spaceevo.train.ranks import Ranks, share_of
 from spaceevo.train.supernet import make_supernet
@@ -96,6 +97,11 @@ def test_what_two_processes_began_one_ends(tmp_path, stop_at):
     assert steps[0] >= stop_at
     undisturbed = train(tmp_path / "one", settings=in_two_parts)[2]
     assert_alike([point.loss for point in went_on], [point.loss for point in undisturbed])
+
+
+def test_a_lost_process_is_told():
+    with pytest.raises(TrainingError, match=r"Connection closed by peer.*last checkpoint"), ranks._together():
+        raise torch.distributed.DistBackendError("Connection closed by peer [127.0.0.1]:24\nand more")
 
 
 @given(st.integers(2, 300), st.integers(1, 5), st.integers(1, 9))

@@ -41,7 +41,7 @@ def test_enlarged_digits_keep_their_form(data, tmp_path: Path) -> None:
     assert np.corrcoef(shrunk.ravel(), native.train_images.ravel())[0, 1] > 0.95
 
 
-@hypothesis_settings(max_examples=10, deadline=None)
+@hypothesis_settings(max_examples=10)
 @given(val_share=st.floats(0.05, 0.5))
 def test_split_is_stratified(tmp_path_factory: pytest.TempPathFactory, val_share: float) -> None:
     data = digits.load(digits.Settings(val_share=val_share), 1, tmp_path_factory.getbasetemp())

@@ -180,7 +180,7 @@ def test_too_few_images_for_the_classes() -> None:
         procedural.Settings(num_val=11)
 
 
-@hypothesis_settings(max_examples=10, deadline=None)
+@hypothesis_settings(max_examples=10)
 @given(image_size=st.integers(1, 40))
 def test_any_image_size(tmp_path_factory: pytest.TempPathFactory, image_size: int) -> None:
     data = _render(tmp_path_factory.mktemp("cache"), image_size, 12)

@@ -5,6 +5,7 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from spaceevo.pipeline import space
 from spaceevo.pipeline.context import Context
@@ -64,7 +65,8 @@ def test_table_of_a_run_for_its_own_target(cli, tiny, tmp_path):
     target = tmp_path / "target"
     target.mkdir()
     shutil.copy(tiny.folder / "predict" / "predictor.json", target / "predictor-int8.json")
-    words = ("blocks", "table", tiny.folder / "blocks", "--target", "onnxruntime@local", "--target-folder", target,
+    name = yaml.safe_load(tiny.recipe.read_text())["target"]["name"]
+    words = ("blocks", "table", tiny.folder / "blocks", "--target", name, "--target-folder", target,
              "--out", tmp_path / "table.parquet")  # fmt: skip
     done = cli(*words, "--json")
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ Precision = Literal["int8", "fp32"]
 Program = tuple[Operator, ...]
 _FOLDER = "models-"
 _SEED = 0  # of the random weights; a latency does not depend on them
-_MAX_PASSES = 3
+_MAX_PASSES = 3  # that get no further: while measurements are kept, an unstable session is followed by another one
 
 
 def measure_programs(
@@ -208,15 +208,16 @@ def _measure(
         plan: How to measure.
     """
     anchor = reference_subject(target)
-    for number in range(_MAX_PASSES + 1):
+    fewest, num_vain, num_faster = len(subjects) + 1, 0, 0
+    while num_vain < _MAX_PASSES:
         reference = store.get(anchor)
         own = [replace(one, reference_ms=reference.latency_ms) for one in subjects] if reference else list(subjects)
         found = [store.get(one) for one in own] if reference else [None] * len(own)
         missing = [position for position in _first_positions(own) if found[position] is None]
         if not missing:
             return [measurement for measurement in found if measurement is not None]
-        if number == _MAX_PASSES:
-            break
+        num_vain = num_vain + 1 if len(missing) >= fewest else 0
+        fewest = len(missing)
         with _folder(work_dir) as folder:
             paths, progress = write(missing, folder)
             with _writing(folder):
@@ -226,11 +227,12 @@ def _measure(
             try:
                 _session(target, paths, todo, own_reference, store, plan, progress)
             except FasterReferenceError as error:  # what was measured beside the old one does not hold
-                if number == _MAX_PASSES - 1:
+                num_faster += 1
+                if num_faster == _MAX_PASSES:
                     raise
                 store.put(anchor, error.measurement)
             except UnstableSessionError:  # what was quiet is kept; the rest may be by now
-                if number == _MAX_PASSES - 1:
+                if num_vain == _MAX_PASSES - 1:
                     raise
     raise UnstableSessionError(
         f"The measurements of {target.name} did not hold in {_MAX_PASSES} attempts",

@@ -307,6 +307,31 @@ def test_what_was_measured_while_the_device_was_busy_is_measured_again(tmp_path:
 
 
 @pytest.mark.usefixtures("devices")
+@pytest.mark.parametrize(("num_kept", "sessions"), [(2, [8, 6, 4, 2]), (0, [8, 8, 8])])
+def test_unstable_sessions_follow_each_other_while_they_keep_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_kept: int, sessions: list[int]
+) -> None:
+    described = target.describe("onnxruntime@fake:exact")
+    started: list[int] = []
+    measure = campaign.measure
+
+    def unstable(device: TargetDescription, paths: list[Path], *words: object, **more: object) -> None:
+        started.append(len(paths))
+        measure(device, paths[:num_kept], *words, **more)  # type: ignore[arg-type]
+        if len(paths) > num_kept:
+            raise UnstableSessionError("A spell of noise")
+
+    monkeypatch.setattr(campaign, "measure", unstable)
+    with Store(tmp_path / "m.db") as store:
+        if num_kept:
+            assert len(measure_programs(described, MANY[:8], store, tmp_path / "work", BY_TWO, ignore)) == 8
+        else:
+            with pytest.raises(UnstableSessionError, match=r"spell of noise.*0 of 8 measurements are kept"):
+                measure_programs(described, MANY[:8], store, tmp_path / "work", BY_TWO, ignore)
+    assert started == sessions
+
+
+@pytest.mark.usefixtures("devices")
 def test_programs_are_stored_with_their_measurements(tmp_path: Path) -> None:
     described = target.describe("onnxruntime@fake:exact")
     with Store(tmp_path / "m.db") as store:

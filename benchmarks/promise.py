@@ -20,18 +20,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from spaceevo.config import TrainingSettings
 from spaceevo.nets.network import Network, Program, program_of
-from spaceevo.pipeline import predict, space, supernet
+from spaceevo.pipeline import baselines, predict, space, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.parallel import one_core_each
-from spaceevo.progress import ProgressCallback
+from spaceevo.progress import ProgressCallback, silent
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split
-from spaceevo.train.evaluation import calibrated_subnet, predict_logits, top1
+from spaceevo.train.evaluation import calibrated_subnet, calibrated_top1
 from spaceevo.train.loop import train
 
 NUM_SAMPLED = 500
@@ -61,36 +60,28 @@ def main() -> None:
     recipe = context.recipe
     images, _, held_out = split(context.data, recipe.data.search_share, recipe.seed)
     epochs = given.share * (recipe.supernet.epochs_fp32 + recipe.supernet.epochs_int8)
-    values = recipe.supernet.model_dump(include=set(TrainingSettings.model_fields)) | {"epochs_int8": epochs}
+    settings = baselines.settings_alone(context)
     floating, quantized = (supernet.load_supernet(context, precision) for precision in ("fp32", "int8"))
     subnets = spread(context, given.subnets)
 
-    def inherited(network: Network, program: Program) -> Network:
-        return calibrated_subnet(network, program, images, RECALIBRATION_BATCHES)
-
     def judged(network: Network, program: Program) -> float:
-        return 100 * top1(predict_logits(network, program, held_out.pixels), held_out.labels)
+        return 100 * calibrated_top1(network, program, images, RECALIBRATION_BATCHES, held_out)
 
     def measure(number: int, progress: ProgressCallback) -> dict[str, float]:
         program = program_of(subnets[number][1])
-        result = {"fp32": judged(inherited(floating, program), program),
-                  "int8": judged(inherited(quantized, program), program)}  # fmt: skip
-        for position, factor in enumerate(given.lr_factors):
-            network = inherited(quantized, program)
-            settings = TrainingSettings.model_validate(values | {"lr_int8": values["lr_int8"] * factor})
-
-            def advance(done: int, total: int, position: int = position) -> None:
-                progress(position * total + done, len(given.lr_factors) * total)
-
+        result = {"fp32": judged(floating, program), "int8": judged(quantized, program)}
+        for factor in given.lr_factors:
+            network = calibrated_subnet(quantized, program, images, RECALIBRATION_BATCHES)
+            own = settings.model_copy(update={"epochs_int8": epochs, "lr_int8": settings.lr_int8 * factor})
             with tempfile.TemporaryDirectory() as work:
-                train(network, lambda rng: [program], images, settings, recipe.data, seed=recipe.seed,
-                      purpose=f"promise{number}", folder=Path(work), progress=advance)  # fmt: skip
+                train(network, lambda rng: [program], images, own, recipe.data, seed=recipe.seed,
+                      purpose=f"promise{number}", folder=Path(work), progress=silent)  # fmt: skip
             network.arithmetic = context.arithmetic
-            result[f"tuned, lr x {factor:g}"] = judged(inherited(network.eval(), program), program)
+            result[f"tuned, lr x {factor:g}"] = judged(network.eval(), program)
         console.print(f"{encode(subnets[number][1])}: {result}", highlight=False, soft_wrap=True)
         return result
 
-    results = one_core_each(measure, len(subnets), lambda done, total: None)
+    results = one_core_each(measure, len(subnets), silent)
     tuned = [max(value for name, value in result.items() if name.startswith("tuned")) for result in results]
     shown = Table("predicted ms", *results[0], "gap", title=f"{epochs:g} epochs alone, {len(held_out)} images")
     for (latency_ms, _), result, best in zip(subnets, results, tuned, strict=True):

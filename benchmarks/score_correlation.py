@@ -37,7 +37,7 @@ from spaceevo.progress import silent
 from spaceevo.search.qt_score import ExactEvaluator
 from spaceevo.seeding import python_random
 from spaceevo.train.batches import split
-from spaceevo.train.evaluation import calibrated_subnet, predict_logits, top1
+from spaceevo.train.evaluation import calibrated_top1
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 NUM_SAMPLED = 1500
@@ -82,10 +82,8 @@ def reached(given: argparse.Namespace, folder: Path, encoding: str, budget_ms: f
             context, own, network, latency_ms, (budget_ms,), Path(work) / subnets.NOTES, recipe.seed, silent
         )
     images, _, val_images = split(context.data, recipe.data.search_share, recipe.seed)
-    program = program_of(best.subnet)
-    calibrated = calibrated_subnet(network, program, images, RECALIBRATION_BATCHES)
     return {
-        "top1": top1(predict_logits(calibrated, program, val_images.pixels), val_images.labels),
+        "top1": calibrated_top1(network, program_of(best.subnet), images, RECALIBRATION_BATCHES, val_images),
         "searched_top1": best.top1,
         "seconds": time.monotonic() - start,
     }

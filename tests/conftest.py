@@ -91,6 +91,19 @@ def tiny(tiny_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
+def torchrun(tiny_env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Two processes that train together: call it with the words after torchrun's own."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = {**tiny_env, "OMP_NUM_THREADS": "1"}
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [*start, *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250, env=env)
+
+    return run
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small tensors on a shared machine: more threads only wait for each other."""
     import torch

@@ -1,10 +1,10 @@
 """Processes under `torchrun` train what one process trains in as many more parts, and go on in any number."""
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +25,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 LONGER = SETTINGS.model_copy(update={"epochs_fp32": 7, "epochs_int8": 2, "lr": 0.3, "dropout": 0.3, "ema": 0.5})
 NUM_FP32 = 21
 SCRIPT = f"""
+import json
+import os
 import sys
 from pathlib import Path
 import torch
@@ -37,7 +39,6 @@ from test_ranks import LONGER
 loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 def stop(done, total):
     if done == int(sys.argv[2]):
-        import os
         os._exit(7)
 with joined() as ranks:
     network = make_supernet(space(), 63, 0)
@@ -47,14 +48,17 @@ with joined() as ranks:
 """
 
 
-def in_two_processes(folder: Path, stop_at: int = -1) -> subprocess.CompletedProcess[str]:
-    folder.mkdir(exist_ok=True)
-    script = folder / "script.py"
-    script.write_text("import json\n" + SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, folder,
-               str(stop_at)]  # fmt: skip
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=env)
+@pytest.fixture
+def in_two_processes(torchrun: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Train in a folder, and stop when so many steps are done."""
+
+    def run(folder: Path, stop_at: int = -1) -> subprocess.CompletedProcess[str]:
+        folder.mkdir()
+        script = folder / "script.py"
+        script.write_text(SCRIPT)
+        return torchrun(script, folder, stop_at)
+
+    return run
 
 
 def weights(path: Path) -> Network:
@@ -70,24 +74,24 @@ def assert_alike(losses: list[float], others: list[float]) -> None:
     assert losses[NUM_FP32:] == pytest.approx(others[NUM_FP32:], rel=2e-2)
 
 
-def test_two_processes_are_one_with_two_parts(tmp_path):
+def test_two_processes_are_one_with_two_parts(in_two_processes, tmp_path):
     done = in_two_processes(tmp_path / "two")
     assert done.returncode == 0, done.stderr
     told = [json.loads((tmp_path / "two" / f"told-{rank}.json").read_text()) for rank in (0, 1)]
     assert told[0] == told[1]
+    losses = told[0]
     _, files, curve = train(tmp_path / "one", settings=LONGER.model_copy(update={"accumulation": 2}))
-    assert_alike(told[0], [point.loss for point in curve])
+    assert_alike(losses, [point.loss for point in curve])
     one, two = weights(files.fp32).state_dict(), weights(tmp_path / "two" / files.fp32.name).state_dict()
     for name, tensor in one.items():
-        if not name.endswith(("running_mean", "running_var")):  # the mean over the processes, not one after the other
-            torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
     assert weights(tmp_path / "two" / files.int8.name).state_dict().keys() == one.keys()
     alone = [point.loss for point in train(tmp_path / "alone", settings=LONGER)[2]]
-    assert told[0][:NUM_FP32] != pytest.approx(alone[:NUM_FP32], rel=1e-3), "batch norm sees other images"
+    assert losses[:NUM_FP32] != pytest.approx(alone[:NUM_FP32], rel=1e-3), "batch norm sees other images"
 
 
 @pytest.mark.parametrize("stop_at", [5, 24])  # in either phase
-def test_what_two_processes_began_one_ends(tmp_path, stop_at):
+def test_what_two_processes_began_one_ends(in_two_processes, tmp_path, stop_at):
     done = in_two_processes(tmp_path / "two", stop_at)
     assert done.returncode != 0
     assert not (tmp_path / "two" / "test-int8.safetensors").exists()

@@ -130,7 +130,7 @@ def run_stage(recipe_path: Path, out: Path | None, stage: str, console: Console)
 
     recipe = load_recipe(recipe_path)
     folder = out or Path("runs") / recipe.name
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes; told before torch takes seconds to load
         console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
     from spaceevo import pipeline
     from spaceevo.train.ranks import joined

@@ -208,7 +208,7 @@ def _measure(
         plan: How to measure.
     """
     anchor = reference_subject(target)
-    fewest, num_vain, num_faster = len(subjects) + 1, 0, 0
+    num_before, num_vain, num_faster = len(subjects) + 1, 0, 0
     while num_vain < _MAX_PASSES:
         reference = store.get(anchor)
         own = [replace(one, reference_ms=reference.latency_ms) for one in subjects] if reference else list(subjects)
@@ -216,8 +216,8 @@ def _measure(
         missing = [position for position in _first_positions(own) if found[position] is None]
         if not missing:
             return [measurement for measurement in found if measurement is not None]
-        num_vain = num_vain + 1 if len(missing) >= fewest else 0
-        fewest = len(missing)
+        num_vain = num_vain + 1 if len(missing) >= num_before else 0
+        num_before = len(missing)
         with _folder(work_dir) as folder:
             paths, progress = write(missing, folder)
             with _writing(folder):

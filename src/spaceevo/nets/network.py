@@ -44,6 +44,9 @@ class _Part(torch.autograd.Function):
         return gradient, None
 
 
+_part: Callable[..., Tensor] = _Part.apply
+
+
 class WeightedOperator(nn.Module):
     """Weight with its learned scales, and norm, of a convolution or a linear layer.
 
@@ -77,8 +80,7 @@ class WeightedOperator(nn.Module):
         # From 0, but for the centre of a convolution's kernel
         starts = (0, 0, *((whole - own) // 2 for whole, own in zip(self.weight.shape[2:], shape[2:], strict=True)))
         part = tuple(slice(start, start + size) for start, size in zip(starts, shape, strict=True))
-        weight: Tensor = _Part.apply(self.weight, part)  # type: ignore[no-untyped-call]
-        return weight
+        return _part(self.weight, part)
 
     def positive_scale(self, operator: Operator) -> Tensor:
         """The weight scale, [out] or [1] for all; the parameter itself may cross zero in training."""

@@ -28,7 +28,7 @@ def inputs(context: Context) -> dict[str, object]:
     """Data and the supernet's training settings."""
     return {
         "data": context.data_hash,
-        "training": _settings(context).model_dump(),
+        "training": settings_alone(context).model_dump(),
         "weight_scales": context.recipe.supernet.weight_scales,
         "w_qmax": context.target.w_qmax,
         "seed": context.recipe.seed,
@@ -67,7 +67,7 @@ def train_network(
         _network(context, subnet, number, seed),
         lambda rng: programs,
         images,
-        _settings(context),
+        settings_alone(context),
         recipe.data,
         seed=seed,
         purpose=f"baseline{number}",
@@ -104,7 +104,8 @@ def load_curve(context: Context, number: int) -> list[TrainingPoint]:
     return [TrainingPoint.model_validate(point) for point in content]
 
 
-def _settings(context: Context) -> TrainingSettings:
+def settings_alone(context: Context) -> TrainingSettings:
+    """The supernet's settings, as far as they concern a network that is trained alone."""
     values = context.recipe.supernet.model_dump(include=set(TrainingSettings.model_fields))
     return TrainingSettings.model_validate(values)
 

@@ -42,7 +42,7 @@ from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split
-from spaceevo.train.evaluation import calibrated_subnet, predict_logits, top1
+from spaceevo.train.evaluation import calibrated_top1
 
 NAME = "compare"
 TITLE = "Compare the space with hand-made and random ones"
@@ -239,9 +239,7 @@ def _top1(
         network = baselines.load_trained(context, subnet, number, one.folder, precision)
     else:
         network = load_network(context, one.entry.space, one.folder, precision)
-    program = program_of(subnet)
-    calibrated = calibrated_subnet(network, program, train_images, RECALIBRATION_BATCHES)
-    return top1(predict_logits(calibrated, program, val_images.pixels), val_images.labels)
+    return calibrated_top1(network, program_of(subnet), train_images, RECALIBRATION_BATCHES, val_images)
 
 
 def _compared(

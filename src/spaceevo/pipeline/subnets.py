@@ -26,7 +26,7 @@ from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split
-from spaceevo.train.evaluation import calibrated_subnet, predict_logits, top1
+from spaceevo.train.evaluation import calibrated_top1
 
 NAME = "subnets"
 TITLE = "Search the best subnets under each latency budget"
@@ -113,9 +113,8 @@ def search_supernet(
     search_images = search_images.take(slice(0, settings.num_images))
 
     def accuracy(subnet: Subnet) -> float:
-        program = program_of(subnet)
-        calibrated = calibrated_subnet(network, program, train_images, settings.recalibration_batches)
-        value = top1(predict_logits(calibrated, program, search_images.pixels), search_images.labels)
+        num_batches = settings.recalibration_batches
+        value = calibrated_top1(network, program_of(subnet), train_images, num_batches, search_images)
         with storage_errors(notes), notes.open("a") as file:
             file.write(json.dumps([encode(subnet), value]) + "\n")
         return value

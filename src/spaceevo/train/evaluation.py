@@ -24,6 +24,20 @@ def top1(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).float().mean().item()
 
 
+def calibrated_top1(supernet: Network, program: Program, images: Images, num_batches: int, judged: Images) -> float:
+    """Top-1 on some images of a program's static network, its batch norm recalibrated on others.
+
+    Args:
+        supernet: See `calibrated_subnet`, as what follows.
+        program: The subnet's.
+        images: Training images.
+        num_batches: Of them, batches of 128.
+        judged: The images that are classified.
+    """
+    calibrated = calibrated_subnet(supernet, program, images, num_batches)
+    return top1(predict_logits(calibrated, program, judged.pixels), judged.labels)
+
+
 def calibrated_subnet(supernet: Network, program: Program, images: Images, num_batches: int) -> Network:
     """The static network of a program with batch norm recalibrated on the first batches of some images.
 

@@ -176,13 +176,11 @@ def train(
             tracker.log(curve[-1], batch_size)
             if step + 1 in (num_fp32, num_steps):
                 state.take_averages()
-                ranks.mean_(_running_statistics(network))
             if step + 1 == num_fp32 and ranks.is_first:
                 save_tensors(files.fp32, network.state_dict(), state.notes())
             if ranks.is_first:
                 progress(step + 1, num_steps)
             if ranks.agree(time.monotonic() - last_saved > SECONDS_BETWEEN_CHECKPOINTS) and step + 1 < num_steps:
-                ranks.mean_(_running_statistics(network))
                 if ranks.is_first:
                     state.save(checkpoint)
                 last_saved = time.monotonic()
@@ -193,11 +191,6 @@ def train(
         checkpoint.unlink(missing_ok=True)
     ranks.agree(True)  # the files are there
     return files, curve
-
-
-def _running_statistics(network: Network) -> list[Tensor]:
-    """Of batch norm, which every process takes from its own images."""
-    return [buffer for name, buffer in network.named_buffers() if name.endswith(("running_mean", "running_var"))]
 
 
 def device_of(settings: TrainingSettings) -> torch.device:

@@ -49,12 +49,6 @@ class Ranks:
         for tensor, own in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(own.view_as(tensor))
 
-    def mean_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their means over the processes."""
-        self.sum_(tensors)
-        if self.count > 1 and tensors:
-            torch._foreach_div_(list(tensors), self.count)
-
     def agree(self, value: bool) -> bool:
         """What the first process says; all must ask."""
         if self.count == 1:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from spaceevo.nets.network import Network, Program, program_of
 from spaceevo.pipeline import baselines, predict, space, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
-from spaceevo.pipeline.parallel import one_core_each
+from spaceevo.pipeline.jobs import one_core
 from spaceevo.progress import ProgressCallback, silent
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
@@ -47,6 +48,35 @@ def spread(context: Context, num_subnets: int) -> list[tuple[float, Subnet]]:
     return [sampled[int(np.abs(latencies - one).argmin())] for one in wanted]
 
 
+def measure(
+    context: Context,
+    epochs: float,
+    lr_factors: tuple[float, ...],
+    job: tuple[int, Program],
+    progress: ProgressCallback,
+) -> dict[str, float]:
+    """Top-1 in percent of one subnet: inherited, and tuned with each rate."""
+    number, program = job
+    recipe, settings = context.recipe, baselines.settings_alone(context)
+    images, _, held_out = split(context.data, recipe.data.search_share, recipe.seed)
+    floating, quantized = (supernet.load_supernet(context, precision) for precision in ("fp32", "int8"))
+
+    def judged(network: Network) -> float:
+        return 100 * calibrated_top1(network, program, images, RECALIBRATION_BATCHES, held_out)
+
+    with one_core():
+        result = {"fp32": judged(floating), "int8": judged(quantized)}
+        for factor in lr_factors:
+            network = calibrated_subnet(quantized, program, images, RECALIBRATION_BATCHES)
+            own = settings.model_copy(update={"epochs_int8": epochs, "lr_int8": settings.lr_int8 * factor})
+            with tempfile.TemporaryDirectory() as work:
+                train(network, lambda rng: [program], images, own, recipe.data, seed=recipe.seed,
+                      purpose=f"promise{number}", folder=Path(work), progress=silent)  # fmt: skip
+            network.arithmetic = context.arithmetic
+            result[f"tuned, lr x {factor:g}"] = judged(network.eval())
+    return result
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("run", type=Path, help="folder of a run whose supernet is trained")
@@ -58,32 +88,18 @@ def main() -> None:
     console = Console()
     context = Context.of_folder(given.run)
     recipe = context.recipe
-    images, _, held_out = split(context.data, recipe.data.search_share, recipe.seed)
     epochs = given.share * (recipe.supernet.epochs_fp32 + recipe.supernet.epochs_int8)
-    settings = baselines.settings_alone(context)
-    floating, quantized = (supernet.load_supernet(context, precision) for precision in ("fp32", "int8"))
     subnets = spread(context, given.subnets)
-
-    def judged(network: Network, program: Program) -> float:
-        return 100 * calibrated_top1(network, program, images, RECALIBRATION_BATCHES, held_out)
-
-    def measure(number: int, progress: ProgressCallback) -> dict[str, float]:
-        program = program_of(subnets[number][1])
-        result = {"fp32": judged(floating, program), "int8": judged(quantized, program)}
-        for factor in given.lr_factors:
-            network = calibrated_subnet(quantized, program, images, RECALIBRATION_BATCHES)
-            own = settings.model_copy(update={"epochs_int8": epochs, "lr_int8": settings.lr_int8 * factor})
-            with tempfile.TemporaryDirectory() as work:
-                train(network, lambda rng: [program], images, own, recipe.data, seed=recipe.seed,
-                      purpose=f"promise{number}", folder=Path(work), progress=silent)  # fmt: skip
-            network.arithmetic = context.arithmetic
-            result[f"tuned, lr x {factor:g}"] = judged(network.eval(), program)
+    jobs = [(number, program_of(subnet)) for number, (_, subnet) in enumerate(subnets)]
+    work = partial(measure, context, epochs, tuple(given.lr_factors))
+    results: list[dict[str, float]] = [{}] * len(jobs)
+    for number, result in context.engine.map(work, jobs, silent):
+        results[number] = result
         console.print(f"{encode(subnets[number][1])}: {result}", highlight=False, soft_wrap=True)
-        return result
-
-    results = one_core_each(measure, len(subnets), silent)
     tuned = [max(value for name, value in result.items() if name.startswith("tuned")) for result in results]
-    shown = Table("predicted ms", *results[0], "gap", title=f"{epochs:g} epochs alone, {len(held_out)} images")
+    shown = Table(
+        "predicted ms", *results[0], "gap", title=f"{epochs:g} epochs alone, {len(context.data.val_labels)} images"
+    )
     for (latency_ms, _), result, best in zip(subnets, results, tuned, strict=True):
         shown.add_row(
             f"{latency_ms:.3f}", *(f"{value:.2f}" for value in result.values()), f"{best - result['int8']:+.2f}"

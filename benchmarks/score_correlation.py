@@ -1,6 +1,6 @@
 """Does the Q-T score stand for what it should? Scores of spaces against the INT8 top-1 that their supernets reach.
 
-    python benchmarks/score_correlation.py --spaces 9 --seeds 0 1 2 --jobs 2
+    python benchmarks/score_correlation.py --spaces 9 --seeds 0 1 2
 
 Per seed a recipe is run up to its search over spaces: a teacher, a block table and a latency predictor of its own.
 Spaces are taken that spread evenly over the range of the first seed's scores, among random ones and the best. Each
@@ -16,24 +16,22 @@ import argparse
 import json
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
 from spaceevo import pipeline
-from spaceevo.artifacts import RunFolder, write_atomically
+from spaceevo.artifacts import write_atomically
 from spaceevo.config import Recipe, load_recipe
 from spaceevo.nets.network import program_of
 from spaceevo.pipeline import predict, space, subnets, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
-from spaceevo.progress import silent
+from spaceevo.pipeline.jobs import one_core
+from spaceevo.progress import ProgressCallback, shown, silent
 from spaceevo.search.qt_score import ExactEvaluator
 from spaceevo.seeding import python_random
 from spaceevo.train.batches import split
@@ -67,26 +65,21 @@ def spread(context: Context, scorer: ExactEvaluator, num_spaces: int) -> list[st
     return [scored[position][1] for position in dict.fromkeys(nearest)]
 
 
-def reached(given: argparse.Namespace, folder: Path, encoding: str, budget_ms: float) -> dict[str, float]:
+def reached(work: tuple[Context, str, float], progress: ProgressCallback) -> dict[str, float]:
     """Train the supernet of one space, search it, and judge what was found on the validation images."""
-    torch.set_num_threads(1)
-    start = time.monotonic()
-    recipe = recipe_of(given, json.loads((folder / "seed.json").read_text()))
-    context = Context(recipe, RunFolder(folder))
+    context, encoding, budget_ms = work
+    start, recipe = time.monotonic(), context.recipe
     own = context.hyperspace.space(context.hyperspace.decode(encoding), context.data.num_classes)
     latency_ms = predict.load_predictor(context).network_ms
-    with tempfile.TemporaryDirectory() as work:
-        supernet.train_supernet(context, own, Path(work), recipe.seed, silent)
-        network = supernet.load_network(context, own, Path(work), "int8")
+    with tempfile.TemporaryDirectory() as folder, one_core():
+        supernet.train_supernet(context, own, Path(folder), recipe.seed, progress)
         best, *_ = subnets.search_supernet(
-            context, own, network, latency_ms, (budget_ms,), Path(work) / subnets.NOTES, recipe.seed, silent
+            context, own, Path(folder), latency_ms, (budget_ms,), Path(folder) / subnets.NOTES, recipe.seed, silent
         )
-    images, _, val_images = split(context.data, recipe.data.search_share, recipe.seed)
-    return {
-        "top1": calibrated_top1(network, program_of(best.subnet), images, RECALIBRATION_BATCHES, val_images),
-        "searched_top1": best.top1,
-        "seconds": time.monotonic() - start,
-    }
+        network = supernet.load_network(context, own, Path(folder), "int8")
+        images, _, val_images = split(context.data, recipe.data.search_share, recipe.seed)
+        top1 = calibrated_top1(network, program_of(best.subnet), images, RECALIBRATION_BATCHES, val_images)
+    return {"top1": top1, "searched_top1": best.top1, "seconds": time.monotonic() - start}
 
 
 def main() -> None:
@@ -97,7 +90,6 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--epochs", type=float, nargs=2, metavar=("FP32", "INT8"), help="of every supernet")
     arguments.add_argument("--budget-ms", type=float, help="the smaller automatic one of the first seed without it")
-    arguments.add_argument("--jobs", type=int, default=2)
     arguments.add_argument("--folder", type=Path, default=Path("runs/score-correlation"))
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
@@ -108,37 +100,36 @@ def main() -> None:
     for seed in given.seeds:
         folder = given.folder / f"seed-{seed}"
         contexts[seed] = context = pipeline.run(recipe_of(given, seed), folder, console, space.NAME)
-        write_atomically(folder / "seed.json", json.dumps(seed))
         budget_ms = budget_ms or min(predict.load_budgets(context))
         base_ms = space.load_base_ms(context)
         scorers[seed] = ExactEvaluator(space.load_table(context), context.hyperspace, (budget_ms,), base_ms)
         encodings = encodings or spread(context, scorers[seed], given.spaces)
 
     found: dict[tuple[int, str], float] = {}
-    with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
-        jobs = {}
-        for encoding in encodings:
-            for seed in given.seeds:
-                folder = given.folder / f"seed-{seed}"
-                path = folder / "reached" / f"{encoding}-{budget_ms:g}.json"
-                if path.exists():
-                    found[seed, encoding] = json.loads(path.read_text())["top1"]
-                else:
-                    jobs[pool.submit(reached, given, folder, encoding, budget_ms)] = seed, encoding, path
-        for number, job in enumerate(as_completed(jobs), 1):
-            seed, encoding, path = jobs[job]
-            write_atomically(path, json.dumps(job.result()))
-            found[seed, encoding] = job.result()["top1"]
-            console.print(f"{number}/{len(jobs)} {encoding}, seed {seed}: {found[seed, encoding]:.2%}, "
-                          f"{job.result()['seconds']:.0f} s", highlight=False)  # fmt: skip
+    todo: list[tuple[int, str, Path]] = []
+    for encoding in encodings:
+        for seed in given.seeds:
+            path = given.folder / f"seed-{seed}" / "reached" / f"{encoding}-{budget_ms:g}.json"
+            if path.exists():
+                found[seed, encoding] = json.loads(path.read_text())["top1"]
+            else:
+                todo.append((seed, encoding, path))
+    jobs = [(contexts[seed], encoding, budget_ms) for seed, encoding, _ in todo]
+    with shown(console, "supernets") as progress:
+        for number, result in contexts[given.seeds[0]].engine.map(reached, jobs, progress):
+            seed, encoding, path = todo[number]
+            write_atomically(path, json.dumps(result))
+            found[seed, encoding] = result["top1"]
+            console.print(f"{len(found)} {encoding}, seed {seed}: {found[seed, encoding]:.2%}, "
+                          f"{result['seconds']:.0f} s", highlight=False)  # fmt: skip
 
     scores = {key: scorers[key[0]].score(contexts[key[0]].hyperspace.decode(key[1])) for key in found}
     titles = [f"{what}, seed {seed}" for what in ("score", "top-1") for seed in given.seeds]
-    shown = Table("space", *titles, title=f"{budget_ms:g} ms on {given.target}")
+    table = Table("space", *titles, title=f"{budget_ms:g} ms on {given.target}")
     for encoding in encodings:
-        shown.add_row(encoding, *(f"{scores[seed, encoding]:.4f}" for seed in given.seeds),
+        table.add_row(encoding, *(f"{scores[seed, encoding]:.4f}" for seed in given.seeds),
                       *(f"{found[seed, encoding]:.2%}" for seed in given.seeds))  # fmt: skip
-    console.print(shown)
+    console.print(table)
     rho = [float(spearmanr([scores[seed, x] for x in encodings], [found[seed, x] for x in encodings])[0])
            for seed in given.seeds]  # fmt: skip
     mean = float(spearmanr([np.mean([scores[seed, x] for seed in given.seeds]) for x in encodings],

@@ -20,6 +20,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Manifest(BaseModel):
         stage: Name.
         input_hash: Hash of everything that the stage depends on.
         seconds: Time that the stage took, over all its attempts.
-        peak_rss_mib: Largest resident memory of the process until then.
+        peak_rss_mib: Largest resident memory of the process until then; jobs of an engine have their own.
         files: By path relative to the stage's folder.
     """
 
@@ -120,15 +121,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             raise
 
 
+@dataclass(frozen=True)
 class RunFolder:
     """One run's folder, locked by this process.
 
-    Args:
+    Attributes:
         path: Created where absent.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -186,6 +186,18 @@ class CompareSettings(Settings):
     num_fit: int = Field(24, ge=4, description="Networks of each hand-made space measured for the predictor.")
 
 
+class EngineSettings(Settings):
+    """Where independent jobs run; results do not depend on it."""
+
+    name: str = Field(
+        "local", description="local: processes of this machine; ray: a cluster; serial: one job at a time."
+    )
+    address: str = Field("", description="Of a running Ray cluster; without it, one is started on this machine.")
+    workers: int = Field(0, ge=0, le=4096, description="Cores of this machine to use; 0: all.")
+    gpus: float = Field(0.0, ge=0, le=64, description="With ray: GPUs, or share of one, for each network that trains.")
+    device: str = Field("", description="With ray: custom resource of the machine that measures; none: this machine.")
+
+
 class Recipe(Settings):
     """A complete run."""
 
@@ -198,6 +210,7 @@ class Recipe(Settings):
     )
     data: DataSettings = DataSettings()
     target: TargetSettings = TargetSettings()
+    engine: EngineSettings = EngineSettings()
     study: StudySettings = StudySettings()
     predict: PredictSettings = PredictSettings()
     blocks: BlocksSettings = BlocksSettings()

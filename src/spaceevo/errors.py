@@ -9,6 +9,7 @@
     │   └── UnstableSessionError measurements that would not hold when repeated
     ├── InfeasibleBudgetError    a latency budget that no subnet meets
     ├── TrainingError            a loss that is not a number, a teacher that does not fit
+    ├── EngineError              jobs that are lost again and again, a cluster that is not there
     ├── ExportError              a file that disagrees with its integer reference
     └── StorageError             the run folder
         ├── ArtifactError        a truncated, damaged or foreign artifact
@@ -79,6 +80,10 @@ class InfeasibleBudgetError(SpaceEvoError):
 
 class TrainingError(SpaceEvoError):
     """A training that cannot go on: a loss that is not a number, a teacher that does not fit."""
+
+
+class EngineError(SpaceEvoError):
+    """Independent jobs cannot be run: the engine is not there, or loses them again and again."""
 
 
 class ExportError(SpaceEvoError):

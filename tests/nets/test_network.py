@@ -236,6 +236,20 @@ def test_extraction_copies():
     assert_same_state(supernet, before)
 
 
+def test_shortcuts_within_a_stage_start_as_an_identity():
+    """Where a block changes the width: kept channels pass as they are, further ones are zero."""
+    hyperspace = load_hyperspace("micro")
+    space = hyperspace.space(hyperspace.decode("micro-230-122"), 10)
+    network = Network(space.maximal_operators(), 63, torch.Generator().manual_seed(0))
+    found = {name: weighted.weight for name, weighted in network.weighted.items() if name.endswith("/shortcut")}
+    inner = {name for name in found if "/0/" not in name}
+    assert inner
+    assert inner < found.keys()
+    for name, weight in found.items():
+        identity = torch.eye(*weight.shape[:2])[:, :, None, None]
+        assert torch.equal(weight, identity) == (name in inner)
+
+
 def test_slices_are_the_leading_channels_and_the_centre():
     space = small_space()
     supernet = Network(space.maximal_operators(), 127, generator())

@@ -8,7 +8,7 @@ import pytest
 
 from spaceevo import plugins
 from spaceevo.artifacts import RunFolder
-from spaceevo.config import BlocksSettings, DataSettings, Recipe
+from spaceevo.config import BlocksSettings, DataSettings, EngineSettings, Recipe
 from spaceevo.errors import ArtifactError, RecipeError, TrainingError
 from spaceevo.pipeline import blocks
 from spaceevo.pipeline.context import Context
@@ -28,7 +28,9 @@ def context(tiny_plugin, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(tiny_plugin))
     plugins._locations.cache_clear()
     settings = BlocksSettings(**SETTINGS, teacher_network="nowhere:teacher")
-    yield Context(Recipe(hyperspace="tiny", data=DATA, blocks=settings), RunFolder(tmp_path / "cells of digits"))
+    here = EngineSettings(name="serial")  # where trainings can be replaced
+    recipe = Recipe(hyperspace="tiny", data=DATA, blocks=settings, engine=here)
+    yield Context(recipe, RunFolder(tmp_path / "cells of digits"))
     plugins._locations.cache_clear()
 
 
@@ -65,7 +67,8 @@ def trainings(monkeypatch):
 
     monkeypatch.setattr(blocks, "distill_cell", made_up_cell)
     monkeypatch.setattr(blocks, "_teacher", lambda *_: None)
-    monkeypatch.setattr(blocks, "stage_features", lambda _, indices, *rest: dict.fromkeys(indices))
+    monkeypatch.setattr(blocks, "write_features", lambda *_: None)
+    monkeypatch.setattr(blocks, "load_features", lambda *_: None)
     return trainings
 
 

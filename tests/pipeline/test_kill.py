@@ -14,7 +14,8 @@ from spaceevo.artifacts import Manifest
 
 STAGES = tuple(stage.NAME for stage in pipeline.STAGES)
 MEASURED = ("study", "predict")
-#: Checkpoints are written every ten seconds, and measurements stored by groups of 64: too seldom for a tiny stage.
+#: Checkpoints are written every ten seconds, and measurements stored by groups of 64: too seldom for a tiny stage. As
+#: `sitecustomize` it is read by the processes of the engine, too.
 OFTEN = """
 import dataclasses
 from spaceevo.measure import session
@@ -47,7 +48,11 @@ def _state(paths: list[Path]) -> dict[Path, tuple[int, bytes]]:
 
 def _kill_during(tiny: Any, stage: str, folder: Path, delay: float) -> bool:
     """Whether the process was killed while the stage was running."""
-    with tiny.start(stage, tiny.recipe, "--out", folder, script=OFTEN) as process:
+    often = folder.with_name(f"{folder.name}-often")
+    often.mkdir()
+    (often / "sitecustomize.py").write_text(OFTEN)
+    env = {**tiny.env, "PYTHONPATH": f"{often}:{tiny.env['PYTHONPATH']}"}
+    with tiny.start(stage, tiny.recipe, "--out", folder, env=env) as process:
         while not list((folder / stage).glob(TRACES[stage])):
             assert process.poll() is None, process.communicate()
             time.sleep(0.0005)

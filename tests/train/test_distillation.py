@@ -1,14 +1,16 @@
 """Block-wise distillation on a very small hyperspace with a made-up teacher."""
 
+import io
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from spaceevo.config import BlocksSettings
-from spaceevo.errors import NoSpaceError, TrainingError
+from spaceevo.errors import ArtifactError, NoSpaceError, TrainingError
 from spaceevo.progress import silent
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
 from spaceevo.spaces.search_space import BlockChoice
@@ -22,7 +24,8 @@ from spaceevo.train.distillation import (
     distill_cell,
     encode_blocks,
     in_widths_of,
-    stage_features,
+    load_features,
+    write_features,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,10 +72,15 @@ def images(count):
     return Images(F.interpolate(coarse, size=16, mode="bilinear").to(torch.uint8), torch.zeros(count))
 
 
+def written(folder, indices, teacher, images):
+    write_features(HYPERSPACE, indices, teacher, images, folder)
+    return {index: load_features(HYPERSPACE, index, folder) for index in indices}
+
+
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
     torch.set_num_threads(1)
-    return stage_features(HYPERSPACE, [0, 1], MadeUpTeacher(), images(48), tmp_path_factory.mktemp("maps"))
+    return written(tmp_path_factory.mktemp("maps"), [0, 1], MadeUpTeacher(), images(48))
 
 
 @pytest.fixture
@@ -86,7 +94,7 @@ def distilled(tmp_path):
     return distill
 
 
-def test_stage_features(features):
+def test_the_maps_of_a_stage(features):
     second = features[1]
     assert {r: tuple(t.shape) for r, t in second.sources.items()} == {12: (48, 6, 6, 6), 16: (48, 6, 8, 8)}
     assert {r: tuple(t.shape) for r, t in second.targets.items()} == {12: (48, 7, 3, 3), 16: (48, 7, 4, 4)}
@@ -100,38 +108,44 @@ def test_stage_features(features):
     assert torch.equal(features[0].targets[16], second.sources[16])
 
 
-def test_the_teacher_runs_once_and_leaves_no_file(tmp_path):
+def test_the_teacher_runs_once(tmp_path):
     teacher = MadeUpTeacher()
-    found = stage_features(HYPERSPACE, [0, 1], teacher, images(48), tmp_path)
+    found = written(tmp_path, [0, 1], teacher, images(48))
     assert teacher.batches == [48] * 2, "once per resolution, for both stages"
-    assert not list(tmp_path.iterdir())
-    alone = stage_features(HYPERSPACE, [1], MadeUpTeacher(), images(48), tmp_path)
-    assert alone.keys() == {1}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{tap}-{what}.npy" for tap in range(3) for what in (12, 16, "moments")
+    }
+    written(tmp_path, [0, 1], teacher, images(48))
+    assert len(teacher.batches) == 2, "what is there is not written again"
+    alone = written(tmp_path / "alone", [1], MadeUpTeacher(), images(48))
     assert torch.equal(alone[1].targets[16], found[1].targets[16])
+    (tmp_path / "1-moments.npy").unlink()  # as if killed before it
+    again = written(tmp_path, [0, 1], MadeUpTeacher(), images(48))
+    assert torch.equal(again[0].mean_C, found[0].mean_C)
+    assert torch.equal(again[1].sources[12], found[1].sources[12])
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:200])])
+def test_damaged_maps_are_told(tmp_path, damage):
+    written(tmp_path, [0], MadeUpTeacher(), images(4))
+    damage(tmp_path / "1-12.npy")
+    with pytest.raises(ArtifactError, match=r"1-12\.npy, feature maps of the teacher, cannot be read"):
+        load_features(HYPERSPACE, 0, tmp_path)
 
 
 def test_a_disk_without_room_is_told(tmp_path, monkeypatch):
-    class Full:
-        def __init__(self, **options):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
+    class Full(io.BytesIO):
         def write(self, data):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(distillation, "TemporaryFile", Full)
+    monkeypatch.setattr(Path, "open", lambda *_: Full())
     with pytest.raises(NoSpaceError, match="disk is full"):
-        stage_features(HYPERSPACE, [0], MadeUpTeacher(), images(4), tmp_path)
+        write_features(HYPERSPACE, [0], MadeUpTeacher(), images(4), tmp_path)
 
 
 def test_no_batch_of_one_image(tmp_path):
     teacher = MadeUpTeacher()
-    found = stage_features(HYPERSPACE, [0], teacher, images(distillation.FEATURE_BATCH + 1), tmp_path)[0]
+    found = written(tmp_path, [0], teacher, images(distillation.FEATURE_BATCH + 1))[0]
     assert len(found.sources[12]) == distillation.FEATURE_BATCH + 1
     assert min(teacher.batches) > 1
 
@@ -141,7 +155,8 @@ def test_feature_maps_of_other_sizes_are_resized(tmp_path):
         def features(self, x_BCHW):
             return [F.interpolate(f, scale_factor=2) for f in super().features(x_BCHW)]
 
-    fine, plain = (stage_features(HYPERSPACE, [1], t, images(4), tmp_path)[1] for t in (Fine(), MadeUpTeacher()))
+    fine = written(tmp_path / "fine", [1], Fine(), images(4))[1]
+    plain = written(tmp_path / "plain", [1], MadeUpTeacher(), images(4))[1]
     torch.testing.assert_close(fine.targets[16], plain.targets[16])
 
 

@@ -22,6 +22,7 @@ from spaceevo.nets.depthwise import depthwise_convolution
 from spaceevo.nets.executors import CONTRACT, run_integer
 from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight, weight_codes
 from spaceevo.records import Arithmetic, FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
+from spaceevo.spaces.layers import SHORTCUT
 from spaceevo.spaces.operators import Operator, Placement, elementwise_maximum, operators
 from spaceevo.spaces.subnet import Subnet, network_layers
 
@@ -50,7 +51,8 @@ _part: Callable[..., Tensor] = _Part.apply
 class WeightedOperator(nn.Module):
     """Weight with its learned scales, and norm, of a convolution or a linear layer.
 
-    Weights kept under a name of their own make two of these: one has the weight, the other the norm.
+    Weights kept under a name of their own make two of these: one has the weight, the other the norm. Convolutions start
+    from He's normal distribution, but those of shortcuts between blocks of one stage start as an identity.
     """
 
     running_mean: Tensor
@@ -63,6 +65,9 @@ class WeightedOperator(nn.Module):
             fan = channels // operator.groups * operator.kernel_size**2
             std = 0.01 if operator.kind == "linear" else (2 / fan) ** 0.5
             self.weight = nn.Parameter(torch.randn(operator.weight_shape, generator=generator) * std)
+            if operator.name.endswith(f"/{SHORTCUT}") and operator.in_channels == channels and operator.stride == 1:
+                # Largest and smallest subnet do without it; as noise it would spoil the others until it is learnt
+                nn.init.dirac_(self.weight)
         if operator.kind == "linear" or operator.norm != "none":
             self.bias = nn.Parameter(torch.zeros(channels))
         if operator.weights is None:

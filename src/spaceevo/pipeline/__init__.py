@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -54,13 +55,14 @@ def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME
     with context.run.locked():
         shutil.rmtree(context.work_dir, ignore_errors=True)  # what a killed process left there
         # What is wrong with them is told before long work
-        _ = context.target, context.hyperspace, context.data
+        _ = context.target, context.hyperspace, context.data, context.engine
         write_recipe(context)
         outputs: dict[str, str] = {}
-        for number, stage in enumerate(wanted, start=1):
-            needed = {name: outputs[name] for name in stage.NEEDS}
-            input_hash = content_hash({"stage": stage.NAME, "inputs": stage.inputs(context), "needs": needed})
-            outputs[stage.NAME] = _run_stage(context, stage, input_hash, f"[{number}/{len(wanted)}]", console)
+        with closing(context.engine):
+            for number, stage in enumerate(wanted, start=1):
+                needed = {name: outputs[name] for name in stage.NEEDS}
+                input_hash = content_hash({"stage": stage.NAME, "inputs": stage.inputs(context), "needs": needed})
+                outputs[stage.NAME] = _run_stage(context, stage, input_hash, f"[{number}/{len(wanted)}]", console)
         if until == report.NAME:
             report.publish(context)
     return context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from spaceevo.artifacts import write_atomically
@@ -10,7 +11,8 @@ from spaceevo.config import TrainingSettings
 from spaceevo.nets.network import Network, program_of, single_network
 from spaceevo.pipeline import predict
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.parallel import one_core_each
+from spaceevo.pipeline.jobs import one_core
+from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
 from spaceevo.spaces.handmade import matching_mobilenet_v3
@@ -36,16 +38,28 @@ def inputs(context: Context) -> dict[str, object]:
 
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
-    """Train one network per budget, each on one core."""
-    subnets = load_subnets(context)
+    """Train one network per budget, as jobs of their own."""
+    jobs = [_Job(context, subnet, number, folder.absolute()) for number, subnet in enumerate(load_subnets(context))]
+    for _ in context.engine.map(_fit, jobs, progress, needs=context.training):
+        pass
+    names = ("fp32.safetensors", "int8.safetensors", "curve.json")
+    return [folder / f"baseline{number}-{name}" for number in range(len(jobs)) for name in names]
 
-    def fit(number: int, own_progress: ProgressCallback) -> list[Path]:
-        files, curve = train_network(context, subnets[number], number, folder, context.recipe.seed, own_progress)
-        curve_path = folder / f"baseline{number}-curve.json"
-        write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
-        return [files.fp32, files.int8, curve_path]
 
-    return [path for paths in one_core_each(fit, len(subnets), progress) for path in paths]
+@dataclass(frozen=True)
+class _Job:
+    context: Context
+    subnet: Subnet
+    number: int
+    folder: Path
+
+
+def _fit(job: _Job, progress: ProgressCallback) -> None:
+    with one_core():
+        _, curve = train_network(job.context, job.subnet, job.number, job.folder, job.context.recipe.seed, progress)
+    path = job.folder / f"baseline{job.number}-curve.json"
+    write_atomically(path, json.dumps([point.model_dump() for point in curve]))
+    return_free_memory()
 
 
 def train_network(

@@ -4,6 +4,7 @@
     FOLDER/teacher.json          the teacher's losses, or its name
     FOLDER/cells/S-B.json        the training of block type B of stage S
     FOLDER/cells/S-B-again.json  the second one, where it was needed
+    FOLDER/maps/                 the teacher's feature maps, until every cell is there
 
 A cell needs no other cell, so several processes may work in one folder: each cell and the teacher has a lock.
 """
@@ -13,25 +14,25 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from spaceevo import interrupts
 from spaceevo.artifacts import content_hash, storage_errors, write_atomically
 from spaceevo.config import BlocksSettings, DataSettings
 from spaceevo.errors import ArtifactError, TrainingError
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
@@ -47,15 +48,16 @@ from spaceevo.train.distillation import (
     cell_work,
     decode_blocks,
     distill_cell,
-    stage_features,
+    load_features,
+    write_features,
 )
 from spaceevo.train.teachers import Teacher, TrainedTeacher, load_teacher
 
 NAME = "blocks"
 TITLE = "Distil and quantize every block type on its own"
 NEEDS: tuple[str, ...] = ()
-NOTES, TEACHER, TEACHER_WEIGHTS = "distillation.json", "teacher.json", "teacher-fp32.safetensors"
-TEACHER_SHARE = 0.3  # of the time, for the progress only
+NOTES, TEACHER, TEACHER_WEIGHTS, MAPS = "distillation.json", "teacher.json", "teacher-fp32.safetensors", "maps"
+TEACHER_SHARE, FIRST_SHARE = 0.3, 0.95  # of the time, for the progress only
 SECONDS_BETWEEN_LOOKS = 1.0
 Cell = tuple[int, int]
 Columns = dict[str, list[Any]]
@@ -145,7 +147,7 @@ def distil(
         w_qmax: Largest weight code.
         folder: For teacher and cells; other processes may work there, on other cells.
         wanted: The cells.
-        progress: Called with work done and in all, from several threads, but one at a time.
+        progress: Called with work done and in all.
 
     Returns:
         The cells that other processes work on.
@@ -154,6 +156,7 @@ def distil(
         ArtifactError: The folder holds cells that depend on something else, or a damaged one.
         RecipeError: The teacher cannot be loaded.
         TrainingError: The teacher does not fit, or there are too few images.
+        EngineError: The engine lost a training again and again.
     """
     _check_notes(distillation_of(context, w_qmax), folder)
     hyperspace, settings, seed = context.hyperspace, context.recipe.blocks, context.recipe.seed
@@ -161,63 +164,81 @@ def distil(
     teacher = _teacher(context, folder, part(progress, 0, TEACHER_SHARE))
     images = train_images.take(slice(0, settings.num_images + settings.score_images))
 
-    def missing(index: int) -> list[tuple[Cell, int]]:
-        """Trainings of a stage that are wanted and not there; second ones once all first ones are there."""
-        own = [cell for cell in sorted(wanted) if cell[0] == index]
-        first = [(cell, 0) for cell in own if not _cell_path(folder, cell, 0).exists()]
-        if first or not _is_complete(hyperspace, folder, index):
-            return first
-        suspects = _suspects(hyperspace, folder, index)
-        return [(cell, 1) for cell in own if cell in suspects and not _cell_path(folder, cell, 1).exists()]
-
-    work = _Work(part(progress, TEACHER_SHARE, 1))
-    jobs = {index: missing(index) for index in range(len(hyperspace.searched))}
-    for index, own in jobs.items():
-        work.expect(own, cell_work(hyperspace, index, settings))
-    stages = [index for index, own in jobs.items() if own]
-    if not stages:
+    first = _missing(hyperspace, folder, wanted)
+    if not first:
         return []
-    features = stage_features(hyperspace, stages, teacher, images, folder)
+    stages = sorted({index for (index, _), _ in first})
+    _when_free(
+        folder / "cells" / "maps.lock", lambda: write_features(hyperspace, stages, teacher, images, folder / MAPS)
+    )
     elsewhere: list[Cell] = []
-
-    def train(job: tuple[Cell, int]) -> Cell | None:
-        torch.set_num_threads(1)  # one cell per core beats one cell on all cores
-        cell, attempt = job
-        path, checkpoint = _cell_path(folder, cell, attempt), _checkpoint_path(folder, cell, attempt)
-        with _claimed(path.with_suffix(".lock")) as is_ours:
+    shares = (TEACHER_SHARE, FIRST_SHARE, 1.0)
+    for attempt in range(MAX_ATTEMPTS):
+        own = [job for job in _missing(hyperspace, folder, wanted) if job[1] == attempt]
+        jobs = [_Training(context, w_qmax, folder.absolute(), *job) for job in own]
+        sizes = [cell_work(hyperspace, index, settings) for (index, _), _ in own]
+        report = part(progress, shares[attempt], shares[attempt + 1])
+        for number, is_ours in context.engine.map(_train, jobs, report, sizes):
             if not is_ours:
-                return cell
-            if not path.exists():
+                elsewhere.append(jobs[number].cell)
+    if not _missing(hyperspace, folder, all_cells(hyperspace)):
+        shutil.rmtree(folder / MAPS, ignore_errors=True)
+    progress(1, 1)
+    return elsewhere
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One training of a cell."""
+
+    context: Context
+    w_qmax: int
+    folder: Path
+    cell: Cell
+    attempt: int
+
+
+def _train(job: _Training, progress: ProgressCallback) -> bool:
+    """Train a cell unless it is there; whether no other process is at it."""
+    path, checkpoint = (
+        _cell_path(job.folder, job.cell, job.attempt),
+        _checkpoint_path(job.folder, job.cell, job.attempt),
+    )
+    with _claimed(path.with_suffix(".lock")) as is_ours:
+        if not is_ours:
+            return False
+        if not path.exists():
+            hyperspace, recipe = job.context.hyperspace, job.context.recipe
+            with one_core():
                 result = distill_cell(
                     hyperspace,
-                    *cell,
-                    features[cell[0]],
-                    settings,
-                    attempt=attempt,
-                    w_qmax=w_qmax,
-                    per_channel=context.recipe.supernet.per_channel,
-                    seed=seed,
+                    *job.cell,
+                    load_features(hyperspace, job.cell[0], job.folder / MAPS),
+                    recipe.blocks,
+                    attempt=job.attempt,
+                    w_qmax=job.w_qmax,
+                    per_channel=recipe.supernet.per_channel,
+                    seed=recipe.seed,
                     checkpoint=checkpoint,
-                    progress=work.progress_of(job),
+                    progress=progress,
                 )
-                write_atomically(path, json.dumps(_cell_content(result)))
-            checkpoint.unlink(missing_ok=True)
-        work.finish(job)
-        return_free_memory()
-        return None
+            write_atomically(path, json.dumps(_cell_content(result)))
+        checkpoint.unlink(missing_ok=True)
+    return_free_memory()
+    return True
 
-    threads = torch.get_num_threads()
-    try:
-        for index in stages:
-            for attempt in range(MAX_ATTEMPTS):
-                own = [job for job in missing(index) if job[1] == attempt]
-                work.expect(own, cell_work(hyperspace, index, settings))
-                with ThreadPoolExecutor(threads) as pool:
-                    elsewhere += [cell for cell in pool.map(train, own) if cell is not None]
-            del features[index]
-    finally:
-        torch.set_num_threads(threads)
-    return elsewhere
+
+def _missing(hyperspace: Hyperspace, folder: Path, wanted: Collection[Cell]) -> list[tuple[Cell, int]]:
+    """Trainings that are wanted and not there; second ones of a stage once all its first ones are there."""
+    found: list[tuple[Cell, int]] = []
+    for index in range(len(hyperspace.searched)):
+        own = [cell for cell in sorted(wanted) if cell[0] == index]
+        first = [(cell, 0) for cell in own if not _cell_path(folder, cell, 0).exists()]
+        found += first
+        if own and not first and _is_complete(hyperspace, folder, index):
+            suspects = _suspects(hyperspace, folder, index)
+            found += [(cell, 1) for cell in own if cell in suspects and not _cell_path(folder, cell, 1).exists()]
+    return found
 
 
 def load_quality(hyperspace: Hyperspace, folder: Path) -> tuple[Columns, tuple[DistilledCell, ...]]:
@@ -349,30 +370,6 @@ def load_columns(context: Context) -> Columns:
     table = pq.read_table(io.BytesIO(context.path(NAME, "table.parquet").read_bytes()))
     columns: Columns = table.to_pydict()
     return columns
-
-
-class _Work:
-    """Adds up the progress of trainings that run side by side."""
-
-    def __init__(self, progress: ProgressCallback) -> None:
-        self._progress = progress
-        self._lock = Lock()
-        self._work: dict[tuple[Cell, int], int] = {}
-        self._done: dict[tuple[Cell, int], int] = {}
-
-    def expect(self, jobs: Sequence[tuple[Cell, int]], work: int) -> None:
-        self._work |= dict.fromkeys(jobs, work)
-
-    def finish(self, job: tuple[Cell, int]) -> None:
-        self.progress_of(job)(self._work[job], self._work[job])
-
-    def progress_of(self, job: tuple[Cell, int]) -> ProgressCallback:
-        def report(done: int, total: int) -> None:
-            with self._lock:
-                self._done[job] = done
-                self._progress(sum(self._done.values()), sum(self._work.values()))
-
-        return report
 
 
 def _teacher(context: Context, folder: Path, progress: ProgressCallback) -> Teacher:

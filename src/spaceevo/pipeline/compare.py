@@ -12,20 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import t as student
 
 from spaceevo.artifacts import write_atomically
+from spaceevo.engines import in_order
 from spaceevo.errors import InfeasibleBudgetError, RecipeError
-from spaceevo.measure.campaign import Precision, measure_programs
-from spaceevo.measure.session import Plan
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, predict, space
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
-from spaceevo.pipeline.parallel import one_core_each
+from spaceevo.pipeline.jobs import measured_subnets, one_core
+from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.pipeline.subnets import NOTES, NUM_MEASURED, first_that_holds, search_supernet
 from spaceevo.pipeline.supernet import load_network, train_supernet
 from spaceevo.predict.fit import fit_networks, fit_subnets
@@ -90,22 +91,16 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     """Train and search every space with every seed, then measure and judge what was found."""
     settings, budgets = context.recipe.compare, predict.load_budgets(context)
     entries = _entries(context)
-    predictor = _predictor(context, part(progress, 0, FIT_SHARE))
+    predictor = context.at_device(_predictor, part(progress, 0, FIT_SHARE))
     jobs = [(entry, seed) for entry in entries for seed in settings.seeds]
 
-    def find(number: int, own_progress: ProgressCallback) -> list[_Found]:
-        entry, seed = jobs[number]
-        own = folder / f"{entry.name}-{seed}"
-        own.mkdir(exist_ok=True)
-        if entry.space is None:
-            return _trained_alone(context, entry, seed, own, predictor, own_progress)
-        return _searched(context, entry, entry.space, seed, own, predictor, own_progress)
-
-    trained = one_core_each(find, len(jobs), part(progress, FIT_SHARE, TRAINED_SHARE))
-    found = [one for own in trained for one in own]
+    find = partial(_find, context, folder.absolute(), predictor)
+    trained = context.engine.map(find, jobs, part(progress, FIT_SHARE, TRAINED_SHARE), needs=context.training)
+    found = [one for own in in_order(trained, len(jobs)) for one in own]
     # Nothing trains any more: now the device is quiet.
     subnets = _chosen(context, found, part(progress, TRAINED_SHARE, CHOSEN_SHARE))
-    latencies = _latencies(context, subnets, ("int8", "fp32"), part(progress, CHOSEN_SHARE, MEASURED_SHARE))
+    measured = measured_subnets(context, subnets, ("int8", "fp32"), part(progress, CHOSEN_SHARE, MEASURED_SHARE))
+    latencies = [one.latency_ms for one in measured]
     train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
     networks: dict[tuple[str, int], list[ComparedNetwork]] = {}
     for number, (one, subnet) in enumerate(zip(found, subnets, strict=True)):
@@ -137,6 +132,26 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     write_atomically(paths[0], comparison.model_dump_json(indent=1))
     write_atomically(paths[1], render_comparison(comparison))
     return paths
+
+
+def _find(
+    context: Context,
+    folder: Path,
+    predictor: LatencyPredictor,
+    job: tuple[_Entry, int],
+    progress: ProgressCallback,
+) -> list[_Found]:
+    """Train and search an entry with a seed."""
+    entry, seed = job
+    own = folder / f"{entry.name}-{seed}"
+    own.mkdir(exist_ok=True)
+    with one_core():
+        if entry.space is None:
+            found = _trained_alone(context, entry, seed, own, predictor, progress)
+        else:
+            found = _searched(context, entry, entry.space, seed, own, predictor, progress)
+    return_free_memory()
+    return found
 
 
 def load(context: Context) -> Comparison:
@@ -183,12 +198,11 @@ def _searched(
 ) -> list[_Found]:
     """The best subnet of a space under each budget that it can meet."""
     train_supernet(context, own, folder, seed, part(progress, 0, 0.7))
-    network, latency_ms = load_network(context, own, folder, "int8"), predictor.network_ms
     budgets = predict.load_budgets(context)
     while budgets:
         try:
             rated = search_supernet(
-                context, own, network, latency_ms, budgets, folder / NOTES, seed, part(progress, 0.7, 1)
+                context, own, folder, predictor.network_ms, budgets, folder / NOTES, seed, part(progress, 0.7, 1)
             )
             return [
                 _Found(entry, seed, budget, tuple(best_within(rated, budget)[:NUM_MEASURED]), folder)
@@ -216,18 +230,8 @@ def _trained_alone(
 
 def _chosen(context: Context, found: Sequence[_Found], progress: ProgressCallback) -> list[Subnet]:
     """Of each the first candidate whose measured latency holds; all candidates are measured together."""
-    _latencies(context, [one.subnet for own in found for one in own.candidates], ("int8",), progress)
+    measured_subnets(context, [one.subnet for own in found for one in own.candidates], ("int8",), progress)
     return [first_that_holds(context, own.candidates, own.budget_ms).subnet for own in found]
-
-
-def _latencies(
-    context: Context, subnets: Sequence[Subnet], precisions: Sequence[Precision], progress: ProgressCallback
-) -> list[float]:
-    """Measured latency of each subnet in each precision."""
-    jobs = [(encode(subnet), program_of(subnet), precision) for subnet in subnets for precision in precisions]
-    with context.store() as store:
-        measured = measure_programs(context.target, jobs, store, context.work_dir, Plan(), progress)
-    return [measurement.latency_ms for measurement in measured]
 
 
 def _top1(

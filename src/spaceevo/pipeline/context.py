@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
 from spaceevo import plugins
 from spaceevo.artifacts import RunFolder, content_hash, storage_errors, write_atomically
-from spaceevo.config import DataSettings, Recipe, load_recipe, parse
-from spaceevo.errors import DataError, RecipeError
+from spaceevo.config import DataSettings, EngineSettings, Recipe, load_recipe, parse
+from spaceevo.engines import Engine, Needs, in_order, start
+from spaceevo.errors import DataError, EngineError, RecipeError
 from spaceevo.measure.store import Store
 from spaceevo.measure.target import RUNTIMES, describe
 from spaceevo.pipeline.provenance import versions
-from spaceevo.progress import ProgressCallback
+from spaceevo.progress import ProgressCallback, silent
 from spaceevo.records import Arithmetic, ImageData, TargetDescription
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
 from spaceevo.train.ranks import ALONE, Ranks
 
 DATASETS = "spaceevo.train.datasets"
+R = TypeVar("R")
 
 
 class StageModule(Protocol):
@@ -57,6 +61,9 @@ class StageModule(Protocol):
 class Context:
     """One run: its recipe, its folder, and what both name.
 
+    It travels to the jobs of an engine without its data, and their own jobs run one after the other. Contexts of the
+    same recipe and folder are equal.
+
     Attributes:
         recipe: The recipe.
         run: The run folder.
@@ -75,6 +82,23 @@ class Context:
             RecipeError: It holds no recipe.
         """
         return cls(load_recipe(path / "recipe.yaml"), RunFolder(path))
+
+    def __hash__(self) -> int:
+        return hash(self.run)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        recipe = self.recipe.model_copy(update={"engine": EngineSettings(name="serial")})
+        return _of_job, (recipe, RunFolder(self.run.path.absolute()), vars(self).get("target"))
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Where its independent jobs run.
+
+        Raises:
+            PluginError: No such engine.
+            EngineError: It cannot run here.
+        """
+        return start(self.recipe.engine)
 
     @cached_property
     def hyperspace(self) -> Hyperspace:
@@ -114,7 +138,24 @@ class Context:
     @cached_property
     def target(self) -> TargetDescription:
         """The target as it is now."""
-        return describe(self.recipe.target.name, self.recipe.target.threads, self.recipe.target.cores)
+        return self.at_device(_describe, silent)
+
+    def at_device(self, work: Callable[[Context, ProgressCallback], R], progress: ProgressCallback) -> R:
+        """Do what measures where the device is: a job of its own where the recipe names one, else right here.
+
+        Args:
+            work: A function of a module, or a partial of one; it is given a context of the same recipe and folder.
+            progress: To report to.
+        """
+        if not self.recipe.engine.device:
+            return work(self, progress)
+        results = self.engine.map(work, [self], progress, needs=Needs(device=self.recipe.engine.device))
+        return in_order(results, 1)[0]
+
+    @property
+    def training(self) -> Needs:
+        """What the training of a network takes of a machine."""
+        return Needs(gpus=self.recipe.engine.gpus)
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -134,6 +175,25 @@ class Context:
     def path(self, stage: str, name: str) -> Path:
         """A file of a stage."""
         return self.run.stage(stage).path / name
+
+
+def _describe(context: Context, progress: ProgressCallback) -> TargetDescription:
+    settings = context.recipe.target
+    return describe(settings.name, settings.threads, settings.cores)
+
+
+def _of_job(recipe: Recipe, run: RunFolder, target: TargetDescription | None) -> Context:
+    """The context of a job, maybe on another machine: the target stays the one that the run has described."""
+    if not run.path.is_dir():
+        raise EngineError(
+            f"{platform.node()} does not see the run folder",
+            found=f"There is no folder {run.path}",
+            remedy="Give a folder with --out that all machines of the cluster share, under the same path",
+        )
+    context = Context(recipe, run)
+    if target is not None:
+        vars(context)["target"] = target
+    return context
 
 
 def write_recipe(context: Context) -> None:

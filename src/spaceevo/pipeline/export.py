@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from spaceevo.pipeline import baselines, predict, space, subnets, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.handout import hand_out, metadata_of
 from spaceevo.predict.metrics import computed_metric, metric_value
-from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import ExtractedNetwork, ModelResult
+from spaceevo.progress import ProgressCallback, part, silent
+from spaceevo.records import ExtractedNetwork, Measurement, ModelResult
 from spaceevo.runtimes import profile_of
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.subnet import Subnet
@@ -64,8 +65,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         part(progress, 0, 0.8)(number + 1, len(candidates))
     paths = [context.run.path / result[key] for result in results for key in ("int8_file", "fp32_file")]
     networks = [context.run.path / result["network_file"] for result in results]
-    with context.store() as store:
-        measured = measure_files(context.target, paths, store, Plan(), part(progress, 0.8, 1))
+    measured = context.at_device(partial(_measured, [path.absolute() for path in paths]), part(progress, 0.8, 1))
     models: dict[str, list[ModelResult]] = {"models": [], "baselines": []}
     for number, (candidate, result) in enumerate(zip(candidates, results, strict=True)):
         int8_ms, fp32_ms = measured[2 * number].latency_ms, measured[2 * number + 1].latency_ms
@@ -131,13 +131,22 @@ def _export(
     }
 
 
+def _measured(paths: list[Path], context: Context, progress: ProgressCallback) -> list[Measurement]:
+    with context.store() as store:
+        return measure_files(context.target, paths, store, Plan(), progress)
+
+
+def _metric(name: str, path: Path, latency_ms: float, context: Context, progress: ProgressCallback) -> float:
+    return measure_metric_of_file(context.target, plugins.load(METRICS, name), path, latency_ms)
+
+
 def _limited_metrics(context: Context, subnet: Subnet, path: Path, latency_ms: float) -> dict[str, float]:
     """The metrics that the recipe limits, of an exported INT8 file."""
     values = {}
     for name in context.recipe.subnets.limits:
         room = plugins.load(METRICS, name)
         if room.DEVICE:
-            values[name] = measure_metric_of_file(context.target, room, path, latency_ms)
+            values[name] = context.at_device(partial(_metric, name, path.absolute(), latency_ms), silent)
         else:
             values[name] = metric_value(computed_metric(name), subnet)
     return values

@@ -53,6 +53,18 @@ def inputs(context: Context) -> dict[str, object]:
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Measure, fit, assess; then check or choose the budgets."""
+    predictor, assessment = context.at_device(_fit, progress)
+    files = {
+        "predictor.json": predictor.to_json(),
+        "assessment.json": assessment.model_dump_json(indent=1),
+        "budgets.json": _budgets(context, predictor).model_dump_json(indent=1),
+    }
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in files]
+
+
+def _fit(context: Context, progress: ProgressCallback) -> tuple[LatencyPredictor, PredictorAssessment]:
     recipe, hyperspace = context.recipe, context.hyperspace
     settings, num_classes = recipe.predict, context.data.num_classes
     share = settings.num_fit / (settings.num_fit + settings.num_unseen)
@@ -78,14 +90,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
             part(progress, share, 1),
             num_classes=num_classes,
         )
-    files = {
-        "predictor.json": predictor.to_json(),
-        "assessment.json": assessment.model_dump_json(indent=1),
-        "budgets.json": _budgets(context, predictor).model_dump_json(indent=1),
-    }
-    for name, content in files.items():
-        write_atomically(folder / name, content)
-    return [folder / name for name in files]
+    return predictor, assessment
 
 
 def load_predictor(context: Context) -> LatencyPredictor:

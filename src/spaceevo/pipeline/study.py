@@ -26,9 +26,15 @@ def inputs(context: Context) -> dict[str, object]:
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Measure operator chains."""
+    path = folder / "study.json"
+    write_atomically(path, context.at_device(_study, progress).model_dump_json(indent=1))
+    return [path]
+
+
+def _study(context: Context, progress: ProgressCallback) -> Study:
     settings = context.recipe.study
     with context.store() as store:
-        result = study(
+        return study(
             context.target,
             store,
             context.work_dir,
@@ -38,9 +44,6 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
             sizes=settings.sizes,
             progress=progress,
         )
-    path = folder / "study.json"
-    write_atomically(path, result.model_dump_json(indent=1))
-    return [path]
 
 
 def load(context: Context) -> Study:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
-from spaceevo import plugins
+from spaceevo import interrupts, plugins
 from spaceevo.artifacts import storage_errors, write_atomically
 from spaceevo.errors import EncodingError
-from spaceevo.measure.campaign import Precision, measure_metric, measure_programs
+from spaceevo.measure.campaign import measure_metric
 from spaceevo.measure.metrics import METRICS
-from spaceevo.measure.session import Plan
-from spaceevo.nets.network import Network, program_of
+from spaceevo.nets.network import Network, Program, program_of
 from spaceevo.pipeline import predict, space, supernet
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.jobs import measured_subnets, one_core
 from spaceevo.predict.metrics import computed_metric, fit_metric, metric_value
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part, silent
@@ -25,8 +26,8 @@ from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
-from spaceevo.train.batches import split
-from spaceevo.train.evaluation import calibrated_top1
+from spaceevo.train.batches import Images, split
+from spaceevo.train.evaluation import BATCH_SIZE, calibrated_top1
 
 NAME = "subnets"
 TITLE = "Search the best subnets under each latency budget"
@@ -67,7 +68,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     rated = search_supernet(
         context,
         best,
-        supernet.load_supernet(context, "int8"),
+        context.run.stage(supernet.NAME).path,
         predictor.network_ms,
         budgets,
         folder / NOTES,
@@ -87,7 +88,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
 def search_supernet(
     context: Context,
     own: SearchSpace,
-    network: Network,
+    trained: Path,
     latency_ms: Callable[[Subnet], float],
     budgets_ms: Sequence[float],
     notes: Path,
@@ -100,7 +101,7 @@ def search_supernet(
     Args:
         context: Data and settings.
         own: The supernet's space.
-        network: The supernet after its LSQ+ phase.
+        trained: Folder of `train_supernet`.
         latency_ms: Predicts.
         budgets_ms: Ascending.
         notes: Accuracies, one per line, as they come; those that are there are not asked for again.
@@ -108,22 +109,22 @@ def search_supernet(
         progress: Called with subnets evaluated and in all.
         excess: See `search_subnets`.
     """
-    recipe, settings = context.recipe, context.recipe.subnets
-    train_images, search_images, _ = split(context.data, recipe.data.search_share, recipe.seed)
-    search_images = search_images.take(slice(0, settings.num_images))
+    settings = context.recipe.subnets
 
-    def accuracy(subnet: Subnet) -> float:
-        num_batches = settings.recalibration_batches
-        value = calibrated_top1(network, program_of(subnet), train_images, num_batches, search_images)
-        with storage_errors(notes), notes.open("a") as file:
-            file.write(json.dumps([encode(subnet), value]) + "\n")
-        return value
+    def each(top1: Callable[[Subnet], float], subnets: Sequence[Subnet]) -> list[float]:
+        values = dict.fromkeys(range(len(subnets)), 0.0)
+        for number, value in context.engine.map(partial(_evaluate, top1), subnets, lambda *_: interrupts.check()):
+            with storage_errors(notes), notes.open("a") as file:
+                file.write(json.dumps([encode(subnets[number]), value]) + "\n")
+            values[number] = value
+        return list(values.values())
 
     return search_subnets(
         own,
         budgets_ms=budgets_ms,
         latency_ms=latency_ms,
-        top1=accuracy,
+        top1=partial(_accuracy, context, own, trained.absolute()),
+        each=each,
         method=settings.method,
         excess=excess,
         window=settings.latency_window,
@@ -136,6 +137,31 @@ def search_supernet(
         progress=progress,
         known=_read_notes(notes, own),
     )
+
+
+def _accuracy(context: Context, own: SearchSpace, trained: Path, subnet: Subnet) -> float:
+    network, images, held_out = _judge(
+        context, own, trained, (trained / supernet.weights_name("int8")).stat().st_mtime_ns
+    )
+    num_batches = context.recipe.subnets.recalibration_batches
+    return calibrated_top1(network, program_of(subnet), images, num_batches, held_out)
+
+
+@lru_cache(maxsize=1)
+def _judge(context: Context, own: SearchSpace, trained: Path, written_ns: int) -> tuple[Network, Images, Images]:
+    """What an evaluation needs, kept for the next one: the supernet, and images to recalibrate and to judge on."""
+    recipe = context.recipe
+    images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
+    return (
+        supernet.load_network(context, own, trained, "int8"),
+        images.take(slice(recipe.subnets.recalibration_batches * BATCH_SIZE)),
+        held_out.take(slice(recipe.subnets.num_images)),
+    )
+
+
+def _evaluate(top1: Callable[[Subnet], float], subnet: Subnet, progress: ProgressCallback) -> float:
+    with one_core():
+        return top1(subnet)
 
 
 def load(context: Context) -> SubnetSearchResult:
@@ -160,12 +186,18 @@ def _fit_limits(
     for number, name in enumerate(names):
         if plugins.load(METRICS, name).DEVICE:
             own = part(progress, number / len(names), (number + 1) / len(names))
-            fits.append(fit_metric(name, subnets, measure_metric(context.target, name, jobs, context.work_dir, own)))
+            fits.append(fit_metric(name, subnets, context.at_device(partial(_metric, name, jobs), own)))
         else:
             fits.append(computed_metric(name))
     limits = Limits(fits=tuple(fits))
     write_atomically(folder / LIMITS, limits.model_dump_json(indent=1))
     return limits
+
+
+def _metric(
+    name: str, jobs: Sequence[tuple[str, Program, float]], context: Context, progress: ProgressCallback
+) -> list[float]:
+    return measure_metric(context.target, name, jobs, context.work_dir, progress)
 
 
 def first_that_holds(context: Context, ranked: Sequence[RatedSubnet], budget_ms: float) -> RatedSubnet:
@@ -174,10 +206,7 @@ def first_that_holds(context: Context, ranked: Sequence[RatedSubnet], budget_ms:
     A predictor is right on average; the model that is handed out has to be right itself.
     """
     candidates = ranked[:NUM_MEASURED]
-    precision: Precision = "int8"
-    jobs = [(encode(one.subnet), program_of(one.subnet), precision) for one in candidates]
-    with context.store() as store:
-        measured = measure_programs(context.target, jobs, store, context.work_dir, Plan(), silent)
+    measured = measured_subnets(context, [one.subnet for one in candidates], ("int8",), silent)
 
     def excess(position: int) -> float:
         latency_ms, predicted_ms = measured[position].latency_ms, candidates[position].latency_ms

@@ -98,9 +98,14 @@ def load_supernet(context: Context, precision: str) -> Network:
     return load_network(context, space.load_space(context), context.run.stage(NAME).path, precision)
 
 
+def weights_name(precision: str) -> str:
+    """Of the file with the weights at the end of a phase."""
+    return f"{NAME}-{precision}.safetensors"
+
+
 def load_network(context: Context, own: SearchSpace, folder: Path, precision: str) -> Network:
     """What `train_supernet` left in a folder, in evaluation mode, with the rounding of the target's runtime."""
     network = make_supernet(own, context.target.w_qmax, context.recipe.seed, context.recipe.supernet.per_channel)
-    load_weights(network, folder / f"{NAME}-{precision}.safetensors")
+    load_weights(network, folder / weights_name(precision))
     network.quantized, network.arithmetic = precision == "int8", context.arithmetic
     return network.eval()

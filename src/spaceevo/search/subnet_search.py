@@ -51,6 +51,7 @@ def search_subnets(
     budgets_ms: Sequence[float],
     latency_ms: Callable[[Subnet], float],
     top1: Callable[[Subnet], float],
+    each: Callable[[Callable[[Subnet], float], Sequence[Subnet]], Iterable[float]] = map,
     method: Method = "per-budget",
     excess: Callable[[Subnet], dict[str, float]] = lambda subnet: {},
     window: float = 0.05,
@@ -81,6 +82,7 @@ def search_subnets(
         budgets_ms: Largest latencies, positive, at least one.
         latency_ms: Predicted latency of a subnet; must be a pure function.
         top1: Accuracy of a subnet, 0 to 1, higher is better; must be a pure function.
+        each: Calls `top1` for several distinct subnets, like `map`: where it is called, and how many at a time.
         method: How.
         excess: By name of another metric how far a subnet lies above its limit, relative to the limit; metrics that
             meet theirs are missing or not positive. Must be a pure function.
@@ -123,9 +125,10 @@ def search_subnets(
     rated: dict[Subnet, RatedSubnet] = {}
 
     def rate(subnets: Sequence[Subnet]) -> list[RatedSubnet]:
+        values = iter(each(top1, [subnet for subnet in subnets if subnet not in known]))
         for subnet in subnets:
             if subnet not in known:
-                known[subnet] = _checked_top1(top1(subnet))
+                known[subnet] = _checked_top1(next(values))
             rated[subnet] = RatedSubnet(subnet, latencies[subnet], known[subnet])
             progress(min(len(rated), total), total)
         return [rated[subnet] for subnet in subnets]

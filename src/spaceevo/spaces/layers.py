@@ -16,6 +16,8 @@ Activation = Literal["relu", "relu6", "hard_swish", "swish", "hard_sigmoid", "si
 Norm = Literal["batch_norm", "bias", "none"]
 
 INPUT = "input"
+#: Name, within its block, of the 1x1 convolution of a shortcut whose ends differ.
+SHORTCUT = "shortcut"
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -156,7 +158,7 @@ class Tracer:
     def shortcut(self, x: Feature, source: Feature, *, stride: int, activation: Activation | None = None) -> Feature:
         """Add `source`: as it is where shapes agree, else through a 1x1 convolution with batch norm."""
         if stride != 1 or source.channels != x.channels:
-            source = self.conv("shortcut", source, x.channels, stride=stride)
+            source = self.conv(SHORTCUT, source, x.channels, stride=stride)
         return self._add(x, source, activation)
 
     def residual(self, x: Feature, source: Feature, *, activation: Activation | None = None) -> Feature:

@@ -10,6 +10,7 @@ Shapes: N images, B batch, C channels, H = W size, P positions of all maps.
 
 from __future__ import annotations
 
+import io
 import math
 import random
 import time
@@ -17,7 +18,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaceevo.artifacts import storage_errors
+from spaceevo.artifacts import storage_errors, write_atomically
 from spaceevo.config import BlocksSettings
-from spaceevo.errors import TrainingError
+from spaceevo.errors import ArtifactError, TrainingError
 from spaceevo.nets.network import Network, Program
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import DistilledCell
@@ -61,7 +61,7 @@ PASSES_PER_STEP = 3  # a backward pass takes about as long as two forward passes
 
 @dataclass(frozen=True, eq=False)
 class StageFeatures:
-    """The teacher's feature maps around one stage, at every resolution, in temporary files that are mapped to memory.
+    """The teacher's feature maps around one stage, at every resolution, in files that are mapped to memory.
 
     Attributes:
         sources: By resolution, [N, C_in, H, H] float16, channels last: before the stage.
@@ -101,58 +101,93 @@ class CellResult:
     rows: tuple[ScoredSubstage, ...]
 
 
-def stage_features(
+def write_features(
     hyperspace: Hyperspace, indices: Sequence[int], teacher: Teacher, images: Images, folder: Path
-) -> dict[int, StageFeatures]:
+) -> None:
     """Run the teacher once over the images at every resolution and keep what some stages need.
 
-    The maps take 2 bytes per value on disk; of memory this needs a batch of `FEATURE_BATCH` images.
+    The maps take 2 bytes per value on disk; of memory this needs a batch of `FEATURE_BATCH` images. What is there
+    already is not written again; of an interrupted run nothing counts but whole files.
 
     Args:
         hyperspace: Gives resolutions and strides.
         indices: Of the searched stages, from 0.
         teacher: Gives the feature maps.
         images: All images of the distillation; the last ones are held out for scoring.
-        folder: Where the maps are kept, in files without a name, which end with the process.
-
-    Returns:
-        By index of the stage.
+        folder: For the maps and their moments, `TAP-RESOLUTION.npy` and `TAP-moments.npy`.
 
     Raises:
         NoSpaceError: The folder has no room for the maps.
     """
-    taps = sorted({tap for index in indices for tap in (index, index + 1)})
-    maps: dict[int, dict[int, Tensor]] = {tap: {} for tap in taps}
-    moments: dict[int, tuple[Tensor, Tensor]] = {}
-    sizes = {resolution: map_sizes(hyperspace, resolution) for resolution in hyperspace.resolutions}
+    taps = {tap for index in indices for tap in (index, index + 1)}
+    missing = sorted(tap for tap in taps if not _moments_path(folder, tap).exists())
+    if not missing:
+        return
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    moments: dict[int, Tensor] = {}  # by tap, [2, C]
     for resolution in hyperspace.resolutions:
-        sums: dict[int, list[Tensor]] = {tap: [] for tap in taps}
+        sizes = map_sizes(hyperspace, resolution)
+        sums: dict[int, list[Tensor]] = {tap: [] for tap in missing}
         shapes: dict[int, tuple[int, ...]] = {}
         with storage_errors(folder), ExitStack() as stack:
-            files = {tap: stack.enter_context(TemporaryFile(dir=folder)) for tap in taps}
+            files = {tap: stack.enter_context(_partial(folder, tap, resolution).open("wb")) for tap in missing}
             for pixels in equal_parts(images.pixels, FEATURE_BATCH):
                 features = teacher.features(to_input(pixels, resolution))
                 for tap, file in files.items():
-                    x_BHWC = _resized(features[tap], sizes[resolution][tap]).half().permute(0, 2, 3, 1).contiguous()
-                    shapes[tap] = (len(images), *x_BHWC.shape[1:])
+                    x_BHWC = _resized(features[tap], sizes[tap]).half().permute(0, 2, 3, 1).contiguous()
+                    if tap not in shapes:
+                        shapes[tap] = (len(images), *x_BHWC.shape[1:])
+                        header = {"descr": "<f2", "fortran_order": False, "shape": shapes[tap]}
+                        np.lib.format.write_array_header_1_0(file, header)
                     file.write(x_BHWC.numpy().data)
                     for x_PC in x_BHWC.flatten(0, 2).split(POSITIONS_AT_ONCE):
                         sums[tap].append(torch.stack((x_PC.double().sum(0), x_PC.double().square().sum(0))))
-            for tap, file in files.items():
-                file.flush()
-                mapped_NHWC = torch.from_numpy(np.memmap(file, np.float16, "c", shape=shapes[tap]))
-                maps[tap][resolution] = mapped_NHWC.permute(0, 3, 1, 2)
-                moments[tap] = _mean_and_power(torch.stack(sums[tap]).sum(0), math.prod(shapes[tap][:3]))
-    return {
-        index: StageFeatures(
-            maps[index],
-            maps[index + 1],
-            *moments[index + 1],  # of the largest resolution, which comes last
-            {resolution: own[index] for resolution, own in sizes.items()},
-            {resolution: own[index + 1] for resolution, own in sizes.items()},
-        )
-        for index in indices
-    }
+        for tap, shape in shapes.items():  # of the largest resolution, which comes last
+            moments[tap] = _mean_and_power(torch.stack(sums[tap]).sum(0), math.prod(shape[:3]))
+    for tap in missing:
+        for resolution in hyperspace.resolutions:
+            _partial(folder, tap, resolution).replace(_maps_path(folder, tap, resolution))
+        buffer = io.BytesIO()
+        np.save(buffer, moments[tap].numpy())
+        write_atomically(_moments_path(folder, tap), buffer.getvalue())
+
+
+def load_features(hyperspace: Hyperspace, index: int, folder: Path) -> StageFeatures:
+    """What `write_features` keeps of one stage, mapped to memory.
+
+    Args:
+        hyperspace: As it was written for.
+        index: Of the searched stage, from 0.
+        folder: Of the maps.
+
+    Raises:
+        ArtifactError: Something is missing or damaged.
+    """
+
+    def read(path: Path) -> Tensor:
+        try:
+            return torch.from_numpy(np.load(path, "c"))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{path}, feature maps of the teacher, cannot be read",
+                found=str(error),
+                remedy=f"Delete {folder} and run the same command again; finished cells are kept",
+            ) from error
+
+    def maps(tap: int) -> dict[int, Tensor]:
+        return {r: read(_maps_path(folder, tap, r)).permute(0, 3, 1, 2) for r in hyperspace.resolutions}
+
+    sizes = {resolution: map_sizes(hyperspace, resolution) for resolution in hyperspace.resolutions}
+    mean_C, power_C = read(_moments_path(folder, index + 1))
+    return StageFeatures(
+        maps(index),
+        maps(index + 1),
+        mean_C,
+        power_C,
+        {resolution: own[index] for resolution, own in sizes.items()},
+        {resolution: own[index + 1] for resolution, own in sizes.items()},
+    )
 
 
 class Student(nn.Module):
@@ -269,7 +304,7 @@ def distill_cell(
         hyperspace: The hyperspace.
         index: Of the searched stage, from 0.
         block: Index of the block type.
-        features: Of `stage_features`; the last `score_images` images are held out.
+        features: Of `load_features`; the last `score_images` images are held out.
         settings: Steps, rates, numbers of samples.
         attempt: From 0; each draws otherwise and halves the rate of the one before.
         w_qmax: Largest weight code of the target.
@@ -441,12 +476,12 @@ def _step_work(settings: BlocksSettings) -> int:
     return PASSES_PER_STEP * (2 + NUM_RANDOM) * settings.batch_size
 
 
-def _mean_and_power(sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _mean_and_power(sums: Tensor, count: int) -> Tensor:
     """Mean and variance of each channel, from the sums [2, C] of the values and of their squares."""
     mean_C = sums[0] / count
     power_C = (sums[1] - count * mean_C.square()) / max(1, count - 1)
     power_C[power_C < 1e-6 * power_C.max()] = 0
-    return mean_C.float(), power_C.float()
+    return torch.stack((mean_C, power_C)).float()
 
 
 def _failure(nsr_largest: float, nsr_smallest: float) -> str:
@@ -458,6 +493,19 @@ def _failure(nsr_largest: float, nsr_smallest: float) -> str:
     if nsr_largest > nsr_smallest:
         return f"the largest sub-stage has NSR {nsr_largest:.3f}, above the smallest one's {nsr_smallest:.3f}"
     return ""
+
+
+def _maps_path(folder: Path, tap: int, resolution: int) -> Path:
+    return folder / f"{tap}-{resolution}.npy"
+
+
+def _moments_path(folder: Path, tap: int) -> Path:
+    """Written last: with it the maps of a tap are there."""
+    return folder / f"{tap}-moments.npy"
+
+
+def _partial(folder: Path, tap: int, resolution: int) -> Path:
+    return folder / f".{tap}-{resolution}.tmp"
 
 
 def _resized(x_BCHW: Tensor, size: int) -> Tensor:

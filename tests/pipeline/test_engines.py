@@ -1,0 +1,125 @@
+"""The tiny run on other engines: the same files, whatever is lost on the way."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spaceevo.artifacts import Manifest
+
+DEVICE = "board"
+#: What engines decide nothing about.
+STAGES = ("blocks", "space", "supernet", "subnets", "baselines")
+
+
+def files(folder: Path, stage: str) -> Any:
+    return Manifest.model_validate_json((folder / stage / "stage.json").read_bytes()).files
+
+
+def recipe_with(tiny: Any, path: Path, **engine: Any) -> Path:
+    content = yaml.safe_load(tiny.recipe.read_text())
+    path.write_text(yaml.safe_dump({**content, "engine": engine}))
+    return path
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            own, parent = int(path.parent.name), int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            found += [own, *children(own)]
+    return found
+
+
+def wait_for(process: Any, is_there: Any) -> None:
+    end = time.monotonic() + 120
+    while not is_there():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_worker_that_is_killed_is_replaced(tiny: Any, tmp_path: Path) -> None:
+    folder = tiny.copy(tmp_path / "run", without=("blocks",))
+    with tiny.start("blocks", tiny.recipe, "--out", folder) as process:
+        wait_for(process, lambda: list((folder / "blocks" / "cells").glob("*-*.lock")))
+        workers = [pid for pid in children(process.pid) if f"spaceevo-{process.pid}" not in str(pid)]
+        victim = max(workers)  # the server of forks and the tracker of resources came before it
+        os.kill(victim, signal.SIGKILL)
+        _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    assert files(folder, "blocks") == files(tiny.folder, "blocks")
+
+
+def test_one_after_the_other_gives_the_same(tiny: Any, tmp_path: Path, cli: Any) -> None:
+    folder = tiny.copy(tmp_path / "run", without=("subnets", "baselines"))
+    done = cli("run", recipe_with(tiny, tmp_path / "tiny.yaml", name="serial"), "--out", folder)
+    assert done.returncode == 0, done.stderr
+    for stage in STAGES:
+        assert files(folder, stage) == files(tiny.folder, stage)
+
+
+def test_an_engine_without_a_cluster_is_told_what_takes_one(tiny: Any, tmp_path: Path, cli: Any) -> None:
+    recipe = recipe_with(tiny, tmp_path / "tiny.yaml", device=DEVICE)
+    done = cli("run", recipe, "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert "engine.device is 'board'. Leave it out, or take the engine ray" in " ".join(done.stderr.split())
+
+
+@pytest.fixture
+def cluster(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two machines of one core each; the second one has the device."""
+    pytest.importorskip("ray", reason="ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", tiny.env["PYTHONPATH"])
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.second = cluster.add_node(num_cpus=1, resources={DEVICE: 1})
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_cluster_of_two_machines_gives_the_same(tiny: Any, tmp_path: Path, cluster: Any) -> None:
+    recipe = recipe_with(tiny, tmp_path / "tiny.yaml", name="ray", address=cluster.address, device=DEVICE)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    # The device is noisy: with the same measurements all else is the same.
+    (folder / "measurements.sqlite").write_bytes((tiny.folder / "measurements.sqlite").read_bytes())
+    done = tiny.command("run", recipe, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    for stage in STAGES:
+        assert files(folder, stage) == files(tiny.folder, stage), stage
+    found, expected = (
+        json.loads((run / "export" / "models.json").read_text())["models"] for run in (folder, tiny.folder)
+    )
+    assert [(one["encoding"], one["top1_int8"]) for one in found] == [
+        (one["encoding"], one["top1_int8"]) for one in expected
+    ]
+
+
+def test_a_killed_driver_and_a_machine_that_is_lost(tiny: Any, tmp_path: Path, cluster: Any) -> None:
+    recipe = recipe_with(tiny, tmp_path / "tiny.yaml", name="ray", address=cluster.address)
+    folder = tiny.copy(tmp_path / "run", without=("blocks",))
+    cells = folder / "blocks" / "cells"
+    with tiny.start("blocks", recipe, "--out", folder) as process:
+        wait_for(process, lambda: list(cells.glob("*-*.json")))
+        process.kill()
+        process.communicate()
+    assert not (folder / "blocks" / "stage.json").exists()
+    finished = {path: path.stat().st_mtime_ns for path in cells.glob("*-*.json")}
+    with tiny.start("blocks", recipe, "--out", folder) as process:
+        wait_for(process, lambda: len(list(cells.glob("*-*.json"))) > len(finished) or process.poll() is not None)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+        _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "what was finished is not done again"
+    assert files(folder, "blocks") == files(tiny.folder, "blocks")

@@ -30,7 +30,7 @@ check: $(DEV) ## Lint, formatting, types and import directions
 	$(BIN)/lint-imports
 
 # Speed and memory; what else lies in benchmarks/ takes longer, or needs files: the head of each script tells.
-BENCHES := fake_quant lsq_step supernet_step loader spaces prediction_speed
+BENCHES := fake_quant lsq_step supernet_step loader spaces prediction_speed engines
 bench: $(BASE) ## Run the benchmarks of speed and memory in turn
 	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 

@@ -107,7 +107,7 @@ def test_jobs_run_beside_each_other(apart):
 
 def test_a_device_that_no_machine_has_is_told(engine):
     if type(engine).__name__ != "RayEngine":
-        with pytest.raises(EngineError, match="engine.device is 'pixel'"):
+        with pytest.raises(EngineError, match=r"engine\.device is 'pixel'"):
             engines.start(EngineSettings(name=type(engine).__module__.rpartition(".")[2], device="pixel"))
         return
     with pytest.raises(EngineError, match=r"No machine of the Ray cluster has CPU 1, pixel 1.*CPU 2"):

@@ -709,6 +709,78 @@ class Comparison(Record):
     spaces: tuple[ComparedSpace, ...]
 
 
+class Rates(Record):
+    """How fast a machine and a device do what a run consists of; MACs are those of forward passes.
+
+    Attributes:
+        machine: What they are of, for people.
+        workers: Jobs at a time; what starts with `job` is of one of them while all are busy.
+        supernet_fp32: MACs per second of the supernet's training in FP32, on all of the machine.
+        supernet_int8: The same in its LSQ+ phase.
+        teacher: MACs per second of the teacher's forward passes, with keeping its maps.
+        job_fp32: MACs per second of a cell's training in FP32.
+        job_int8: The same in LSQ+.
+        job_score: MACs per second of scoring sub-stages.
+        job_evaluate: MACs per second of evaluating INT8 subnets, recalibration included.
+        measure_s: Seconds that the device takes per measured network; None where it was not measured.
+        memory_mib: Largest resident memory of the process that trained the supernet.
+        job_memory_mib: The same of a process that distilled cells.
+    """
+
+    machine: str
+    workers: Annotated[int, Field(ge=1)]
+    supernet_fp32: Annotated[float, Field(gt=0)]
+    supernet_int8: Annotated[float, Field(gt=0)]
+    teacher: Annotated[float, Field(gt=0)]
+    job_fp32: Annotated[float, Field(gt=0)]
+    job_int8: Annotated[float, Field(gt=0)]
+    job_score: Annotated[float, Field(gt=0)]
+    job_evaluate: Annotated[float, Field(gt=0)]
+    measure_s: Annotated[float, Field(gt=0)] | None
+    memory_mib: float
+    job_memory_mib: float
+
+
+class PlannedStage(Record):
+    """What a stage is expected to take.
+
+    Attributes:
+        name: Of the stage.
+        seconds: From its start to its end.
+        machine_seconds: Of all machines together.
+        device_seconds: That the device measures; None where its speed is not known.
+        disk_mib: That its files take at most.
+        took_seconds: What it took in a finished run, where one is given.
+    """
+
+    name: str
+    seconds: float
+    machine_seconds: float
+    device_seconds: float | None
+    disk_mib: float
+    took_seconds: float | None = None
+
+
+class RunPlan(Record):
+    """What a run is expected to take.
+
+    Attributes:
+        recipe: Its name.
+        machines: How many work together.
+        efficiency: Share of `machines` times the speed of one that the supernet's training reaches together.
+        rates: Of one machine and of the device.
+        stages: In order; those that take less than minutes anywhere are left out.
+        binding: Name of the stage that takes longest.
+    """
+
+    recipe: str
+    machines: int
+    efficiency: float
+    rates: Rates
+    stages: tuple[PlannedStage, ...]
+    binding: str
+
+
 @dataclass(frozen=True, eq=False)
 class BlockTable:
     """Quality and cost of sampled sub-stages of every (stage, block type, width window) of a hyperspace.

@@ -132,10 +132,7 @@ def study(
         TargetError: The target cannot be reached.
         UnstableSessionError: A chain was not slower than what surrounds it.
     """
-    blocks = block_types(hyperspace)
-    cells = [(name, width, size) for name in (*OPERATORS, *blocks) for width in widths for size in sizes]
-    middle = sorted(sizes)[len(sizes) // 2]
-    cells += [("conv1x1", width, middle) for width in sorted(set(conv_widths) - set(widths))]
+    blocks, cells = _cells(hyperspace, conv_widths, widths, sizes)
     points = [_with_copies(_Point(*cell, 1, (OPERATORS | blocks)[cell[0]])) for cell in cells]
     bare = [replace(point, copies=0) for point in points if point.operator == "conv1x1"]
     precisions: tuple[Precision, ...] = ("int8", "fp32")
@@ -161,6 +158,23 @@ def study(
             StudyRow(operator=point.operator, width=point.width, size=point.size, fp32_ms=fp32_ms, int8_ms=int8_ms)
         )
     return Study(target=target, rows=tuple(rows), advice=advise(target, rows, tuple(blocks), hyperspace.name))
+
+
+def num_chains(hyperspace: Hyperspace, conv_widths: Sequence[int], widths: Sequence[int], sizes: Sequence[int]) -> int:
+    """How many chains `study` measures, each in INT8 and in FP32."""
+    _, cells = _cells(hyperspace, conv_widths, widths, sizes)
+    return 2 * sum(2 if name == "conv1x1" else 1 for name, *_ in cells)
+
+
+def _cells(
+    hyperspace: Hyperspace, conv_widths: Sequence[int], widths: Sequence[int], sizes: Sequence[int]
+) -> tuple[dict[str, Declare], list[tuple[str, int, int]]]:
+    """Block types of a hyperspace, and (operator type, width, size) of what is studied."""
+    blocks = block_types(hyperspace)
+    cells = [(name, width, size) for name in (*OPERATORS, *blocks) for width in widths for size in sizes]
+    middle = sorted(sizes)[len(sizes) // 2]
+    cells += [("conv1x1", width, middle) for width in sorted(set(conv_widths) - set(widths))]
+    return blocks, cells
 
 
 def advise(

@@ -1,0 +1,200 @@
+"""How much work a recipe is, in multiply-accumulates of forward passes, networks to measure, and bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import mean, median_low
+
+from spaceevo.config import BlocksSettings, Recipe, SubnetsSettings
+from spaceevo.measure.study import num_chains
+from spaceevo.pipeline.export import RECALIBRATION_BATCHES
+from spaceevo.pipeline.subnets import NUM_MEASURED
+from spaceevo.seeding import python_random
+from spaceevo.spaces.hyperspace import Hyperspace
+from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.spaces.subnet import Stage, Subnet, network_layers, stage_layers
+from spaceevo.train.distillation import NUM_RANDOM, in_widths_of
+from spaceevo.train.evaluation import BATCH_SIZE
+from spaceevo.train.teachers import builtin_teacher, map_sizes
+
+NUM_SPACES = 15
+NUM_SAMPLES = 24
+#: Cells that are trained a second time, as a share; a guess.
+AGAIN_SHARE = 0.1
+AUTO_BUDGETS = 2
+#: float32 weights of the FP32 and the LSQ+ phase, and a checkpoint with momentum and a copy to go back to.
+FILES_PER_WEIGHT = 2 + 4
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class CellMacs:
+    """Of one training of a cell: its FP32 steps, its LSQ+ steps, the scoring of its sub-stages."""
+
+    fp32: float
+    int8: float
+    score: float
+
+
+@dataclass(frozen=True)
+class RunWork:
+    """What a recipe asks for.
+
+    Attributes:
+        measured: By stage, networks that are measured.
+        teacher: MACs of the teacher's training, which is a training of a network like the supernet.
+        maps: MACs of the teacher's feature maps.
+        cells: Of each cell.
+        supernet_fp32: MACs of the supernet's FP32 phase.
+        supernet_int8: MACs of its LSQ+ phase.
+        generations: Subnets that are evaluated at a time.
+        evaluation: MACs of one evaluation.
+        baselines: MACs (FP32, LSQ+) of each hand-made network's training.
+        export: MACs of recalibrating and judging what is exported.
+        disk_mib: By stage.
+    """
+
+    measured: dict[str, int]
+    teacher: float
+    maps: float
+    cells: tuple[CellMacs, ...]
+    supernet_fp32: float
+    supernet_int8: float
+    generations: tuple[int, ...]
+    evaluation: float
+    baselines: tuple[tuple[float, float], ...]
+    export: float
+    disk_mib: dict[str, float]
+
+
+def work_of(recipe: Recipe, hyperspace: Hyperspace, num_train: int, num_val: int, num_classes: int) -> RunWork:
+    """Count the work of a whole run; where draws decide, its mean over random spaces and subnets.
+
+    Args:
+        recipe: The recipe.
+        hyperspace: Its hyperspace.
+        num_train: Training images, those held out for the search included.
+        num_val: Validation images.
+        num_classes: Of the logits.
+    """
+    own, blocks = recipe.supernet, recipe.blocks
+    num_images = num_train - max(1, round(recipe.data.search_share * num_train))
+    spaces = _spaces(hyperspace, num_classes)
+    sandwich = mean(_sandwich_macs(space, own.num_random) for space in spaces)
+    subnet = mean(_random_macs(space) for space in spaces)
+    num_budgets = AUTO_BUDGETS if recipe.budgets_ms == "auto" else len(recipe.budgets_ms)
+    teacher_macs = mean(_teacher_macs(hyperspace, num_classes))
+    num_maps = min(num_images, blocks.num_images + blocks.score_images)
+    score_images = min(recipe.subnets.num_images, num_train - num_images)
+    recalibrated = min(num_images, recipe.subnets.recalibration_batches * BATCH_SIZE)
+    cells = tuple(
+        cell_macs(hyperspace, index, block, blocks)
+        for index, stage in enumerate(hyperspace.searched)
+        for block in range(len(stage.choices))
+    )
+    sizes = {r: map_sizes(hyperspace, r) for r in hyperspace.resolutions}
+    widths = [_in_width(hyperspace, index) for index in range(len(hyperspace.searched))]
+    widths.append(hyperspace.searched[-1].widths[-1])
+    maps_bytes = 2 * num_maps * sum(w * s**2 for own_sizes in sizes.values()
+                                    for w, s in zip(widths, own_sizes, strict=True))  # fmt: skip
+    weights = mean(space.largest().num_params for space in spaces) * 4 * FILES_PER_WEIGHT
+    return RunWork(
+        measured={
+            "study": num_chains(hyperspace, recipe.study.conv_widths, recipe.study.widths, recipe.study.sizes),
+            "predict": recipe.predict.num_fit + recipe.predict.num_unseen,
+            "subnets": num_budgets * NUM_MEASURED,
+            "export": num_budgets * 2 * 2,
+        },
+        teacher=0.0 if blocks.teacher_network else blocks.teacher.epochs_fp32 * num_images * teacher_macs,
+        maps=maps_macs(hyperspace, num_classes, num_maps),
+        cells=cells,
+        supernet_fp32=own.epochs_fp32 * num_images * sandwich,
+        supernet_int8=own.epochs_int8 * num_images * sandwich,
+        generations=_generations(recipe.subnets, num_budgets),
+        evaluation=(recalibrated + score_images) * subnet,
+        baselines=((own.epochs_fp32 * num_images * subnet, own.epochs_int8 * num_images * subnet),) * num_budgets,
+        # Each of the two precisions is recalibrated; the INT8 file is judged as integers and by the runtime
+        export=2 * num_budgets * subnet * (2 * min(num_images, RECALIBRATION_BATCHES * BATCH_SIZE) + 3 * num_val),
+        disk_mib={
+            "blocks": maps_bytes / MIB,
+            "supernet": weights / MIB,
+            "baselines": num_budgets * weights / MIB,
+            "export": num_budgets * 2 * weights / FILES_PER_WEIGHT * 2 / MIB,
+        },
+    )
+
+
+def typical_space(hyperspace: Hyperspace, num_classes: int) -> SearchSpace:
+    """Of some random spaces the one whose largest subnet has the median of MACs."""
+    spaces = _spaces(hyperspace, num_classes)
+    macs = {space.largest().macs: space for space in spaces}
+    return macs[median_low(macs)]
+
+
+def cell_macs(hyperspace: Hyperspace, index: int, block: int, settings: BlocksSettings) -> CellMacs:
+    """What one training of a cell takes: (stage, block type) by their indices."""
+    stage = hyperspace.searched[index]
+    elastic, in_widths = stage.all_widths(block), in_widths_of(hyperspace, index)
+    rng = python_random(0, "work", index, block)
+    teacher_in, teacher_out = _in_width(hyperspace, index), stage.widths[-1]
+
+    def macs(one: Stage, in_width: int, resolution: int) -> int:
+        before, after = map_sizes(hyperspace, resolution)[index : index + 2]
+        layers = stage_layers(one, in_width, before)
+        projections = teacher_in * in_width * before**2 + layers[-1].out_channels * teacher_out * after**2
+        return sum(layer.macs for layer in layers) + projections
+
+    steps, rows = [], []
+    for resolution in hyperspace.resolutions:
+        drawn = [macs(elastic.sample(rng), rng.choice(in_widths), resolution) for _ in range(NUM_SAMPLES)]
+        extremes = macs(elastic.largest(), in_widths[-1], resolution) + macs(
+            elastic.smallest(), in_widths[0], resolution
+        )
+        steps.append(extremes + NUM_RANDOM * mean(drawn))
+        for window in range(stage.num_windows):
+            inside = stage.elastic(block, window)
+            rows.append(mean(macs(inside.sample(rng), rng.choice(in_widths), resolution) for _ in range(NUM_SAMPLES)))
+    per_step = mean(steps) * settings.batch_size
+    return CellMacs(
+        settings.steps_fp32 * per_step,
+        settings.steps_int8 * per_step,
+        sum(rows) * settings.substages * settings.score_images,
+    )
+
+
+def maps_macs(hyperspace: Hyperspace, num_classes: int, num_images: int) -> float:
+    """What the feature maps of our own teacher take at every resolution."""
+    return num_images * sum(_teacher_macs(hyperspace, num_classes))
+
+
+def _teacher_macs(hyperspace: Hyperspace, num_classes: int) -> list[int]:
+    """By resolution."""
+    teacher = builtin_teacher(hyperspace, num_classes)
+    subnets = [Subnet(r, teacher.stages, teacher.head, num_classes) for r in hyperspace.resolutions]
+    return [sum(layer.macs for layer in network_layers(subnet)) for subnet in subnets]
+
+
+def _in_width(hyperspace: Hyperspace, index: int) -> int:
+    """Channels of our own teacher before a searched stage."""
+    return in_widths_of(hyperspace, index)[-1]
+
+
+def _spaces(hyperspace: Hyperspace, num_classes: int) -> list[SearchSpace]:
+    rng = python_random(0, "work", "spaces")
+    return [hyperspace.space(hyperspace.sample(rng), num_classes) for _ in range(NUM_SPACES)]
+
+
+def _random_macs(space: SearchSpace) -> float:
+    rng = python_random(0, "work", space.encoding)
+    return mean(space.sample(rng).macs for _ in range(NUM_SAMPLES))
+
+
+def _sandwich_macs(space: SearchSpace, num_random: int) -> float:
+    return space.largest().macs + space.smallest().macs + num_random * _random_macs(space)
+
+
+def _generations(settings: SubnetsSettings, num_budgets: int) -> tuple[int, ...]:
+    per_generation = settings.num_mutations + settings.num_crossovers
+    if settings.method == "pareto":
+        return (settings.population_size,) * num_budgets + (num_budgets * per_generation,) * settings.num_generations
+    return (settings.population_size, *(per_generation,) * settings.num_generations) * num_budgets

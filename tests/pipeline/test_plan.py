@@ -1,0 +1,145 @@
+"""What a run would take: counted work against what a run did, laws of scaling, the verb."""
+
+import json
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spaceevo import plugins
+from spaceevo.config import Recipe, load_recipe
+from spaceevo.pipeline.plan import makespan, plan
+from spaceevo.pipeline.work import cell_macs, work_of
+from spaceevo.records import Rates, RunPlan
+from spaceevo.spaces.hyperspace import load_hyperspace
+
+RATES = Rates(
+    machine="made up", workers=2, supernet_fp32=1e9, supernet_int8=5e8, teacher=2e9, job_fp32=1e9, job_int8=5e8,
+    job_score=1e9, job_evaluate=1e9, measure_s=0.5, memory_mib=100, job_memory_mib=100,
+)  # fmt: skip
+
+
+@cache
+def micro_work():
+    return work_of(Recipe(), load_hyperspace("micro"), 1000, 200, 10)
+
+
+@pytest.fixture
+def hyperspace(tiny_plugin, monkeypatch):
+    monkeypatch.syspath_prepend(str(tiny_plugin))
+    plugins._locations.cache_clear()
+    yield load_hyperspace("tiny")
+    plugins._locations.cache_clear()
+
+
+def test_what_is_measured_is_what_a_run_measures(tiny, hyperspace):
+    from spaceevo.pipeline.context import Context
+
+    context = Context.of_folder(tiny.folder)
+    data = context.data
+    work = work_of(context.recipe, hyperspace, len(data.train_labels), len(data.val_labels), data.num_classes)
+    study = json.loads((tiny.folder / "study" / "study.json").read_text())
+    chains = sum(2 * (2 if row["operator"] == "conv1x1" else 1) for row in study["rows"])
+    assert work.measured["study"] == chains
+    assert work.measured["predict"] == 24 + 5
+    models = json.loads((tiny.folder / "export" / "models.json").read_text())
+    assert work.measured["export"] == 2 * len(models["models"] + models["baselines"])
+    evaluated = len((tiny.folder / "subnets" / "evaluated.jsonl").read_text().splitlines())
+    assert evaluated <= sum(work.generations) == 2 * (4 + 2 + 1)
+    assert len(work.cells) == len(json.loads((tiny.folder / "blocks" / "cells.json").read_text()))
+
+
+def test_macs_of_a_cell_are_those_of_its_rows(tiny, hyperspace):
+    """The expected MACs of scoring against the table's own."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(tiny.folder / "blocks" / "table.parquet").to_pydict()
+    settings = load_recipe(tiny.recipe).blocks
+    for index, block in {(s, b) for s, b in zip(table["stage"], table["block"], strict=True)}:
+        own = [macs for s, b, macs in zip(table["stage"], table["block"], table["macs"], strict=True)
+               if (s, b) == (index, block)]  # fmt: skip
+        expected = cell_macs(hyperspace, index, block, settings).score / settings.score_images
+        assert sum(own) < expected < 4 * sum(own), "sub-stages, and two projections"
+
+
+def test_work_grows_with_what_is_asked_for():
+    hyperspace = load_hyperspace("micro")
+    small = Recipe()
+    more = small.supernet.model_copy(update={"epochs_fp32": 2 * small.supernet.epochs_fp32, "num_random": 4})
+    large = small.model_copy(update={"supernet": more, "budgets_ms": (0.1, 0.2, 0.3)})
+    one, other = (work_of(recipe, hyperspace, 1000, 200, 10) for recipe in (small, large))
+    assert other.supernet_fp32 > 2 * one.supernet_fp32
+    assert one.supernet_int8 < other.supernet_int8 < 2 * one.supernet_int8
+    assert sum(other.generations) == 1.5 * sum(one.generations)
+    assert other.measured["export"] == 1.5 * one.measured["export"]
+    teacher = small.blocks.model_copy(update={"teacher_network": "timm:resnet18"})
+    assert work_of(small.model_copy(update={"blocks": teacher}), hyperspace, 1000, 200, 10).teacher == 0
+
+
+@given(
+    st.lists(st.floats(0.1, 100), min_size=1, max_size=30).map(lambda own: sorted(own, reverse=True)),
+    st.integers(1, 9),
+)
+def test_makespan(seconds, workers):
+    found, ideal = makespan(seconds, workers), max(max(seconds), sum(seconds) / workers)
+    assert ideal - 1e-9 <= found <= 4 / 3 * ideal + 1e-9 or workers == 1  # Graham, 1969
+    if workers == 1:
+        assert found == pytest.approx(sum(seconds))
+
+
+@given(st.integers(2, 100), st.floats(0.5, 1))
+def test_more_machines_take_less_time_and_more_machine_time(machines, efficiency):
+    recipe, work = Recipe(), micro_work()
+    one, many = plan(recipe, work, RATES, 1, efficiency), plan(recipe, work, RATES, machines, efficiency)
+    for few, more in zip(one.stages, many.stages, strict=True):
+        assert more.seconds <= few.seconds + 1e-9
+        assert more.machine_seconds >= few.machine_seconds - 1e-9
+        assert more.device_seconds == few.device_seconds
+    assert many.stages[3].name == "supernet"
+    assert many.stages[3].seconds == pytest.approx(one.stages[3].seconds / (machines * efficiency))
+
+
+def test_twice_as_fast_takes_half_the_time():
+    recipe, work = Recipe(), micro_work()
+    speeds = [
+        name for name, value in RATES if isinstance(value, float) and name not in ("memory_mib", "job_memory_mib")
+    ]
+    fast = RATES.model_copy(update={name: 2 * getattr(RATES, name) for name in speeds} | {"measure_s": 0.25})
+    for slow, quick in zip(plan(recipe, work, RATES, 1, 1).stages, plan(recipe, work, fast, 1, 1).stages, strict=True):
+        assert quick.seconds == pytest.approx(slow.seconds / 2)
+
+
+def test_a_device_that_cannot_be_measured_has_no_time():
+    recipe, work = Recipe(), micro_work()
+    found = plan(recipe, work, RATES.model_copy(update={"measure_s": None}), 1, 1)
+    unknown = {stage.name for stage in found.stages if stage.device_seconds is None}
+    assert unknown == {"study", "predict", "subnets", "export"}
+
+
+def test_the_verb_measures_saves_and_compares(tiny: Any, tmp_path: Any, cli: Any) -> None:
+    rates = tmp_path / "rates.json"
+    done = cli("plan", tiny.recipe, "--out", tiny.copy(tmp_path / "run"), "--save-rates", rates, "--json")
+    assert done.returncode == 0, done.stderr
+    found = RunPlan.model_validate_json(done.stdout)
+    assert found.rates == Rates.model_validate_json(rates.read_bytes())
+    assert found.rates.measure_s
+    assert all(stage.took_seconds for stage in found.stages)
+    assert found.binding == max(found.stages, key=lambda stage: stage.seconds).name
+    again = cli("plan", tiny.recipe, "--out", tmp_path / "none", "--rates", rates, "--machines", 2,
+                "--num-train", 10**6, "--num-classes", 10)  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "tiny on 2 machines" in again.stdout
+    assert "supernet takes longest" in again.stdout
+    assert not (tmp_path / "none").exists(), "nothing is read or written"
+
+
+def test_what_is_wrong_is_told(tiny: Any, tmp_path: Any, cli: Any) -> None:
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps({"machine": "here"}))
+    done = cli("plan", tiny.recipe, "--out", tmp_path / "run", "--rates", path, "--num-train", 100)
+    assert done.returncode == 1
+    assert "holds no speeds of a machine" in " ".join(done.stderr.split())
+    assert "--save-rates" in done.stderr
+    assert cli("plan", tiny.recipe, "--num-train", 100).returncode == 2

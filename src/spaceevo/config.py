@@ -195,6 +195,10 @@ class EngineSettings(Settings):
     address: str = Field("", description="Of a running Ray cluster; without it, one is started on this machine.")
     workers: int = Field(0, ge=0, le=4096, description="Cores of this machine to use; 0: all.")
     gpus: float = Field(0.0, ge=0, le=64, description="With ray: GPUs, or share of one, for each network that trains.")
+    trainers: int = Field(
+        0, ge=0, le=4096, description="With ray: processes, at most, that train the supernet; 0: the one of the run."
+    )
+    trainer_cpus: int = Field(1, ge=1, le=1024, description="Cores of each of them.")
     device: str = Field("", description="With ray: custom resource of the machine that measures; none: this machine.")
 
 

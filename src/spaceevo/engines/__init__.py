@@ -77,6 +77,23 @@ class Engine(Protocol):
         """
         ...
 
+    def together(self, work: Callable[[ProgressCallback], R], progress: ProgressCallback, needs: Needs = ONE_CORE) -> R:
+        """Run one piece of work in processes that `torch.distributed` joins, as many as the engine's settings say.
+
+        Args:
+            work: Called in each of them; once it is finished, a further call returns at once what came out.
+            progress: As in `map`; what the first process reports counts.
+            needs: Of each process.
+
+        Returns:
+            What a call in this process returns at the end.
+
+        Raises:
+            EngineError: Processes were lost too often.
+            Exception: What the work raised.
+        """
+        ...
+
     def close(self) -> None:
         """Let processes and connections go; `map` may still be called and starts them anew."""
         ...
@@ -123,7 +140,7 @@ def only_this_machine(settings: EngineSettings) -> None:
     Raises:
         EngineError: Something is.
     """
-    for key in ("address", "gpus", "device"):
+    for key in ("address", "gpus", "trainers", "device"):
         if value := getattr(settings, key):
             raise EngineError(
                 f"The engine {settings.name} runs on this machine and hands out its cores alone",

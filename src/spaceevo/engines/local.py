@@ -94,6 +94,10 @@ class LocalEngine:
             if not complete:
                 self._end()
 
+    def together(self, work: Callable[[ProgressCallback], R], progress: ProgressCallback, needs: Needs = ONE_CORE) -> R:
+        """See `Engine.together`: by this process alone, or with those that `torchrun` has started beside it."""
+        return work(progress)
+
     def close(self) -> None:
         """End the processes."""
         self._end()

@@ -6,14 +6,15 @@ Every machine needs the same spaceevo with its plug-ins, and sees the run folder
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
 from spaceevo.config import EngineSettings
 from spaceevo.engines import MAX_LOSSES, ONE_CORE, J, Needs, R, Shares, Work
-from spaceevo.errors import EngineError
+from spaceevo.errors import EngineError, SpaceEvoError
 from spaceevo.progress import ProgressCallback
 
 try:
@@ -30,12 +31,11 @@ class RayEngine:
     """See `spaceevo.engines.Engine`. A device is a custom resource of the machines that have it.
 
     Args:
-        address: Of a running cluster; empty for a new one.
-        workers: Cores of a new one; 0 for all.
+        settings: Of the recipe.
     """
 
-    def __init__(self, address: str, workers: int) -> None:
-        self._address, self._workers = address, workers
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
         self._board: Any = None  # an actor; starting one takes a second
 
     def map(
@@ -80,8 +80,18 @@ class RayEngine:
                 ray.cancel(reference, force=True)
             board.forget.remote(key)
 
+    def together(self, work: Callable[[ProgressCallback], R], progress: ProgressCallback, needs: Needs = ONE_CORE) -> R:
+        """See `Engine.together`: by Ray Train, with fewer processes where machines are lost."""
+        if count := self._settings.trainers:
+            self.connect()
+            self._check(needs)
+            job = work, count, needs
+            list(self.map(_train_together, [job], progress, needs=Needs(cpus=0)))
+        return work(progress)
+
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
+        self._board = None
         if ray.is_initialized():
             ray.shutdown()
 
@@ -91,19 +101,22 @@ class RayEngine:
         Raises:
             EngineError: It is not there.
         """
-        if ray.is_initialized():
-            return
-        start = {} if self._address else {"num_cpus": self._workers or None, "include_dashboard": False}
+        address, workers = self._settings.address, self._settings.workers
+        start: dict[str, Any] = {} if address else {"num_cpus": workers or None, "include_dashboard": False}
         try:
-            ray.init(
-                self._address or "local", log_to_driver=False, logging_level=logging.ERROR,
-                configure_logging=False, **start,
-            )  # fmt: skip
-            # On this machine, whose loss ends all anyway
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            self._board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+            if not ray.is_initialized():
+                ray.init(
+                    address or "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=False,
+                    **start,
+                )
+            if self._board is None:  # on this machine, whose loss ends all anyway
+                here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+                self._board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = f"at {self._address}" if self._address else "on this machine"
+            where = f"at {address}" if address else "on this machine"
             raise EngineError(
                 f"There is no Ray cluster {where}",
                 found=str(error).strip().splitlines()[0],
@@ -140,7 +153,7 @@ def start(settings: EngineSettings) -> RayEngine:
             found="It is not installed",
             remedy="Install it with: pip install 'spaceevo[ray]', or take the engine local",
         )
-    engine = RayEngine(settings.address, settings.workers)
+    engine = RayEngine(settings)
     engine.connect()
     return engine
 
@@ -172,6 +185,37 @@ def _run(work: Work[J, R], job: J, board: Any, place: tuple[str, int]) -> R:
             board.note.remote(place, done / total)
 
     return work(job, report)
+
+
+def _train_together(job: tuple[Callable[[ProgressCallback], Any], int, Needs], progress: ProgressCallback) -> None:
+    """Start Ray Train, and wait for it."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    work, count, needs = job
+
+    def train() -> None:
+        work(progress)
+
+    with tempfile.TemporaryDirectory() as folder:  # of Ray Train's notes; the work keeps its own checkpoints
+        trainer = TorchTrainer(
+            train,
+            scaling_config=ScalingConfig(
+                num_workers=(1, count),
+                use_gpu=needs.gpus > 0,
+                resources_per_worker={"CPU": needs.cpus} | ({"GPU": needs.gpus} if needs.gpus else {}),
+            ),
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if needs.gpus else "gloo"),
+            run_config=RunConfig(
+                name="spaceevo", storage_path=folder, failure_config=FailureConfig(max_failures=MAX_LOSSES)
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            failures = getattr(error, "worker_failures", {}).values()
+            raised = [getattr(failure, "_base_exc", failure) for failure in failures]
+            raise next((one for one in raised if isinstance(one, SpaceEvoError)), error) from None
 
 
 def _result(reference: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from spaceevo.config import EngineSettings
 from spaceevo.engines import ONE_CORE, J, Needs, R, Shares, Work, only_this_machine
@@ -31,6 +31,10 @@ class SerialEngine:
             result = work(job, report)
             report(1, 1)
             yield number, result
+
+    def together(self, work: Callable[[ProgressCallback], R], progress: ProgressCallback, needs: Needs = ONE_CORE) -> R:
+        """See `Engine.together`: by this process alone, or with those that `torchrun` has started beside it."""
+        return work(progress)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -153,6 +153,11 @@ class Context:
         return in_order(results, 1)[0]
 
     @property
+    def trainer(self) -> Needs:
+        """What each process that trains the supernet takes of a machine."""
+        return Needs(self.recipe.engine.trainer_cpus, self.recipe.engine.gpus)
+
+    @property
     def training(self) -> Needs:
         """What the training of a network takes of a machine."""
         return Needs(gpus=self.recipe.engine.gpus)

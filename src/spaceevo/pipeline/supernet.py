@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 from spaceevo.artifacts import write_atomically
@@ -16,7 +17,7 @@ from spaceevo.train.batches import split
 from spaceevo.train.checkpoints import load_weights
 from spaceevo.train.loop import TrainedFiles, train
 from spaceevo.train.losses import DISTILLATION_LOSSES
-from spaceevo.train.ranks import ALONE, Ranks
+from spaceevo.train.ranks import ALONE, Ranks, joined
 from spaceevo.train.supernet import make_supernet, sandwich
 
 NAME = "supernet"
@@ -35,13 +36,21 @@ def inputs(context: Context) -> dict[str, object]:
 
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
-    """Train, continuing from the last checkpoint; the other processes of `torchrun` join, see `help_train`."""
+    """Train, continuing from the last checkpoint, with the processes of the engine or of `torchrun`."""
     context.ranks.agree(True)
     own = space.load_space(context)
-    files, curve = train_supernet(context, own, folder, context.recipe.seed, progress, context.ranks)
+    files, curve = context.engine.together(partial(_train, context, own, folder.absolute()), progress, context.trainer)
+    files = TrainedFiles(folder / files.fp32.name, folder / files.int8.name)
     curve_path = folder / "curve.json"
     write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
     return [files.fp32, files.int8, curve_path]
+
+
+def _train(
+    context: Context, own: SearchSpace, folder: Path, progress: ProgressCallback
+) -> tuple[TrainedFiles, list[TrainingPoint]]:
+    with joined() as ranks:
+        return train_supernet(context, own, folder, context.recipe.seed, progress, ranks)
 
 
 def help_train(context: Context) -> None:

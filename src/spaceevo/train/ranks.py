@@ -122,7 +122,10 @@ def share_of(batch_size: int, accumulation: int, ranks: Ranks = ALONE) -> Share:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The processes that `torchrun` started this one with; it alone where none did."""
+    """The processes that `torchrun`, or a cluster, started this one with; it alone where none did."""
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+        return
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield ALONE

@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         """Estimate time, device time and disk of every stage, before anything is run.
 
         Short pieces of the recipe's own work are timed on this machine, which takes about a minute. Beside the
-        estimate stands what a stage took where the run folder has it finished.
+        estimate stands what a stage took where the run folder has it finished; a space that was found there counts.
         """
         from spaceevo.artifacts import write_atomically
         from spaceevo.config import load_recipe
@@ -51,12 +51,13 @@ def register(app: typer.Typer) -> None:
         if num_train is not None and rates is None:
             raise typer.BadParameter("it needs --rates: nothing is measured without data", param_hint="--num-train")
         console = Console(stderr=as_json, highlight=False)
-        from spaceevo.artifacts import RunFolder
+        from spaceevo.artifacts import MANIFEST, RunFolder
+        from spaceevo.pipeline import space
         from spaceevo.pipeline.context import Context
         from spaceevo.pipeline.plan import beside
         from spaceevo.pipeline.plan import plan as planned
         from spaceevo.pipeline.rates import load_rates, measure_rates
-        from spaceevo.pipeline.work import work_of
+        from spaceevo.pipeline.work import typical_space, work_of
         from spaceevo.progress import shown
 
         context = Context(settings, RunFolder(folder))
@@ -65,20 +66,21 @@ def register(app: typer.Typer) -> None:
             counts = len(data.train_labels), len(data.val_labels), data.num_classes
         else:
             counts = num_train, num_val, num_classes
+        found = space.load_space(context) if (folder / space.NAME / MANIFEST).exists() else None
         if rates is not None:
             speeds = load_rates(rates)
         else:
             with shown(console, "measuring speeds") as progress:
-                speeds = measure_rates(context, progress)
+                speeds = measure_rates(context, found or typical_space(context.hyperspace, counts[2]), progress)
         if save_rates is not None:
             write_atomically(save_rates, speeds.model_dump_json(indent=1))
-        work = work_of(settings, context.hyperspace, *counts)
-        found = beside(planned(settings, work, speeds, machines, efficiency), folder)
+        work = work_of(settings, context.hyperspace, *counts, found)
+        result = beside(planned(settings, work, speeds, machines, efficiency), folder)
         if as_json:
-            typer.echo(found.model_dump_json(indent=1))
+            typer.echo(result.model_dump_json(indent=1))
             return
-        console.print(_table(found))
-        console.print(_sentence(found), soft_wrap=True)
+        console.print(_table(result))
+        console.print(_sentence(result), soft_wrap=True)
 
 
 def _table(found: Any) -> Table:

@@ -26,6 +26,7 @@ from spaceevo.predict.fit import random_subnets
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import Rates
 from spaceevo.seeding import python_random
+from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split, to_input
 from spaceevo.train.distillation import distill_cell, load_features, write_features
@@ -48,22 +49,24 @@ class _Enough(Exception):
     """Ends a training that is timed."""
 
 
-def measure_rates(context: Context, progress: ProgressCallback) -> Rates:
+def measure_rates(context: Context, space: SearchSpace, progress: ProgressCallback) -> Rates:
     """Time pieces of a recipe's work; takes about a minute for small images.
 
     Args:
         context: The recipe; its folder is used for the data's cache only.
+        space: Whose supernet is trained: the one that was found, or `typical_space`.
         progress: Called with work done and in all.
     """
     with tempfile.TemporaryDirectory() as folder:
         own = Context(context.recipe, RunFolder(Path(folder)))
         vars(own).update(data=context.data, engine=context.engine, target=context.target)
         measure_s = _measure_s(own, part(progress, 0, 0.2))
-        supernet_fp32 = _supernet_rate(own, "fp32", part(progress, 0.2, 0.35))
-        supernet_int8 = _supernet_rate(own, "lsq+", part(progress, 0.35, 0.5))
+        supernet_fp32 = _supernet_rate(own, space, "fp32", part(progress, 0.2, 0.35))
+        supernet_int8 = _supernet_rate(own, space, "lsq+", part(progress, 0.35, 0.5))
         teacher = _teacher_rate(own)
         cells = _cells(own, part(progress, 0.55, 0.85))
-        evaluate = _evaluation_rate(context, part(progress, 0.85, 1))
+        typical = typical_space(context.hyperspace, context.data.num_classes)
+        evaluate = _evaluation_rate(context, typical, part(progress, 0.85, 1))
     workers = num_workers(context.recipe.engine)
     return Rates(
         machine=f"{platform.processor() or platform.machine()}, {workers} cores, torch {torch.__version__}",
@@ -119,9 +122,9 @@ def _measure_s(context: Context, progress: ProgressCallback) -> float | None:
     return (time.monotonic() - start) / (NUM_MEASURED - 1)
 
 
-def _supernet_rate(context: Context, phase: str, progress: ProgressCallback) -> float:
-    """MACs per second of a phase, on a space of medium size."""
-    recipe, own = context.recipe, typical_space(context.hyperspace, context.data.num_classes)
+def _supernet_rate(context: Context, own: SearchSpace, phase: str, progress: ProgressCallback) -> float:
+    """MACs per second of a phase."""
+    recipe = context.recipe
     images, *_ = split(context.data, recipe.data.search_share, recipe.seed)
     images = images.take(slice(recipe.supernet.batch_size))  # one batch: an epoch is a step
     network = make_supernet(own, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
@@ -215,17 +218,18 @@ def _time_cell(context: Context, cell: tuple[int, int], progress: ProgressCallba
     )
 
 
-def _evaluation_rate(context: Context, progress: ProgressCallback) -> float:
+def _evaluation_rate(context: Context, own: SearchSpace, progress: ProgressCallback) -> float:
     """MACs per second of evaluating random subnets of a quantized supernet."""
-    own = typical_space(context.hyperspace, context.data.num_classes)
     rng = python_random(context.recipe.seed, PURPOSE, "evaluations")
     count = num_workers(context.recipe.engine)
     jobs = [[own.sample(rng) for _ in range(EVALUATIONS_PER_WORKER)] for _ in range(count)]
-    return _rate([piece for _, piece in context.engine.map(partial(_time_evaluations, context), jobs, progress)])
+    return _rate([piece for _, piece in context.engine.map(partial(_time_evaluations, context, own), jobs, progress)])
 
 
-def _time_evaluations(context: Context, subnets: list[Subnet], progress: ProgressCallback) -> tuple[float, float]:
-    recipe, own = context.recipe, typical_space(context.hyperspace, context.data.num_classes)
+def _time_evaluations(
+    context: Context, own: SearchSpace, subnets: list[Subnet], progress: ProgressCallback
+) -> tuple[float, float]:
+    recipe = context.recipe
     images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
     held_out = held_out.take(slice(recipe.subnets.num_images))
     network = make_supernet(own, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)

@@ -67,7 +67,14 @@ class RunWork:
     disk_mib: dict[str, float]
 
 
-def work_of(recipe: Recipe, hyperspace: Hyperspace, num_train: int, num_val: int, num_classes: int) -> RunWork:
+def work_of(
+    recipe: Recipe,
+    hyperspace: Hyperspace,
+    num_train: int,
+    num_val: int,
+    num_classes: int,
+    found: SearchSpace | None = None,
+) -> RunWork:
     """Count the work of a whole run; where draws decide, its mean over random spaces and subnets.
 
     Args:
@@ -76,12 +83,14 @@ def work_of(recipe: Recipe, hyperspace: Hyperspace, num_train: int, num_val: int
         num_train: Training images, those held out for the search included.
         num_val: Validation images.
         num_classes: Of the logits.
+        found: The space that the search has found, if it has been run: that of the supernet.
     """
     own, blocks = recipe.supernet, recipe.blocks
     num_images = num_train - max(1, round(recipe.data.search_share * num_train))
     spaces = _spaces(hyperspace, num_classes)
-    sandwich = mean(_sandwich_macs(space, own.num_random) for space in spaces)
-    subnet = mean(_random_macs(space) for space in spaces)
+    supernets = [found] if found else spaces
+    sandwich = mean(_sandwich_macs(space, own.num_random) for space in supernets)
+    subnet = mean(_random(space, "macs") for space in spaces)  # those within the budgets
     num_budgets = AUTO_BUDGETS if recipe.budgets_ms == "auto" else len(recipe.budgets_ms)
     teacher_macs = mean(_teacher_macs(hyperspace, num_classes))
     num_maps = min(num_images, blocks.num_images + blocks.score_images)
@@ -97,7 +106,8 @@ def work_of(recipe: Recipe, hyperspace: Hyperspace, num_train: int, num_val: int
     widths.append(hyperspace.searched[-1].widths[-1])
     maps_bytes = 2 * num_maps * sum(w * s**2 for own_sizes in sizes.values()
                                     for w, s in zip(widths, own_sizes, strict=True))  # fmt: skip
-    weights = mean(space.largest().num_params for space in spaces) * 4 * FILES_PER_WEIGHT
+    weights = mean(space.largest().num_params for space in supernets) * 4 * FILES_PER_WEIGHT
+    own_weights = mean(_random(space, "num_params") for space in spaces) * 4
     return RunWork(
         measured={
             "study": num_chains(hyperspace, recipe.study.conv_widths, recipe.study.widths, recipe.study.sizes),
@@ -118,8 +128,8 @@ def work_of(recipe: Recipe, hyperspace: Hyperspace, num_train: int, num_val: int
         disk_mib={
             "blocks": maps_bytes / MIB,
             "supernet": weights / MIB,
-            "baselines": num_budgets * weights / MIB,
-            "export": num_budgets * 2 * weights / FILES_PER_WEIGHT * 2 / MIB,
+            "baselines": num_budgets * FILES_PER_WEIGHT * own_weights / MIB,
+            "export": num_budgets * 2 * 2.25 * own_weights / MIB,  # float32, 8 bits, and what both come from
         },
     )
 
@@ -184,13 +194,14 @@ def _spaces(hyperspace: Hyperspace, num_classes: int) -> list[SearchSpace]:
     return [hyperspace.space(hyperspace.sample(rng), num_classes) for _ in range(NUM_SPACES)]
 
 
-def _random_macs(space: SearchSpace) -> float:
+def _random(space: SearchSpace, cost: str) -> float:
+    """Mean of a cost over random subnets."""
     rng = python_random(0, "work", space.encoding)
-    return mean(space.sample(rng).macs for _ in range(NUM_SAMPLES))
+    return float(mean(getattr(space.sample(rng), cost) for _ in range(NUM_SAMPLES)))
 
 
 def _sandwich_macs(space: SearchSpace, num_random: int) -> float:
-    return space.largest().macs + space.smallest().macs + num_random * _random_macs(space)
+    return space.largest().macs + space.smallest().macs + num_random * _random(space, "macs")
 
 
 def _generations(settings: SubnetsSettings, num_budgets: int) -> tuple[int, ...]:

@@ -120,7 +120,8 @@ class RayEngine:
             raise EngineError(
                 f"There is no Ray cluster {where}",
                 found=str(error).strip().splitlines()[0],
-                remedy="Start one (`ray start --head`), correct engine.address, or leave it out",
+                remedy="Start one (`ray start --head`), correct engine.address, or leave it out; a cluster with token "
+                "authentication wants RAY_AUTH_MODE=token and its token",
             ) from error
 
     @staticmethod

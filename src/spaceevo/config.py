@@ -187,7 +187,7 @@ class CompareSettings(Settings):
 
 
 class EngineSettings(Settings):
-    """Where independent jobs run; results do not depend on it."""
+    """Where independent jobs run; results depend on no key of it but `trainers`."""
 
     name: str = Field(
         "local", description="local: processes of this machine; ray: a cluster; serial: one job at a time."

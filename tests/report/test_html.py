@@ -91,7 +91,7 @@ def test_the_numbers_are_there(page: Page) -> None:
         "Block type mbv1-dual-relu in stage3 is excluded: the loss stayed above 0.95 (after 3 trainings).",
         "avx2, avx512f, avx512_vnni",
         "−127 to 127.",
-        "Peak memory 2,346 MiB",
+        "Peak memory of the main process 2,346 MiB",
         "30 min 45 s in all stages",
         "torch 2.13.0",
         "micro-413-223",

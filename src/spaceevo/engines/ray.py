@@ -6,6 +6,7 @@ Every machine needs the same spaceevo with its plug-ins, and sees the run folder
 from __future__ import annotations
 
 import logging
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ except ImportError:
 
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_REPORTS = 0.3
+SECONDS_TO_CONNECT = 10.0
 
 
 class RayEngine:
@@ -104,6 +106,9 @@ class RayEngine:
         address, workers = self._settings.address, self._settings.workers
         start: dict[str, Any] = {} if address else {"num_cpus": workers or None, "include_dashboard": False}
         try:
+            host, _, port = address.rpartition(":")
+            if port.isdigit() and "/" not in host:  # Ray itself would wait for minutes
+                socket.create_connection((host, int(port)), SECONDS_TO_CONNECT).close()
             if not ray.is_initialized():
                 ray.init(
                     address or "local",
@@ -115,7 +120,7 @@ class RayEngine:
             if self._board is None:  # on this machine, whose loss ends all anyway
                 here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
                 self._board = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             where = f"at {address}" if address else "on this machine"
             raise EngineError(
                 f"There is no Ray cluster {where}",

@@ -158,9 +158,14 @@ def test_unknown_engines_are_told():
 
 def test_the_engine_ray_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "spaceevo.engines.ray", raising=False)  # fetched back afterwards
-    with pytest.raises(EngineError, match=r"not installed.*pip install 'spaceevo\[ray\]'"):
-        engines.start(EngineSettings(name="ray"))
+    imported = sys.modules.pop("spaceevo.engines.ray", None)
+    try:
+        with pytest.raises(EngineError, match=r"not installed.*pip install 'spaceevo\[ray\]'"):
+            engines.start(EngineSettings(name="ray"))
+    finally:  # what was imported without ray must not stay
+        sys.modules.pop("spaceevo.engines.ray", None)
+        if imported is not None:
+            sys.modules["spaceevo.engines.ray"] = imported
 
 
 def test_a_cluster_that_is_not_there_is_told():

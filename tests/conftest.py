@@ -20,6 +20,8 @@ from hypothesis import settings
 # Threads that wait without spinning: on a loaded machine spinning makes every step many times slower. Read by torch
 # when it is imported, here and in the processes that tests start. Results are equal for an equal number of threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A cluster that a test starts in this process would want Ray's token of processes that were given none.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 NUM_THREADS = 2
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -103,13 +103,14 @@ class Shares:
     """Adds up how far jobs are.
 
     Args:
-        sizes: How much work each is.
+        count: Of the jobs.
+        sizes: How much work each is; all alike where there are none.
         progress: To tell.
     """
 
-    def __init__(self, sizes: Sequence[float], progress: ProgressCallback) -> None:
-        self._sizes = sizes
-        self._done = [0.0] * len(sizes)
+    def __init__(self, count: int, sizes: Sequence[float], progress: ProgressCallback) -> None:
+        self._sizes = sizes or [1.0] * count
+        self._done = [0.0] * count
         self._progress = progress
 
     def set(self, job: int, share: float) -> None:

@@ -51,7 +51,7 @@ class LocalEngine:
         needs: Needs = ONE_CORE,
     ) -> Iterator[tuple[int, R]]:
         """See `Engine.map`."""
-        shares = Shares(sizes or [1.0] * len(jobs), progress)
+        shares = Shares(len(jobs), sizes, progress)
         waiting, losses = deque(range(len(jobs))), [0] * len(jobs)
         free = list(range(max(1, self._workers // max(1, needs.cpus)) if not needs.device else 1))
         running: dict[Future[R], tuple[int, int]] = {}
@@ -137,7 +137,12 @@ def start(settings: EngineSettings) -> LocalEngine:
         EngineError: Something is asked for that takes a cluster.
     """
     only_this_machine(settings)
-    return LocalEngine(settings.workers or len(os.sched_getaffinity(0)))
+    return LocalEngine(num_workers(settings))
+
+
+def num_workers(settings: EngineSettings) -> int:
+    """Jobs that run at a time on this machine."""
+    return settings.workers or len(os.sched_getaffinity(0))
 
 
 def _module_of(work: Callable[..., Any]) -> str:

@@ -53,7 +53,7 @@ class RayEngine:
             return
         self.connect()
         self._check(needs)
-        shares = Shares(sizes or [1.0] * len(jobs), progress)
+        shares = Shares(len(jobs), sizes, progress)
         options = {
             "num_cpus": needs.cpus,
             "num_gpus": needs.gpus,

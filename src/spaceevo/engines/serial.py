@@ -21,7 +21,7 @@ class SerialEngine:
         needs: Needs = ONE_CORE,
     ) -> Iterator[tuple[int, R]]:
         """See `Engine.map`."""
-        shares = Shares(sizes or [1.0] * len(jobs), progress)
+        shares = Shares(len(jobs), sizes, progress)
         for number, job in enumerate(jobs):
 
             def report(done: int, total: int, number: int = number) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 
 from spaceevo.artifacts import RunFolder
-from spaceevo.config import EngineSettings
+from spaceevo.engines.local import num_workers
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.nets.network import Program, program_of
+from spaceevo.pipeline.blocks import all_cells
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import measured_subnets, one_core
 from spaceevo.pipeline.memory import peak_rss_mib
@@ -100,11 +101,6 @@ def load_rates(path: Path) -> Rates:
         ) from error
 
 
-def num_workers(settings: EngineSettings) -> int:
-    """Jobs that run at a time on this machine."""
-    return settings.workers or torch.get_num_threads()
-
-
 def _rate(pieces: Sequence[tuple[float, float]]) -> float:
     """Work per second over (work, seconds) pairs."""
     return sum(work for work, _ in pieces) / sum(seconds for _, seconds in pieces)
@@ -182,8 +178,7 @@ class _CellTimes:
 def _cells(context: Context, progress: ProgressCallback) -> list[_CellTimes]:
     """Random cells, as many at a time as there are workers."""
     rng = python_random(context.recipe.seed, PURPOSE, "cells")
-    searched = context.hyperspace.searched
-    cells = [(index, block) for index, stage in enumerate(searched) for block in range(len(stage.choices))]
+    cells = all_cells(context.hyperspace)
     chosen = [rng.choice(cells) for _ in range(CELLS_PER_WORKER * num_workers(context.recipe.engine))]
     return [times for _, times in context.engine.map(partial(_time_cell, context), chosen, progress)]
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, median_low
 
 from spaceevo.config import BlocksSettings, Recipe, SubnetsSettings
 from spaceevo.measure.study import num_chains
+from spaceevo.pipeline.blocks import all_cells
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.subnets import NUM_MEASURED
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import Stage, Subnet, network_layers, stage_layers
+from spaceevo.spaces.subnet import Stage, stage_layers
 from spaceevo.train.distillation import NUM_RANDOM, in_widths_of
 from spaceevo.train.evaluation import BATCH_SIZE
 from spaceevo.train.teachers import builtin_teacher, map_sizes
@@ -96,11 +97,7 @@ def work_of(
     num_maps = min(num_images, blocks.num_images + blocks.score_images)
     score_images = min(recipe.subnets.num_images, num_train - num_images)
     recalibrated = min(num_images, recipe.subnets.recalibration_batches * BATCH_SIZE)
-    cells = tuple(
-        cell_macs(hyperspace, index, block, blocks)
-        for index, stage in enumerate(hyperspace.searched)
-        for block in range(len(stage.choices))
-    )
+    cells = tuple(cell_macs(hyperspace, *cell, blocks) for cell in all_cells(hyperspace))
     sizes = {r: map_sizes(hyperspace, r) for r in hyperspace.resolutions}
     widths = [_in_width(hyperspace, index) for index in range(len(hyperspace.searched))]
     widths.append(hyperspace.searched[-1].widths[-1])
@@ -180,8 +177,7 @@ def maps_macs(hyperspace: Hyperspace, num_classes: int, num_images: int) -> floa
 def _teacher_macs(hyperspace: Hyperspace, num_classes: int) -> list[int]:
     """By resolution."""
     teacher = builtin_teacher(hyperspace, num_classes)
-    subnets = [Subnet(r, teacher.stages, teacher.head, num_classes) for r in hyperspace.resolutions]
-    return [sum(layer.macs for layer in network_layers(subnet)) for subnet in subnets]
+    return [replace(teacher, resolution=resolution).macs for resolution in hyperspace.resolutions]
 
 
 def _in_width(hyperspace: Hyperspace, index: int) -> int:

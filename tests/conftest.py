@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -90,6 +92,51 @@ def tiny(tiny_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
             assert done.returncode == 0, done.stderr
             told.write_text(json.dumps([done.stdout, done.stderr]))
     return TinyRun(shared / "run", recipe, tiny_env, subprocess.CompletedProcess([], 0, *json.loads(told.read_text())))
+
+
+@dataclass
+class ObjectStore:
+    """A server that speaks S3, on this machine."""
+
+    url: str
+    server: Any
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """The server is down meanwhile; it keeps what it has."""
+        self.server.stop()
+        try:
+            yield
+        finally:
+            self.server.start()
+
+
+@pytest.fixture
+def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """An empty one, which processes that are started meanwhile find too."""
+    import logging
+    import socket
+
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server.start()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",  # s3fs itself tries several times
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"s3://bucket-{port}"
+    fsspec.core.url_to_fs(bucket, skip_instance_cache=True)[0].mkdir(bucket)
+    yield ObjectStore(bucket, server)
+    server.stop()
 
 
 @pytest.fixture

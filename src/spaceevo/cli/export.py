@@ -34,8 +34,8 @@ def register(app: typer.Typer) -> None:
         runtime: RuntimeOption = None,
         data: DataOption = None,
         out: Annotated[
-            Path | None,
-            typer.Option("--out", help="Folder for the files, or of the run where a recipe is given."),
+            str | None,
+            typer.Option("--out", help="Folder for the files; where a recipe is given, as of `spaceevo run`."),
         ] = None,
         as_json: JsonOption = False,
     ) -> None:
@@ -59,7 +59,7 @@ def register(app: typer.Typer) -> None:
         for path, name in jobs:
             with shown(console, f"{path.stem} for {name}") as progress:
                 try:
-                    handed_out = handout.export_network(path, name, out or path.parent, data, progress)
+                    handed_out = handout.export_network(path, name, Path(out or path.parent), data, progress)
                     verified.append(handed_out.verification)
                 except handout.FAILURES as error:
                     failures.append({"network": str(path), "runtime": name, "error": str(error)})

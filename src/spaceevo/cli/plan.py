@@ -47,7 +47,6 @@ def register(app: typer.Typer) -> None:
         from spaceevo.config import load_recipe
 
         settings = load_recipe(recipe)
-        folder = out or Path("runs") / settings.name
         if num_train is not None and rates is None:
             raise typer.BadParameter("it needs --rates: nothing is measured without data", param_hint="--num-train")
         console = Console(stderr=as_json, highlight=False)
@@ -59,7 +58,11 @@ def register(app: typer.Typer) -> None:
         from spaceevo.pipeline.rates import load_rates, measure_rates
         from spaceevo.pipeline.work import typical_space, work_of
         from spaceevo.progress import shown
+        from spaceevo.storage import located
 
+        folder, storage = located(out or Path("runs") / settings.name)
+        if storage:
+            storage.joined().pull()
         context = Context(settings, RunFolder(folder))
         if num_train is None:
             data = context.data

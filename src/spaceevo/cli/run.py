@@ -27,7 +27,10 @@ STAGE_VERBS = {
 _RECIPE_VERB = "recipe"
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="The run folder; runs/NAME without it.", show_default=False)
+    str | None,
+    typer.Option(
+        "--out", help="The run folder, or s3://BUCKET/PATH and the like; runs/NAME without it.", show_default=False
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
@@ -84,12 +87,12 @@ def _register_stage(app: typer.Typer, name: str, text: str) -> None:
         run_until(recipe, out, name, as_json)
 
 
-def run_until(recipe_path: Path, out: Path | None, stage: str, as_json: bool) -> None:
+def run_until(recipe_path: Path, out: str | Path | None, stage: str, as_json: bool) -> None:
     """Run a recipe up to a stage and print what came out.
 
     Args:
         recipe_path: The recipe.
-        out: The run folder; None takes `runs/NAME`.
+        out: The run folder or its URL; None takes `runs/NAME`.
         stage: The last stage.
         as_json: Print JSON to standard output, and progress to standard error.
     """
@@ -117,29 +120,32 @@ def run_until(recipe_path: Path, out: Path | None, stage: str, as_json: bool) ->
     console.print(f"Report: {(folder / report.REPORT).resolve()}", highlight=False, soft_wrap=True)
 
 
-def run_stage(recipe_path: Path, out: Path | None, stage: str, console: Console) -> Any:
+def run_stage(recipe_path: Path, out: str | Path | None, stage: str, console: Console) -> Any:
     """Run a recipe up to a stage; its context. Under `torchrun`, all but the first process only train, and exit.
 
     Args:
         recipe_path: The recipe.
-        out: The run folder; None takes `runs/NAME`.
+        out: The run folder or its URL; None takes `runs/NAME`.
         stage: The last stage.
         console: For progress.
     """
     from spaceevo.config import load_recipe
+    from spaceevo.storage import located
 
     recipe = load_recipe(recipe_path)
-    folder = out or Path("runs") / recipe.name
+    place = out or Path("runs") / recipe.name
+    folder, storage = located(place)
     if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes; told before torch takes seconds to load
-        console.print(f"Run folder: {folder}", highlight=False, soft_wrap=True)
+        here = f", here in {folder}" if storage else ""
+        console.print(f"Run folder: {place}{here}", highlight=False, soft_wrap=True)
     from spaceevo import pipeline
     from spaceevo.train.ranks import joined
 
     with joined() as ranks:
         if not ranks.is_first:
-            pipeline.help_train(recipe, folder, ranks)
+            pipeline.help_train(recipe, place, ranks)
             raise typer.Exit
         try:
-            return pipeline.run(recipe, folder, console, stage, ranks)
+            return pipeline.run(recipe, place, console, stage, ranks)
         finally:
             ranks.agree(False)  # the others may end

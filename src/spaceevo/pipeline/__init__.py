@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from spaceevo.pipeline import baselines, blocks, compare, export, predict, repor
 from spaceevo.pipeline.context import Context, StageModule, write_recipe
 from spaceevo.pipeline.memory import peak_rss_mib, return_free_memory
 from spaceevo.progress import shown
+from spaceevo.storage import located
 from spaceevo.train.ranks import ALONE, Ranks
 
 STAGES: tuple[StageModule, ...] = (
@@ -34,12 +36,12 @@ FURTHER: tuple[StageModule, ...] = (compare,)
 SECONDS_BETWEEN_NOTES = 5.0
 
 
-def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME, ranks: Ranks = ALONE) -> Context:
+def run(recipe: Recipe, place: Path | str, console: Console, until: str = report.NAME, ranks: Ranks = ALONE) -> Context:
     """Run a stage of a recipe and all that it needs, each unless it is finished with the same inputs.
 
     Args:
         recipe: The recipe.
-        folder: The run folder; made where absent.
+        place: The run folder, made where absent; or the URL of one in an object store (`spaceevo.storage`).
         console: Where progress is shown.
         until: Name of the stage.
         ranks: The processes that train the supernet together; the others call `help_train`.
@@ -50,9 +52,14 @@ def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME
     Raises:
         SpaceEvoError: Whatever is wrong; finished stages and checkpoints are kept.
     """
-    context = Context(recipe, RunFolder(folder), ranks)
+    folder, storage = located(place)
+    context = Context(recipe, RunFolder(folder), ranks, storage)
     wanted = _with_needs(until)
-    with context.run.locked():
+
+    def say(sentence: str) -> None:
+        console.print(f"      {sentence}", highlight=False)
+
+    with context.run.locked(), storage.held(say) if storage else nullcontext(lambda: None) as check:
         shutil.rmtree(context.work_dir, ignore_errors=True)  # what a killed process left there
         # What is wrong with them is told before long work
         _ = context.target, context.hyperspace, context.data, context.engine
@@ -62,18 +69,23 @@ def run(recipe: Recipe, folder: Path, console: Console, until: str = report.NAME
             for number, stage in enumerate(wanted, start=1):
                 needed = {name: outputs[name] for name in stage.NEEDS}
                 input_hash = content_hash({"stage": stage.NAME, "inputs": stage.inputs(context), "needs": needed})
-                outputs[stage.NAME] = _run_stage(context, stage, input_hash, f"[{number}/{len(wanted)}]", console)
+                outputs[stage.NAME] = _run_stage(
+                    context, stage, input_hash, f"[{number}/{len(wanted)}]", console, check
+                )
         if until == report.NAME:
             report.publish(context)
     return context
 
 
-def help_train(recipe: Recipe, folder: Path, ranks: Ranks) -> None:
+def help_train(recipe: Recipe, place: Path | str, ranks: Ranks) -> None:
     """What the other processes of `torchrun` do while the first one runs a recipe: train the supernet with it."""
-    supernet.help_train(Context(recipe, RunFolder(folder), ranks))
+    folder, storage = located(place)
+    supernet.help_train(Context(recipe, RunFolder(folder), ranks, storage))
 
 
-def _run_stage(context: Context, stage: StageModule, input_hash: str, label: str, console: Console) -> str:
+def _run_stage(
+    context: Context, stage: StageModule, input_hash: str, label: str, console: Console, check: Callable[[], None]
+) -> str:
     folder = context.run.stage(stage.NAME)
     manifest = folder.finished(input_hash)
     if manifest is not None:
@@ -88,6 +100,7 @@ def _run_stage(context: Context, stage: StageModule, input_hash: str, label: str
         def progress(done: int, total: int) -> None:
             nonlocal noted
             interrupts.check()
+            check()
             if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
                 noted = time.monotonic()
                 folder.note_spent(input_hash, before + noted - start)

@@ -21,9 +21,11 @@ from spaceevo.errors import DataError, EngineError, RecipeError
 from spaceevo.measure.store import Store
 from spaceevo.measure.target import RUNTIMES, describe
 from spaceevo.pipeline.provenance import versions
+from spaceevo.pipeline.stored_engine import StoredEngine
 from spaceevo.progress import ProgressCallback, silent
 from spaceevo.records import Arithmetic, ImageData, TargetDescription
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
+from spaceevo.storage import Storage
 from spaceevo.train.ranks import ALONE, Ranks
 
 DATASETS = "spaceevo.train.datasets"
@@ -68,11 +70,13 @@ class Context:
         recipe: The recipe.
         run: The run folder.
         ranks: The processes that train the supernet together.
+        storage: Where the run folder is kept beside this machine, if anywhere.
     """
 
     recipe: Recipe
     run: RunFolder
     ranks: Ranks = ALONE
+    storage: Storage | None = None
 
     @classmethod
     def of_folder(cls, path: Path) -> Context:
@@ -88,7 +92,7 @@ class Context:
 
     def __reduce__(self) -> tuple[Any, ...]:
         recipe = self.recipe.model_copy(update={"engine": EngineSettings(name="serial")})
-        return _of_job, (recipe, RunFolder(self.run.path.absolute()), vars(self).get("target"))
+        return _of_job, (recipe, RunFolder(self.run.path.absolute()), self.storage, vars(self).get("target"))
 
     @cached_property
     def engine(self) -> Engine:
@@ -98,7 +102,9 @@ class Context:
             PluginError: No such engine.
             EngineError: It cannot run here.
         """
-        return start(self.recipe.engine)
+        engine = start(self.recipe.engine)
+        # With an address there are other machines
+        return StoredEngine(engine, self.storage) if self.storage and self.recipe.engine.address else engine
 
     @cached_property
     def hyperspace(self) -> Hyperspace:
@@ -187,15 +193,16 @@ def _describe(context: Context, progress: ProgressCallback) -> TargetDescription
     return describe(settings.name, settings.threads, settings.cores)
 
 
-def _of_job(recipe: Recipe, run: RunFolder, target: TargetDescription | None) -> Context:
+def _of_job(recipe: Recipe, run: RunFolder, storage: Storage | None, target: TargetDescription | None) -> Context:
     """The context of a job, maybe on another machine: the target stays the one that the run has described."""
-    if not run.path.is_dir():
+    if storage is None and not run.path.is_dir():
         raise EngineError(
             f"{platform.node()} does not see the run folder",
             found=f"There is no folder {run.path}",
-            remedy="Give a folder with --out that all machines of the cluster share, under the same path",
+            remedy="Give one with --out that all machines of the cluster share under the same path, or a place in an "
+            "object store",
         )
-    context = Context(recipe, run)
+    context = Context(recipe, run, storage=storage)
     if target is not None:
         vars(context)["target"] = target
     return context

@@ -37,6 +37,8 @@ def inputs(context: Context) -> dict[str, object]:
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Train, continuing from the last checkpoint, with the processes of the engine or of `torchrun`."""
+    if context.storage and context.ranks.count > 1:
+        context.storage.push()
     context.ranks.agree(True)
     own = space.load_space(context)
     files, curve = context.engine.together(partial(_train, context, own, folder.absolute()), progress, context.trainer)
@@ -56,6 +58,8 @@ def _train(
 def help_train(context: Context) -> None:
     """What the other processes of `torchrun` do: wait for the first one, train with it, until it has ended."""
     while context.ranks.agree(False):
+        if context.storage:
+            context.storage.joined().pull()
         folder = context.run.stage(NAME).path
         train_supernet(context, space.load_space(context), folder, context.recipe.seed, silent, context.ranks)
 

@@ -1,0 +1,134 @@
+"""The tiny run in an object store: the same files, on whichever machine it goes on, also while the store is away."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import yaml
+
+from spaceevo.artifacts import Manifest
+
+SECONDS_AWAY = 20
+#: The whole tiny distillation takes seconds.
+OFTEN = "from spaceevo import storage; storage.SECONDS_BETWEEN_PUSHES = 0.2"
+
+
+def files(folder: Path, stage: str) -> Any:
+    return Manifest.model_validate_json((folder / stage / "stage.json").read_bytes()).files
+
+
+def versions_there(url: str) -> dict[str, str]:
+    """By name in the run folder."""
+    file_system, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
+    found = file_system.find(root, detail=True)
+    return {name.removeprefix(root).lstrip("/"): info["ETag"] for name, info in found.items()}
+
+
+def cells(versions: dict[str, str]) -> dict[str, str]:
+    """Those that are finished."""
+    return {name: version for name, version in versions.items() if re.fullmatch(r"blocks/cells/\d+-\d+\.json", name)}
+
+
+def wait_for(process: Any, is_there: Callable[[], Any]) -> None:
+    end = time.monotonic() + 120
+    while not is_there():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, object_store: Any, tiny: Any) -> Callable[[str], dict[str, Any]]:
+    """The environment of a machine of a name, by the folder where it keeps its copies."""
+
+    def of(name: str) -> dict[str, Any]:
+        settings = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+        return {"env": {**tiny.env, **settings, "XDG_CACHE_HOME": str(tmp_path / name)}}
+
+    return of
+
+
+def copy_of_run(home: Path) -> Path:
+    (folder,) = (home / "spaceevo").iterdir()
+    return folder
+
+
+@pytest.mark.timeout(600)
+def test_another_machine_goes_on_while_the_store_comes_and_goes(
+    tiny: Any, tmp_path: Path, object_store: Any, machine: Any
+) -> None:
+    url = f"{object_store.url}/runs/tiny"
+    with tiny.start("blocks", tiny.recipe, "--out", url, script=OFTEN, **machine("first")) as process:
+        wait_for(process, lambda: cells(versions_there(url)))
+        process.kill()
+        process.communicate()
+    before = versions_there(url)
+    finished = cells(before)
+    assert "blocks/stage.json" not in before
+
+    # The first machine is gone, and seen a while ago
+    file_system, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
+    held = json.loads(file_system.cat_file(f"{root}/.holder.json"))
+    file_system.pipe_file(f"{root}/.holder.json", json.dumps({**held, "machine": "first", "seen": 0}).encode())
+    with tiny.start("blocks", tiny.recipe, "--out", url, script=OFTEN, **machine("second")) as process:
+        wait_for(process, lambda: len(versions_there(url)) > len(before))
+        with object_store.away():
+            time.sleep(SECONDS_AWAY)
+        stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert f"{url} does not answer" in " ".join(stdout.split())
+    assert "answers again" in stdout
+
+    folder = copy_of_run(tmp_path / "second")
+    assert files(folder, "blocks") == files(tiny.folder, "blocks")
+    after = versions_there(url)
+    assert {name: after[name] for name in finished} == finished, "what was finished is not done again"
+    here = {path.relative_to(folder).as_posix() for path in (folder / "blocks").rglob("*.*") if path.suffix != ".lock"}
+    assert {name for name in after if name.startswith("blocks/")} == here
+
+
+@pytest.fixture
+def cluster(tiny: Any, tmp_path: Path, machine: Any) -> Iterator[str]:
+    """Two machines that share no folder: one that runs recipes, and one of another name that takes all jobs."""
+    pytest.importorskip("ray", reason="ray is not installed")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "-u", "true"], check=False).returncode:
+        pytest.skip("no permission to make a machine of another name and with folders of its own")
+    environment = machine("home")["env"]
+    caches, command = environment["XDG_CACHE_HOME"], Path(sys.executable).with_name("ray")
+    Path(caches).mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        head = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        head.connect()
+        start = f"hostname elsewhere; mount -t tmpfs tmpfs {caches}; exec {command} start --block --num-cpus 1 --address"
+        with subprocess.Popen(["unshare", "-m", "-u", "sh", "-c", f"{start} {head.address}"], env=environment) as other:
+            wait_for(other, lambda: len([node for node in ray.nodes() if node["Alive"]]) == 2)
+            yield head.address
+            other.terminate()
+        head.shutdown()
+
+
+@pytest.mark.timeout(600)
+def test_machines_that_share_no_folder_give_the_same(
+    tiny: Any, tmp_path: Path, object_store: Any, machine: Any, cluster: str
+) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    content = yaml.safe_load(tiny.recipe.read_text())
+    recipe.write_text(yaml.safe_dump({**content, "engine": {"name": "ray", "address": cluster}}))
+    done = tiny.command("subnets", recipe, "--out", f"{object_store.url}/tiny", **machine("home"))
+    assert done.returncode == 0, done.stderr
+    folder = copy_of_run(tmp_path / "home")
+    assert files(folder, "blocks") == files(tiny.folder, "blocks")

@@ -1,10 +1,12 @@
 """Run folders in an object store: equal here and there, one session at a time, nothing lost while the store is away."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,6 +20,7 @@ from spaceevo.artifacts import write_atomically
 from spaceevo.errors import RunLockedError, StorageError
 from spaceevo.storage import HOLDER, Storage, located, this_machine
 
+DATABASE = "measurements.sqlite"
 Tree = dict[str, bytes]
 
 
@@ -135,37 +138,57 @@ def test_a_helper_belongs_to_the_session(url: str, tmp_path: Path) -> None:
 
 def test_only_what_lasts_is_kept(url: str, tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    for name in ("cache/data.npy", "work/model.onnx", "blocks/cells/teacher.lock", ".lock", "blocks/.file.1.tmp"):
+    for name in (
+        "stage/work/file",
+        "cache/data.npy",
+        "work/model.onnx",
+        "blocks/cells/teacher.lock",
+        ".lock",
+        "blocks/.file.1.tmp",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
     write(folder, empty="", cache="a file of this name")
     with session(url, folder).held(silent):
         pass
-    assert names_there(url) == {HOLDER, "stage/empty", "stage/cache"}
+    assert names_there(url) == {HOLDER, "stage/empty", "stage/cache", "stage/work/file"}
 
 
 def test_a_database_that_is_being_written(url: str, tmp_path: Path) -> None:
-    import sqlite3
-
-    first, second = tmp_path / "a", tmp_path / "b"
-    first.mkdir()
-    connection = sqlite3.connect(first / "measurements.sqlite", isolation_level=None)
+    first, second = session(url, tmp_path / "a"), session(url, tmp_path / "b")
+    first.folder.mkdir()
+    connection = sqlite3.connect(first.folder / DATABASE, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("CREATE TABLE t (x)")
-    with session(url, first).held(silent):
-        for number in range(3):
-            connection.execute("INSERT INTO t VALUES (?)", (number,))
-        assert (first / "measurements.sqlite-wal").stat().st_size
-    other = sqlite3.connect
-    with session(url, second).held(silent):
-        with other(second / "measurements.sqlite") as copy:
-            assert copy.execute("SELECT x FROM t").fetchall() == [(0,), (1,), (2,)]
-            copy.execute("INSERT INTO t VALUES (3)")
-        copy.close()
+    with first.held(silent):
+        first.push()
+        connection.executemany("INSERT INTO t VALUES (?)", [(0,), (1,)])
+        assert (first.folder / f"{DATABASE}-wal").stat().st_size, "what is new lies in the log alone"
+    with second.held(silent):
+        assert rows(second.folder) == [0, 1]
     connection.close()
-    with session(url, first).held(silent), other(first / "measurements.sqlite") as copy:
-        assert copy.execute("SELECT max(x) FROM t").fetchone() == (3,)
-    copy.close()
+
+
+def test_a_database_that_another_machine_has_written_since(url: str, tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    with session(url, first).held(silent), sqlite3.connect(first / DATABASE) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    with session(url, second).held(silent), sqlite3.connect(second / DATABASE) as connection:
+        connection.execute("INSERT INTO t VALUES (2)")
+    connection.close()
+    # A process that is killed while it writes leaves a log
+    write = "import sqlite3, os, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+    write += "c.execute('PRAGMA journal_mode = WAL'); c.execute('INSERT INTO t VALUES (1)'); os._exit(0)"
+    subprocess.run([sys.executable, "-c", write, first / DATABASE], check=True)
+    assert (first / f"{DATABASE}-wal").stat().st_size
+    with session(url, first).held(silent):
+        assert rows(first) == [2]
+
+
+def rows(folder: Path) -> list[int]:
+    with closing(sqlite3.connect(folder / DATABASE)) as connection:
+        return [row[0] for row in connection.execute("SELECT x FROM t")]
 
 
 changes = st.dictionaries(st.sampled_from("abcd"), st.none() | st.binary(max_size=3), max_size=4)
@@ -260,8 +283,8 @@ def test_a_killed_run_is_followed_at_once_on_its_machine(url: str, tmp_path: Pat
 
 
 def test_a_machine_that_was_lost_is_followed_after_a_while(url: str, tmp_path: Path) -> None:
-    _put_holder(url, storage._Held(session="lost", machine="elsewhere", pid=1, seen=time.time() - 299))
-    with pytest.raises(RunLockedError, match="1 on elsewhere"), session(url, tmp_path / "a").held(silent):
+    _put_holder(url, storage._Held(session="lost", machine="elsewhere", pid=1, seen=time.time() - 240))
+    with pytest.raises(RunLockedError, match="1 on elsewhere, seen 24"), session(url, tmp_path / "a").held(silent):
         pass
     _put_holder(url, storage._Held(session="lost", machine="elsewhere", pid=1, seen=time.time() - 301))
     with session(url, tmp_path / "a").held(silent):

@@ -179,7 +179,11 @@ class Storage:
             elif error is not None and not away:
                 away.append(time.monotonic())
                 say(f"{self.url} does not answer ({_told(error)}); going on in {self.folder}, trying again")
-            elif error is None and away:
+            elif error is None:
+                tell_it_is_back()
+
+        def tell_it_is_back() -> None:
+            if away:
                 say(f"{self.url} answers again, after {time.monotonic() - away.pop():.0f} s")
 
         def check() -> None:
@@ -194,7 +198,10 @@ class Storage:
                 _try(self._release)
             raise
         check()
+        if away:
+            say(f"Done here; waiting for {self.url} to answer")
         self.push()
+        tell_it_is_back()
         _try(self._release)  # else it is taken to be lost after a while
 
     def _take(self) -> str:

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaceevo import storage
@@ -36,6 +37,7 @@ def url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "SECONDS_BETWEEN_PUSHES", 0.05)
+    monkeypatch.setattr(storage, "SECONDS_BETWEEN_SIGNS", 0.05)
 
 
 def silent(sentence: str) -> None:
@@ -195,6 +197,7 @@ changes = st.dictionaries(st.sampled_from("abcd"), st.none() | st.binary(max_siz
 
 
 @given(st.lists(st.tuples(st.booleans(), changes), max_size=6))
+@settings(max_examples=40)
 def test_both_machines_have_what_the_last_one_wrote(turns: list[tuple[bool, dict[str, bytes | None]]]) -> None:
     import tempfile
 
@@ -289,6 +292,18 @@ def test_a_machine_that_was_lost_is_followed_after_a_while(url: str, tmp_path: P
     _put_holder(url, storage._Held(session="lost", machine="elsewhere", pid=1, seen=time.time() - 301))
     with session(url, tmp_path / "a").held(silent):
         pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_gives_signs_of_life_while_it_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = session(f"memory://{uuid4().hex}", tmp_path / "a")
+    goes_on = threading.Event()
+    monkeypatch.setattr(Storage, "_upload", lambda self, name: str(goes_on.wait(60)))
+    with home.held(silent):
+        write(home.folder, large="1")
+        begun = time.time()
+        _until(lambda: home._held().seen > begun + 0.1)  # type: ignore[union-attr]
+        goes_on.set()
 
 
 @pytest.mark.usefixtures("quick")

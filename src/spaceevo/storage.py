@@ -40,6 +40,7 @@ from spaceevo.errors import RunLockedError, SpaceEvoError, StorageError
 HOLDER = ".holder.json"
 NOTES = ".stored.json"
 SECONDS_BETWEEN_PUSHES = 5.0
+SECONDS_BETWEEN_SIGNS = 30.0
 SECONDS_BETWEEN_TRIES = 1.0
 #: How long a store may be away where its content is needed.
 PATIENCE_SECONDS = 600.0
@@ -112,7 +113,7 @@ class Storage:
         """
         held = _patiently(self, self._held)
         if held is None:
-            raise StorageError(f"No run has started in {self.url}", remedy="Start the first process there")
+            raise StorageError(f"No run has started in {self.url}", remedy="Start it first, or choose another --out")
         return replace(self, session=held.session, machine=held.machine)
 
     def pull(self) -> None:
@@ -131,13 +132,14 @@ class Storage:
 
         Raises:
             StorageError: As of `pull`.
+            RunLockedError: Another session has taken the store over.
         """
         _patiently(self, self._push)
 
     @contextmanager
     def pushed(self) -> Iterator[None]:
         """Push every few seconds meanwhile, and at the end; for jobs on other machines."""
-        with _repeated(lambda: _try(self._push)):
+        with _repeated(lambda: _try(self._push), SECONDS_BETWEEN_PUSHES):
             yield
         self.push()
 
@@ -156,10 +158,7 @@ class Storage:
             RunLockedError: Another session has it; from the function that is yielded, where one has taken it over.
         """
         try:
-            last = self._take()
-            with storage_errors(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-            self._pull(last)
+            self._begin()
         except SpaceEvoError:
             raise
         except Exception as error:
@@ -169,40 +168,30 @@ class Storage:
                 remedy="Correct --out, the credentials or the endpoint (for S3: AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL), or try again when it answers",
             ) from error
-        lost: list[SpaceEvoError] = []
-        away: list[float] = []
-
-        def keep() -> None:
-            error = _try(self._keep)
-            if isinstance(error, SpaceEvoError):
-                lost[:] = [error]
-            elif error is not None and not away:
-                away.append(time.monotonic())
-                say(f"{self.url} does not answer ({_told(error)}); going on in {self.folder}, trying again")
-            elif error is None:
-                tell_it_is_back()
-
-        def tell_it_is_back() -> None:
-            if away:
-                say(f"{self.url} answers again, after {time.monotonic() - away.pop():.0f} s")
-
-        def check() -> None:
-            if lost:
-                raise lost[0]
-
+        watch = _Watch(self, say)
         try:
-            with _repeated(keep):
-                yield check
+            with (
+                _repeated(lambda: watch.see(_try(self._push)), SECONDS_BETWEEN_PUSHES),
+                _repeated(lambda: watch.see(_try(self._give_sign)), SECONDS_BETWEEN_SIGNS),  # a push may take long
+            ):
+                yield watch.check
+            watch.check()
+            watch.tell_of_the_end()
+            self.push()
+            watch.see(None)
         except BaseException:
-            if not lost and _try(self._push) is None:  # the error that ends the run counts, not these
-                _try(self._release)
+            _try(self._push)  # the error that ends the run counts, not this
             raise
-        check()
-        if away:
-            say(f"Done here; waiting for {self.url} to answer")
-        self.push()
-        tell_it_is_back()
-        _try(self._release)  # else it is taken to be lost after a while
+        finally:
+            _try(self._release)  # else it is taken to be lost after a while
+
+    def _begin(self) -> None:
+        last = self._take()
+        try:
+            self._pull(last)
+        except BaseException:
+            _try(self._release)
+            raise
 
     def _take(self) -> str:
         """Note that this session has the store; returns the session that had it last."""
@@ -220,14 +209,18 @@ class Storage:
             raise self._taken(now or _Held.model_validate_json(mine))
         return held.session if held else ""
 
-    def _keep(self) -> None:
+    def _give_sign(self) -> None:
+        self._check()
+        _open(self.url)[0].pipe_file(self._there(HOLDER), self._as_held())
+
+    def _check(self) -> None:
+        """That no other session has taken the store over."""
         held = self._held()
         if held is not None and held.session != self.session:
             raise self._taken(held)
-        self._push()
-        _open(self.url)[0].pipe_file(self._there(HOLDER), self._as_held())
 
     def _release(self) -> None:
+        self._check()
         _open(self.url)[0].pipe_file(self._there(HOLDER), self._as_held(ended=True))
 
     def _as_held(self, ended: bool = False) -> bytes:
@@ -301,6 +294,7 @@ class Storage:
             temporary.unlink(missing_ok=True)
 
     def _push(self) -> None:
+        self._check()
         with self._notes() as notes:
             here = _versions_here(self.folder)
             for name, version in here.items():
@@ -348,6 +342,45 @@ class Storage:
 
     def _write(self, notes: _Notes) -> None:
         write_atomically(self.folder / NOTES, notes.model_dump_json())
+
+
+class _Watch:
+    """What the threads of a session find.
+
+    Args:
+        storage: Of the session.
+        say: Told where the store is away, and when it is back.
+    """
+
+    def __init__(self, storage: Storage, say: Callable[[str], None]) -> None:
+        self._storage = storage
+        self._say = say
+        self._lock = threading.Lock()
+        self._away_since: float | None = None
+        self._lost: SpaceEvoError | None = None
+
+    def see(self, error: Exception | None) -> None:
+        """Take note of how an exchange with the store has ended."""
+        with self._lock:
+            url, since, now = self._storage.url, self._away_since, time.monotonic()
+            if isinstance(error, SpaceEvoError):
+                self._lost = error
+            elif error is None and since is not None:
+                self._away_since = None
+                self._say(f"{url} answers again, after {now - since:.0f} s")
+            elif error is not None and since is None:
+                self._away_since = now
+                self._say(f"{url} does not answer ({_told(error)}); going on in {self._storage.folder}, trying again")
+
+    def check(self) -> None:
+        """Raise what has ended the session."""
+        if self._lost is not None:
+            raise self._lost
+
+    def tell_of_the_end(self) -> None:
+        """Say what a run that is done waits for, if anything."""
+        if self._away_since is not None:
+            self._say(f"Done here; waiting for {self._storage.url} to answer")
 
 
 def located(place: Path | str) -> tuple[Path, Storage | None]:
@@ -420,12 +453,12 @@ def _try(do: Callable[[], None]) -> Exception | None:
 
 
 @contextmanager
-def _repeated(do: Callable[[], object]) -> Iterator[None]:
-    """Do something every few seconds, beside."""
+def _repeated(do: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Do something again and again, beside."""
     ended = threading.Event()
 
     def repeat() -> None:
-        while not ended.wait(SECONDS_BETWEEN_PUSHES):
+        while not ended.wait(seconds):
             do()
 
     thread = threading.Thread(target=repeat, daemon=True)

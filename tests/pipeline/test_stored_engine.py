@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,8 +19,19 @@ import yaml
 from spaceevo.artifacts import Manifest
 
 SECONDS_AWAY = 20
-#: The whole tiny distillation takes seconds.
-OFTEN = "from spaceevo import storage; storage.SECONDS_BETWEEN_PUSHES = 0.2"
+#: What a run does when the first finished cell has arrived in the store: the whole tiny distillation takes seconds.
+AT_FIRST_CELL = """
+import os, pathlib, re, signal, time
+from spaceevo import storage
+
+def and_then(self, name, upload=storage.Storage._upload):
+    version = upload(self, name)
+    if re.fullmatch(r"blocks/cells/\\d+-\\d+\\.json", name):
+        {then}
+    return version
+
+storage.SECONDS_BETWEEN_PUSHES, storage.Storage._upload = 0.2, and_then
+"""
 
 
 def files(folder: Path, stage: str) -> Any:
@@ -67,21 +79,25 @@ def test_another_machine_goes_on_while_the_store_comes_and_goes(
     tiny: Any, tmp_path: Path, object_store: Any, machine: Any
 ) -> None:
     url = f"{object_store.url}/runs/tiny"
-    with tiny.start("blocks", tiny.recipe, "--out", url, script=OFTEN, **machine("first")) as process:
-        wait_for(process, lambda: cells(versions_there(url)))
-        process.kill()
-        process.communicate()
-    before = versions_there(url)
-    finished = cells(before)
-    assert "blocks/stage.json" not in before
+    killed = AT_FIRST_CELL.format(then="os.kill(os.getpid(), signal.SIGKILL)")
+    with tiny.start("blocks", tiny.recipe, "--out", url, script=killed, **machine("first")) as process:
+        assert process.wait(timeout=120) == -signal.SIGKILL
+    finished = cells(versions_there(url))
+    assert len(finished) == 1
+    assert "blocks/stage.json" not in versions_there(url)
 
     # The first machine is gone, and seen a while ago
     file_system, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
     held = json.loads(file_system.cat_file(f"{root}/.holder.json"))
     file_system.pipe_file(f"{root}/.holder.json", json.dumps({**held, "machine": "first", "seen": 0}).encode())
-    with tiny.start("blocks", tiny.recipe, "--out", url, script=OFTEN, **machine("second")) as process:
-        wait_for(process, lambda: len(versions_there(url)) > len(before))
+    arrived, away = tmp_path / "arrived", tmp_path / "away"
+    waits = f"pathlib.Path({str(arrived)!r}).touch()\n        "
+    waits += f"while not pathlib.Path({str(away)!r}).exists(): time.sleep(0.05)"
+    script = AT_FIRST_CELL.format(then=waits)
+    with tiny.start("blocks", tiny.recipe, "--out", url, script=script, **machine("second")) as process:
+        wait_for(process, arrived.exists)
         with object_store.away():
+            away.touch()
             time.sleep(SECONDS_AWAY)
         stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr

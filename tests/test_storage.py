@@ -156,6 +156,21 @@ def test_only_what_lasts_is_kept(url: str, tmp_path: Path) -> None:
     assert names_there(url) == {HOLDER, "stage/empty", "stage/cache", "stage/work/file"}
 
 
+def test_foreign_names_in_the_store_are_left_alone(url: str, tmp_path: Path) -> None:
+    file_system, root = storage._open(url)
+    foreign = {".stored.json", "stage/.hidden", "cache/data.npy", "stage/a.lock", "m.sqlite-wal"}
+    for name in {*foreign, "stage/file"}:
+        file_system.pipe_file(f"{root}/{name}", b"x")
+    with session(url, tmp_path / "a").held(silent):
+        assert tree(tmp_path / "a") == {"stage/file": b"x"}
+    assert names_there(url) == {*foreign, "stage/file", HOLDER}
+
+
+@pytest.mark.parametrize("name", ["../file", "stage/../../file", "stage/", ".."])
+def test_no_name_leads_out_of_the_folder(name: str) -> None:
+    assert not storage._is_kept(name)
+
+
 def test_a_database_that_is_being_written(url: str, tmp_path: Path) -> None:
     first, second = session(url, tmp_path / "a"), session(url, tmp_path / "b")
     first.folder.mkdir()

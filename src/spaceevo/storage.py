@@ -492,6 +492,13 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
+def _is_kept(name: str) -> bool:
+    """Whether a file, by its name in the run folder, lies in the store too; a store may hold any other names."""
+    *folders, own = name.split("/")
+    is_left_out = ".." in folders or (folders and folders[0] in _LEFT_OUT)
+    return bool(own) and not (is_left_out or own.startswith(".") or own.endswith((".lock", *_BESIDE_DATABASE)))
+
+
 def _versions_here(folder: Path) -> dict[str, str]:
     """Version of every file that is kept in the store, the one first that was written first."""
     found: list[tuple[int, str, str]] = []
@@ -499,13 +506,11 @@ def _versions_here(folder: Path) -> dict[str, str]:
         base = Path(parent)
         if base == folder:
             folders[:] = [name for name in folders if name not in _LEFT_OUT]
-        for name in files:
-            if name.startswith(".") or name.endswith((".lock", *_BESIDE_DATABASE)):
+        for path in (base / name for name in files):
+            if not _is_kept(name := path.relative_to(folder).as_posix()):
                 continue
-            path = base / name
             with suppress(FileNotFoundError):
-                written = path.stat().st_mtime_ns
-                found.append((written, path.relative_to(folder).as_posix(), _version_here(path)))
+                found.append((path.stat().st_mtime_ns, name, _version_here(path)))
     return {name: version for _, name, version in sorted(found)}
 
 
@@ -522,7 +527,7 @@ def _versions_there(file_system: Any, root: str) -> dict[str, str]:
     file_system.invalidate_cache()
     found = file_system.find(root, detail=True)
     names = {path.removeprefix(root).lstrip("/"): info for path, info in found.items()}
-    return {name: _version_there(info) for name, info in names.items() if name and name != HOLDER}
+    return {name: _version_there(info) for name, info in names.items() if _is_kept(name)}
 
 
 def _version_there(info: dict[str, Any]) -> str:

@@ -133,6 +133,10 @@ def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
         "AWS_MAX_ATTEMPTS": "1",  # s3fs itself tries several times
     }.items():
         monkeypatch.setenv(name, value)
+    # A request under way when the server goes would wait long
+    options = {"config_kwargs": {"connect_timeout": 3, "read_timeout": 3}}
+    monkeypatch.setitem(fsspec.config.conf, "s3", options)
+    monkeypatch.setenv("FSSPEC_S3", json.dumps(options))
     bucket = f"s3://bucket-{port}"
     fsspec.core.url_to_fs(bucket, skip_instance_cache=True)[0].mkdir(bucket)
     yield ObjectStore(bucket, server)

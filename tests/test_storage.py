@@ -317,7 +317,7 @@ def test_a_run_gives_signs_of_life_while_it_uploads(tmp_path: Path, monkeypatch:
     with home.held(silent):
         write(home.folder, large="1")
         begun = time.time()
-        _until(lambda: home._held().seen > begun + 0.1)  # type: ignore[union-attr]
+        _until(lambda: home._held().seen > begun + 0.1)
         goes_on.set()
 
 

@@ -201,9 +201,9 @@ class Storage:
         mine = self._as_held()
         if held is None:
             with suppress(FileExistsError):  # by someone who is as fast
-                _open(self.url)[0].pipe_file(self._there(HOLDER), mine, mode="create")
+                self._store.pipe_file(self._there(HOLDER), mine, mode="create")
         else:
-            _open(self.url)[0].pipe_file(self._there(HOLDER), mine)
+            self._store.pipe_file(self._there(HOLDER), mine)
         now = self._held()
         if now is None or now.session != self.session:
             raise self._taken(now or _Held.model_validate_json(mine))
@@ -211,7 +211,7 @@ class Storage:
 
     def _give_sign(self) -> None:
         self._check()
-        _open(self.url)[0].pipe_file(self._there(HOLDER), self._as_held())
+        self._store.pipe_file(self._there(HOLDER), self._as_held())
 
     def _check(self) -> None:
         """That no other session has taken the store over."""
@@ -221,19 +221,18 @@ class Storage:
 
     def _release(self) -> None:
         self._check()
-        _open(self.url)[0].pipe_file(self._there(HOLDER), self._as_held(ended=True))
+        self._store.pipe_file(self._there(HOLDER), self._as_held(ended=True))
 
     def _as_held(self, ended: bool = False) -> bytes:
         held = _Held(session=self.session, machine=self.machine, pid=os.getpid(), seen=time.time(), ended=ended)
         return held.model_dump_json(indent=1).encode()
 
     def _held(self) -> _Held | None:
-        file_system = _open(self.url)[0]
-        file_system.invalidate_cache()
-        if not file_system.exists(self._there(HOLDER)):
+        self._store.invalidate_cache()
+        if not self._store.exists(self._there(HOLDER)):
             return None
         try:
-            return _Held.model_validate_json(file_system.cat_file(self._there(HOLDER)))
+            return _Held.model_validate_json(self._store.cat_file(self._there(HOLDER)))
         except ValidationError as error:
             raise StorageError(
                 f"{self.url}/{HOLDER} is not what spaceevo wrote",
@@ -253,6 +252,10 @@ class Storage:
             remedy=f"Wait until it has ended ({LOST_SECONDS:.0f} s after it was last seen, it is taken to be lost), or "
             "choose another place with --out",
         )
+
+    @property
+    def _store(self) -> Any:
+        return _open(self.url)[0]
 
     def _there(self, name: str) -> str:
         return f"{_open(self.url)[1]}/{name}"
@@ -287,7 +290,7 @@ class Storage:
         try:
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _open(self.url)[0].get_file(self._there(name), str(temporary))
+                self._store.get_file(self._there(name), str(temporary))
                 _remove(path)
                 temporary.replace(path)
         finally:
@@ -306,26 +309,25 @@ class Storage:
                         self._write(notes)
             for name in notes.files.keys() - here.keys():
                 with suppress(FileNotFoundError):
-                    _open(self.url)[0].rm_file(self._there(name))
+                    self._store.rm_file(self._there(name))
                 del notes.files[name]
 
     def _upload(self, name: str) -> str:
         """Bring one file to the store; its version there, or nothing where it has gone meanwhile."""
-        file_system, _ = _open(self.url)
         path = self.folder / name
         try:
-            with _snapshot(path) as source, file_system.transaction:
-                file_system.put_file(str(source), self._there(name))
+            with _snapshot(path) as source, self._store.transaction:
+                self._store.put_file(str(source), self._there(name))
         except (FileNotFoundError, sqlite3.OperationalError):
             if path.exists():
                 raise
             return ""
-        file_system.invalidate_cache()
-        return _version_there(file_system.info(self._there(name)))
+        self._store.invalidate_cache()
+        return _version_there(self._store.info(self._there(name)))
 
     @contextmanager
     def _notes(self) -> Iterator[_Notes]:
-        """The notes of this folder, for one process at a time; written at the end, whatever happens."""
+        """The notes of this folder, for one process at a time; what has changed is written, whatever happens."""
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / ".stored.lock").open("w")
@@ -335,10 +337,12 @@ class Storage:
                 notes = _Notes.model_validate_json((self.folder / NOTES).read_bytes())
             except (OSError, ValidationError):
                 notes = _Notes()  # all is fetched
+            before = notes.model_dump_json()
             try:
                 yield notes
             finally:
-                self._write(notes)
+                if notes.model_dump_json() != before:
+                    self._write(notes)
 
     def _write(self, notes: _Notes) -> None:
         write_atomically(self.folder / NOTES, notes.model_dump_json())

@@ -1,6 +1,7 @@
 """A Ray cluster; one of this machine alone is started on the spot where no address is given.
 
-Every machine needs the same spaceevo with its plug-ins, and sees the run folder under the same path.
+Every machine needs the same spaceevo with its plug-ins, and sees the run folder under the same path or has it from an
+object store.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python benchmarks/promise.py runs/quickstart
 
-Takes the supernet of a finished run. Subnets are drawn at random and chosen so that their predicted latencies spread
-evenly over the space. For each: FP32 top-1 inherited at the end of the FP32 phase, INT8 top-1 inherited at the end of
-the LSQ+ phase, and INT8 top-1 after the inherited network was trained alone, LSQ+, for a tenth of the supernet's
-epochs, at several learning rates: the best of them counts, which favours fine-tuning. All on the validation images,
-batch norm recalibrated alike.
+Takes the supernet of a finished run. Of the subnets that it was trained for, random ones are chosen so that their
+predicted latencies spread evenly. For each: FP32 top-1 inherited at the end of the FP32 phase, INT8 top-1 inherited at
+the end of the LSQ+ phase, and INT8 top-1 after the inherited network was trained alone, LSQ+, for a tenth of the
+supernet's epochs, at several learning rates: the best of them counts, which favours fine-tuning. All on the validation
+images, batch norm recalibrated alike.
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ from spaceevo.train.batches import split
 from spaceevo.train.evaluation import calibrated_subnet, calibrated_top1
 from spaceevo.train.loop import train
 
-NUM_SAMPLED = 500
+NUM_SAMPLED = 1000
 
 
 def spread(context: Context, num_subnets: int) -> list[tuple[float, Subnet]]:
     """(Predicted ms, subnet), spread evenly over the latencies between their 2nd and 98th percentile."""
     own, predictor = space.load_space(context), predict.load_predictor(context)
     rng = python_random(context.recipe.seed, "promise")
-    sampled = sorted(((predictor.network_ms(one), one) for one in (own.sample(rng) for _ in range(NUM_SAMPLED))),
-                     key=lambda pair: pair[0])  # fmt: skip
+    is_all = context.recipe.supernet.subnets == "all"
+    most_ms = float("inf") if is_all else predict.load_budgets(context)[-1]
+    drawn = (own.sample(rng) for _ in range(NUM_SAMPLED))
+    rated = ((predictor.network_ms(one), one) for one in drawn)
+    sampled = sorted((pair for pair in rated if pair[0] <= most_ms), key=lambda pair: pair[0])
     latencies = np.array([latency_ms for latency_ms, _ in sampled])
     wanted = np.linspace(*np.quantile(latencies, (0.02, 0.98)), num_subnets)
     return [sampled[int(np.abs(latencies - one).argmin())] for one in wanted]

@@ -72,7 +72,7 @@ def reached(work: tuple[Context, str, float], progress: ProgressCallback) -> dic
     own = context.hyperspace.space(context.hyperspace.decode(encoding), context.data.num_classes)
     latency_ms = predict.load_predictor(context).network_ms
     with tempfile.TemporaryDirectory() as folder, one_core():
-        supernet.train_supernet(context, own, Path(folder), recipe.seed, progress)
+        supernet.train_supernet(context, own, Path(folder), recipe.seed, latency_ms, progress)
         best, *_ = subnets.search_supernet(
             context, own, Path(folder), latency_ms, (budget_ms,), Path(folder) / subnets.NOTES, recipe.seed, silent
         )

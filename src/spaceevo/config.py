@@ -100,6 +100,10 @@ class SupernetSettings(TrainingSettings):
 
     epochs_int8: float = Field(2, gt=0, description="Epochs of LSQ+ after it.")
     num_random: int = Field(2, ge=0, le=16, description="Random subnets per step beside largest and smallest.")
+    subnets: Literal["within-budgets", "all"] = Field(
+        "within-budgets",
+        description="Which are trained: those that meet the largest latency budget, or all, for budgets to come.",
+    )
     distillation: Literal["kl", "alpha"] = Field(
         "kl", description="How the others learn from the largest: KL, or adaptive alpha-divergence."
     )

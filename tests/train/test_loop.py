@@ -8,7 +8,7 @@ import torch
 
 from spaceevo.config import DataSettings, SupernetSettings, TrainingSettings
 from spaceevo.errors import ArtifactError, TrainingError
-from spaceevo.nets.network import Network, single_network
+from spaceevo.nets.network import Network, program_of, single_network
 from spaceevo.progress import silent
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import BlockType, Head
@@ -448,3 +448,18 @@ def test_a_device_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert loop.device_of(SETTINGS).type == "cuda"
     assert loop.device_of(SETTINGS.model_copy(update={"device": "cpu"})).type == "cpu"
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_ranges_of_operators_that_are_never_drawn(tmp_path, given):
+    own = space()
+    shallow = program_of(own.smallest())
+    network, complete = make_supernet(own, 63, 0), program_of(own.largest())
+    loop.train(
+        network, lambda rng: [shallow], images(), SETTINGS, DATA, seed=0, purpose="test", folder=tmp_path,
+        progress=silent, complete=complete if given else None,
+    )  # fmt: skip
+    started = {name for name, quantizer in network.quantizers.items() if quantizer.start_scale > 0}
+    deep = {name for name in network.quantizers if name.startswith("stage1/1/")}
+    assert bool(started & deep) == given
+    assert {operator.name for operator in shallow} & started

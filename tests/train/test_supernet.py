@@ -1,12 +1,15 @@
 """The sandwich rule."""
 
 import random
+from dataclasses import replace
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spaceevo.nets.network import program_of
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.train.supernet import make_supernet, sandwich
+from spaceevo.train.supernet import Within, make_supernet, sandwich, sandwich_within
 
 MICRO = load_hyperspace("micro")
 SPACE = MICRO.space(MICRO.decode("micro-012-000"), 10)
@@ -27,6 +30,50 @@ def test_sandwich_is_largest_smallest_and_randoms():
 
 def test_sandwich_without_randoms():
     assert len(sandwich(SPACE, num_random=0)(random.Random(0))) == 2
+
+
+@given(
+    code=st.sampled_from(["micro-012-000", "micro-434-312", "micro-340-123"]),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+def test_subnets_that_are_drawn_meet_the_condition(code, share, seed):
+    space = MICRO.space(MICRO.decode(code), 10)
+    smallest = space.smallest()
+    most = smallest.macs + share**4 * (space.largest().macs - smallest.macs)  # often where few subnets lie
+    within = Within(space, lambda subnet: subnet.macs <= most, smallest)
+    subnet = within.draw(random.Random(seed))
+    assert space.contains(subnet)
+    assert subnet.macs <= most
+    assert subnet == within.draw(random.Random(seed))
+
+
+def test_the_large_one_is_near_what_is_allowed():
+    drawn = [SPACE.sample(random.Random(n)).macs for n in range(200)]
+    most = sorted(drawn)[100]
+    within = Within(SPACE, lambda subnet: subnet.macs <= most, SPACE.smallest())
+    assert 0.9 * most < within.large(0).macs <= most
+    assert within.large(0) == within.large(0)
+
+
+def test_random_subnets_stay_random_where_many_meet_the_condition():
+    most = sorted(SPACE.sample(random.Random(n)).macs for n in range(200))[100]
+    within = Within(SPACE, lambda subnet: subnet.macs <= most, SPACE.smallest())
+    assert len({within.draw(random.Random(n)) for n in range(100)}) > 95
+
+
+def test_sandwich_within():
+    smallest = replace(SPACE.smallest(), resolution=36)
+
+    def fits(subnet):
+        return subnet.resolution == 36
+
+    sample = sandwich_within(SPACE, 2, fits, smallest, 0)
+    first, other = sample(random.Random(3)), sample(random.Random(4))
+    assert len(first) == 4
+    assert first[:2] == other[:2] == [program_of(Within(SPACE, fits, smallest).large(0)), program_of(smallest)]
+    assert first[2:] != other[2:]
+    assert {program[0].in_size for program in (*first, *other)} == {36}
 
 
 def test_make_supernet():

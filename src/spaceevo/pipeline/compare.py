@@ -92,7 +92,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     settings, budgets = context.recipe.compare, predict.load_budgets(context)
     entries = _entries(context)
     predictor = context.at_device(_predictor, part(progress, 0, FIT_SHARE))
-    jobs = [(entry, seed) for entry in entries for seed in settings.seeds]
+    jobs = [(entry, seed) for seed in settings.seeds for entry in entries]
 
     find = partial(_find, context, folder.absolute(), predictor)
     trained = context.engine.map(find, jobs, part(progress, FIT_SHARE, TRAINED_SHARE), needs=context.training)
@@ -197,10 +197,10 @@ def _searched(
     progress: ProgressCallback,
 ) -> list[_Found]:
     """The best subnet of a space under each budget that it can meet."""
-    train_supernet(context, own, folder, seed, part(progress, 0, 0.7))
     budgets = predict.load_budgets(context)
     while budgets:
         try:
+            train_supernet(context, own, folder, seed, predictor.network_ms, part(progress, 0, 0.7))
             rated = search_supernet(
                 context, own, folder, predictor.network_ms, budgets, folder / NOTES, seed, part(progress, 0.7, 1)
             )

@@ -22,7 +22,7 @@ from spaceevo.pipeline.blocks import all_cells
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import measured_subnets, one_core
 from spaceevo.pipeline.memory import peak_rss_mib
-from spaceevo.pipeline.work import cell_macs, maps_macs, typical_space
+from spaceevo.pipeline.work import cell_macs, maps_macs, sandwich_of, typical_space
 from spaceevo.predict.fit import random_subnets
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import Rates
@@ -124,12 +124,13 @@ def _supernet_rate(context: Context, own: SearchSpace, phase: str, progress: Pro
     images, *_ = split(context.data, recipe.data.search_share, recipe.seed)
     images = images.take(slice(recipe.supernet.batch_size))  # one batch: an epoch is a step
     network = make_supernet(own, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
-    extremes, macs = [own.largest(), own.smallest()], 0.0
+    extremes, draw = sandwich_of(recipe, context.hyperspace, own)
+    macs = 0.0
     times: list[float] = []
 
     def sample(rng: random.Random) -> list[Program]:
         nonlocal macs
-        subnets = [*extremes, *(own.sample(rng) for _ in range(recipe.supernet.num_random))]
+        subnets = [*extremes, *draw(rng)]
         macs = sum(subnet.macs for subnet in subnets) * len(images)
         return [program_of(subnet) for subnet in subnets]
 

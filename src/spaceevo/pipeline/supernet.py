@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from spaceevo.artifacts import write_atomically
-from spaceevo.nets.network import Network
-from spaceevo.pipeline import space
+from spaceevo.nets.network import Network, program_of
+from spaceevo.pipeline import predict, space
 from spaceevo.pipeline.context import Context
 from spaceevo.progress import ProgressCallback, silent
 from spaceevo.records import TrainingPoint
+from spaceevo.search.subnet_search import fastest_within
 from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split
 from spaceevo.train.checkpoints import load_weights
-from spaceevo.train.loop import TrainedFiles, train
+from spaceevo.train.loop import ProgramSampler, TrainedFiles, train
 from spaceevo.train.losses import DISTILLATION_LOSSES
 from spaceevo.train.ranks import ALONE, Ranks, joined
-from spaceevo.train.supernet import make_supernet, sandwich
+from spaceevo.train.supernet import make_supernet, sandwich, sandwich_within
 
 NAME = "supernet"
 TITLE = "Train the quantized-for-all supernet"
-NEEDS = (space.NAME,)
+NEEDS = (predict.NAME, space.NAME)
 
 
 def inputs(context: Context) -> dict[str, object]:
@@ -52,7 +55,9 @@ def _train(
     context: Context, own: SearchSpace, folder: Path, progress: ProgressCallback
 ) -> tuple[TrainedFiles, list[TrainingPoint]]:
     with joined() as ranks:
-        return train_supernet(context, own, folder, context.recipe.seed, progress, ranks)
+        return train_supernet(
+            context, own, folder, context.recipe.seed, predict.load_predictor(context).network_ms, progress, ranks
+        )
 
 
 def help_train(context: Context) -> None:
@@ -61,7 +66,9 @@ def help_train(context: Context) -> None:
         if context.storage:
             context.storage.joined().pull()
         folder = context.run.stage(NAME).path
-        train_supernet(context, space.load_space(context), folder, context.recipe.seed, silent, context.ranks)
+        latency_ms = predict.load_predictor(context).network_ms
+        own = space.load_space(context)
+        train_supernet(context, own, folder, context.recipe.seed, latency_ms, silent, context.ranks)
 
 
 def train_supernet(
@@ -69,6 +76,7 @@ def train_supernet(
     own: SearchSpace,
     folder: Path,
     seed: int,
+    latency_ms: Callable[[Subnet], float],
     progress: ProgressCallback,
     ranks: Ranks = ALONE,
 ) -> tuple[TrainedFiles, list[TrainingPoint]]:
@@ -79,15 +87,19 @@ def train_supernet(
         own: The space.
         folder: For its files.
         seed: Of all draws.
+        latency_ms: Predicts.
         progress: Called with steps done and in all.
         ranks: The processes that train together.
+
+    Raises:
+        InfeasibleBudgetError: No subnet meets the largest budget, and only those that do are to be trained.
     """
     recipe = context.recipe
     network = make_supernet(own, context.target.w_qmax, seed, recipe.supernet.per_channel)
     images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
     return train(
         network,
-        sandwich(own, recipe.supernet.num_random),
+        program_sampler(context, own, latency_ms),
         images,
         recipe.supernet,
         recipe.data,
@@ -96,7 +108,24 @@ def train_supernet(
         folder=folder,
         progress=progress,
         distillation_loss=DISTILLATION_LOSSES[recipe.supernet.distillation],
+        complete=program_of(own.largest()),
         ranks=ranks,
+    )
+
+
+def program_sampler(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float]) -> ProgramSampler:
+    """The sandwich rule over the subnets that the recipe wants trained.
+
+    Raises:
+        InfeasibleBudgetError: See `train_supernet`.
+    """
+    settings = context.recipe.supernet
+    if settings.subnets == "all":
+        return sandwich(own, settings.num_random)
+    budget_ms = predict.load_budgets(context)[-1]
+    smallest = fastest_within(own, budget_ms, latency_ms)
+    return sandwich_within(
+        own, settings.num_random, lambda subnet: latency_ms(subnet) <= budget_ms, smallest, context.recipe.seed
     )
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import mean, median_low
+
+import numpy as np
 
 from spaceevo.config import BlocksSettings, Recipe, SubnetsSettings
 from spaceevo.measure.study import num_chains
 from spaceevo.pipeline.blocks import all_cells
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
+from spaceevo.pipeline.predict import AUTO_QUANTILES
 from spaceevo.pipeline.subnets import NUM_MEASURED
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import Stage, stage_layers
+from spaceevo.spaces.subnet import Stage, Subnet, stage_layers
 from spaceevo.train.distillation import NUM_RANDOM, in_widths_of
 from spaceevo.train.evaluation import BATCH_SIZE
+from spaceevo.train.supernet import Within
 from spaceevo.train.teachers import builtin_teacher, map_sizes
 
 NUM_SPACES = 15
@@ -90,7 +97,7 @@ def work_of(
     num_images = num_train - max(1, round(recipe.data.search_share * num_train))
     spaces = _spaces(hyperspace, num_classes)
     supernets = [found] if found else spaces
-    sandwich = mean(_sandwich_macs(space, own.num_random) for space in supernets)
+    sandwich = mean(_sandwich_macs(recipe, hyperspace, space) for space in supernets)
     subnet = mean(_random(space, "macs") for space in spaces)  # those within the budgets
     num_budgets = AUTO_BUDGETS if recipe.budgets_ms == "auto" else len(recipe.budgets_ms)
     teacher_macs = mean(_teacher_macs(hyperspace, num_classes))
@@ -196,8 +203,34 @@ def _random(space: SearchSpace, cost: str) -> float:
     return float(mean(getattr(space.sample(rng), cost) for _ in range(NUM_SAMPLES)))
 
 
-def _sandwich_macs(space: SearchSpace, num_random: int) -> float:
-    return space.largest().macs + space.smallest().macs + num_random * _random(space, "macs")
+def sandwich_of(
+    recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace
+) -> tuple[list[Subnet], Callable[[random.Random], list[Subnet]]]:
+    """What a step of the supernet trains: the large and the smallest subnet, and random ones.
+
+    Latencies are not known yet: of random subnets of random spaces, those of fewest MACs are taken to meet the
+    largest budget, as many as meet an automatic one.
+    """
+    smallest, num_random = space.smallest(), recipe.supernet.num_random
+    if recipe.supernet.subnets == "all":
+        return [space.largest(), smallest], lambda rng: [space.sample(rng) for _ in range(num_random)]
+    most = max(_most_macs(hyperspace, space.num_classes), smallest.macs)
+    within = Within(space, lambda subnet: subnet.macs <= most, smallest)
+    return [within.large(recipe.seed), smallest], lambda rng: [within.draw(rng) for _ in range(num_random)]
+
+
+@cache
+def _most_macs(hyperspace: Hyperspace, num_classes: int) -> float:
+    rng = python_random(0, "work", "within")
+    macs = [space.sample(rng).macs for space in _spaces(hyperspace, num_classes) for _ in range(NUM_SAMPLES)]
+    return float(np.quantile(macs, AUTO_QUANTILES[-1]))
+
+
+def _sandwich_macs(recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace) -> float:
+    extremes, draw = sandwich_of(recipe, hyperspace, space)
+    rng = python_random(0, "work", "sandwich", space.encoding)
+    random_macs = mean(sum(one.macs for one in draw(rng)) for _ in range(NUM_SAMPLES))
+    return sum(one.macs for one in extremes) + random_macs
 
 
 def _generations(settings: SubnetsSettings, num_budgets: int) -> tuple[int, ...]:

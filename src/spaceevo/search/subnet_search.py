@@ -161,6 +161,17 @@ def search_subnets(
     return best_within(rated.values(), budgets[-1])
 
 
+def fastest_within(
+    space: SearchSpace, budget_ms: float, latency_ms: Callable[[Subnet], float], seed: int = 0
+) -> Subnet:
+    """A fast subnet that meets a budget: the smallest at its best resolution, unless another one has to be sought.
+
+    Raises:
+        InfeasibleBudgetError: None was found; by how much the fastest misses it is told.
+    """
+    return _feasible(space, _Latencies(latency_ms), _Excess(lambda subnet: {}), budget_ms, seed)
+
+
 def _rank(one: RatedSubnet) -> tuple[float, float]:
     return -one.top1, one.latency_ms
 

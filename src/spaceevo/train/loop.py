@@ -85,6 +85,7 @@ def train(
     folder: Path,
     progress: ProgressCallback,
     distillation_loss: DistillationLoss = in_place_distillation_loss,
+    complete: Program | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[TrainedFiles, list[TrainingPoint]]:
     """Train a network through both phases, continuing from the folder's checkpoint where there is one.
@@ -103,6 +104,7 @@ def train(
         folder: For the checkpoint and the results; all processes see it.
         progress: Called with steps done and in all, in the first process.
         distillation_loss: Between the logits of the other programs and those of the first.
+        complete: Has every operator of the network; starts the ranges of those that hardly any drawn program has.
         ranks: The processes that train together, each of which calls this function.
 
     Returns:
@@ -140,7 +142,9 @@ def train(
                         # All of the batch in every process: ranges have to be the same.
                         calibrating, _ = training_batch(images, data, batch_size, step, seed, purpose, device)
                         names = set(network.quantizers)
-                        network.start_quantization(_calibration(sample_programs, calibrating, names, seed, purpose))
+                        network.start_quantization(
+                            _calibration(sample_programs, complete, calibrating, names, seed, purpose)
+                        )
                     state.start_phase()
                 if (step - start) % STEPS_BETWEEN_GOOD == 0:
                     state.keep()
@@ -385,7 +389,12 @@ def _learning_rate(settings: TrainingSettings, phase: str, done: float, batch_si
 
 
 def _calibration(
-    sample_programs: ProgramSampler, pixels: Tensor, names: AbstractSet[str], seed: int, purpose: str
+    sample_programs: ProgramSampler,
+    complete: Program | None,
+    pixels: Tensor,
+    names: AbstractSet[str],
+    seed: int,
+    purpose: str,
 ) -> list[tuple[Tensor, Program]]:
     """Programs with their inputs; drawn on until every operator of `names` occurs, as rare ones need ranges too."""
     programs: list[Program] = []
@@ -398,4 +407,6 @@ def _calibration(
                 seen |= own
         if draw + 1 >= NUM_CALIBRATION_PROGRAMS and names <= seen:
             break
+    else:
+        programs += [complete] if complete else []
     return [(to_input(pixels, program[0].in_size), program) for program in programs]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from spaceevo.nets.network import Network, Program, program_of
+from spaceevo.seeding import python_random
 from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import torch_generator
 from spaceevo.train.loop import ProgramSampler
+
+#: Random subnets within a budget, of which the largest one teaches the others.
+NUM_LARGE = 300
+MAX_DRAWS = 20
 
 
 def make_supernet(space: SearchSpace, w_qmax: int, seed: int, per_channel: bool = True) -> Network:
@@ -24,3 +31,46 @@ def sandwich(space: SearchSpace, num_random: int) -> ProgramSampler:
         return [largest, smallest, *(program_of(space.sample(rng)) for _ in range(num_random))]
 
     return sample
+
+
+def sandwich_within(
+    space: SearchSpace, num_random: int, fits: Callable[[Subnet], bool], smallest: Subnet, seed: int
+) -> ProgramSampler:
+    """The sandwich rule among the subnets that meet a condition, see `Within`."""
+    within = Within(space, fits, smallest)
+    extremes = [program_of(within.large(seed)), program_of(smallest)]
+    return lambda rng: [*extremes, *(program_of(within.draw(rng)) for _ in range(num_random))]
+
+
+@dataclass(frozen=True)
+class Within:
+    """The subnets of a space that meet a condition, such as a latency budget.
+
+    Attributes:
+        space: Where they are drawn.
+        fits: Whether a subnet meets the condition; must be a pure function.
+        smallest: A small one that does.
+    """
+
+    space: SearchSpace
+    fits: Callable[[Subnet], bool]
+    smallest: Subnet
+
+    def draw(self, rng: random.Random) -> Subnet:
+        """A random one: uniform over the choices, unless few meet the condition."""
+        for _ in range(MAX_DRAWS):
+            subnet = self.space.sample(rng)
+            if self.fits(subnet):
+                return subnet
+        while not self.fits(subnet):
+            subnet = self.space.crossover(subnet, self.smallest, rng)
+        return subnet
+
+    def large(self, seed: int) -> Subnet:
+        """Of many random ones that of most MACs, since none may have the largest value of every choice.
+
+        Args:
+            seed: Of the draws.
+        """
+        rng = python_random(seed, "supernet", "large")
+        return max((self.draw(rng) for _ in range(NUM_LARGE)), key=lambda subnet: subnet.macs)

@@ -1,0 +1,49 @@
+"""The stage that trains the supernet: which subnets its steps train."""
+
+import random
+from typing import Any
+
+import pytest
+
+from spaceevo import plugins
+from spaceevo.errors import InfeasibleBudgetError
+from spaceevo.nets.network import program_of
+from spaceevo.pipeline import predict, space
+from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.supernet import program_sampler
+
+
+@pytest.fixture
+def context(tiny: Any, tmp_path: Any, tiny_plugin: Any, monkeypatch: Any) -> Context:
+    monkeypatch.syspath_prepend(str(tiny_plugin))
+    plugins._locations.cache_clear()
+    return Context.of_folder(tiny.copy(tmp_path / "run"))
+
+
+def with_subnets(context: Context, subnets: str) -> Context:
+    settings = context.recipe.supernet.model_copy(update={"subnets": subnets, "num_random": 2})
+    object.__setattr__(context, "recipe", context.recipe.model_copy(update={"supernet": settings}))
+    return context
+
+
+def test_those_within_the_largest_budget(context: Context) -> None:
+    own, predictor = space.load_space(context), predict.load_predictor(context)
+    sample = program_sampler(with_subnets(context, "within-budgets"), own, predictor.network_ms)
+    programs = [program for seed in range(20) for program in sample(random.Random(seed))]
+    latencies = [predictor.program_ms(program) for program in programs]
+    assert len(programs) == 20 * 4
+    assert max(latencies) <= predict.load_budgets(context)[-1] < predictor.network_ms(own.largest())
+    assert len(set(programs)) > 20
+
+
+def test_all(context: Context) -> None:
+    own, predictor = space.load_space(context), predict.load_predictor(context)
+    programs = program_sampler(with_subnets(context, "all"), own, predictor.network_ms)(random.Random(0))
+    assert programs[:2] == [program_of(own.largest()), program_of(own.smallest())]
+    assert len(programs) == 4
+
+
+def test_a_space_without_any(context: Context) -> None:
+    own, predictor = space.load_space(context), predict.load_predictor(context)
+    with pytest.raises(InfeasibleBudgetError, match="closest feasible budget"):
+        program_sampler(with_subnets(context, "within-budgets"), own, lambda one: 1e3 * predictor.network_ms(one))

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from filelock import FileLock
 from hypothesis import settings
+
+from spaceevo.artifacts import Manifest
 
 # Threads that wait without spinning: on a loaded machine spinning makes every step many times slower. Read by torch
 # when it is imported, here and in the processes that tests start. Results are equal for an equal number of threads.
@@ -46,6 +50,12 @@ class TinyRun:
             shutil.rmtree(to / stage)
         return to
 
+    def recipe_with(self, path: Path, **engine: object) -> Path:
+        """The recipe on another engine, written to a path."""
+        content = yaml.safe_load(self.recipe.read_text())
+        path.write_text(yaml.safe_dump({**content, "engine": engine}))
+        return path
+
     def start(self, *words: object, script: str = "", **options: object) -> subprocess.Popen[str]:
         """Start the command line in a process of its own, after the statements of `script`."""
         code = f"{script}\nfrom spaceevo.cli import main\nmain()"
@@ -58,6 +68,20 @@ class TinyRun:
         with self.start(*words, **options) as process:
             stdout, stderr = process.communicate(timeout=200)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    @staticmethod
+    def files(folder: Path, stage: str) -> dict[str, str]:
+        """Hashes of what a stage of a run has left."""
+        return Manifest.model_validate_json((folder / stage / "stage.json").read_bytes()).files
+
+    @staticmethod
+    def wait_for(process: subprocess.Popen[str], is_there: Callable[[], object]) -> None:
+        """Wait until something is there, as long as the process lives."""
+        end = time.monotonic() + 120
+        while not is_there():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

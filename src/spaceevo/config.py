@@ -102,7 +102,7 @@ class SupernetSettings(TrainingSettings):
     num_random: int = Field(2, ge=0, le=16, description="Random subnets per step beside largest and smallest.")
     subnets: Literal["within-budgets", "all"] = Field(
         "within-budgets",
-        description="Which are trained: those that meet the largest latency budget, or all, for budgets to come.",
+        description="Which are trained: those that meet the largest latency budget, or all of the space.",
     )
     distillation: Literal["kl", "alpha"] = Field(
         "kl", description="How the others learn from the largest: KL, or adaptive alpha-divergence."

@@ -3,29 +3,15 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-
-from spaceevo.artifacts import Manifest
 
 DEVICE = "board"
 #: What engines decide nothing about.
 STAGES = ("blocks", "space", "supernet", "subnets", "baselines")
-
-
-def files(folder: Path, stage: str) -> Any:
-    return Manifest.model_validate_json((folder / stage / "stage.json").read_bytes()).files
-
-
-def recipe_with(tiny: Any, path: Path, **engine: Any) -> Path:
-    content = yaml.safe_load(tiny.recipe.read_text())
-    path.write_text(yaml.safe_dump({**content, "engine": engine}))
-    return path
 
 
 def children(pid: int) -> list[int]:
@@ -40,35 +26,27 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def wait_for(process: Any, is_there: Any) -> None:
-    end = time.monotonic() + 120
-    while not is_there():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_a_worker_that_is_killed_is_replaced(tiny: Any, tmp_path: Path) -> None:
     folder = tiny.copy(tmp_path / "run", without=("blocks",))
     with tiny.start("blocks", tiny.recipe, "--out", folder) as process:
-        wait_for(process, lambda: list((folder / "blocks" / "cells").glob("*-*.lock")))
+        tiny.wait_for(process, lambda: list((folder / "blocks" / "cells").glob("*-*.lock")))
         # The server of forks and the tracker of resources came before it
         os.kill(max(children(process.pid)), signal.SIGKILL)
         _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
-    assert files(folder, "blocks") == files(tiny.folder, "blocks")
+    assert tiny.files(folder, "blocks") == tiny.files(tiny.folder, "blocks")
 
 
 def test_one_after_the_other_gives_the_same(tiny: Any, tmp_path: Path, cli: Any) -> None:
     folder = tiny.copy(tmp_path / "run", without=("subnets", "baselines"))
-    done = cli("run", recipe_with(tiny, tmp_path / "tiny.yaml", name="serial"), "--out", folder)
+    done = cli("run", tiny.recipe_with(tmp_path / "tiny.yaml", name="serial"), "--out", folder)
     assert done.returncode == 0, done.stderr
     for stage in STAGES:
-        assert files(folder, stage) == files(tiny.folder, stage)
+        assert tiny.files(folder, stage) == tiny.files(tiny.folder, stage)
 
 
 def test_an_engine_without_a_cluster_is_told_what_takes_one(tiny: Any, tmp_path: Path, cli: Any) -> None:
-    recipe = recipe_with(tiny, tmp_path / "tiny.yaml", device=DEVICE)
+    recipe = tiny.recipe_with(tmp_path / "tiny.yaml", device=DEVICE)
     done = cli("run", recipe, "--out", tmp_path / "run")
     assert done.returncode == 1
     assert "engine.device is 'board'. Leave it out, or take the engine ray" in " ".join(done.stderr.split())
@@ -97,34 +75,32 @@ def cluster(head: Any) -> Iterator[Any]:
 
 
 def test_a_cluster_of_two_machines_gives_the_same(tiny: Any, tmp_path: Path, cluster: Any) -> None:
-    recipe = recipe_with(tiny, tmp_path / "tiny.yaml", name="ray", address=cluster.address, device=DEVICE)
-    folder = tmp_path / "run"
-    folder.mkdir()
+    recipe = tiny.recipe_with(tmp_path / "tiny.yaml", name="ray", address=cluster.address, device=DEVICE)
     # The device is noisy: with the same measurements all else is the same.
-    (folder / "measurements.sqlite").write_bytes((tiny.folder / "measurements.sqlite").read_bytes())
+    folder = tiny.copy(tmp_path / "run", without=("study", "predict", "blocks", "subnets", "baselines"))
     done = tiny.command("run", recipe, "--out", folder)
     assert done.returncode == 0, done.stderr
     for stage in STAGES:
-        assert files(folder, stage) == files(tiny.folder, stage), stage
+        assert tiny.files(folder, stage) == tiny.files(tiny.folder, stage), stage
 
 
 def test_a_killed_driver_and_a_machine_that_is_lost(tiny: Any, tmp_path: Path, cluster: Any) -> None:
-    recipe = recipe_with(tiny, tmp_path / "tiny.yaml", name="ray", address=cluster.address)
+    recipe = tiny.recipe_with(tmp_path / "tiny.yaml", name="ray", address=cluster.address)
     folder = tiny.copy(tmp_path / "run", without=("blocks",))
     cells = folder / "blocks" / "cells"
     with tiny.start("blocks", recipe, "--out", folder) as process:
-        wait_for(process, lambda: list(cells.glob("*-*.json")))
+        tiny.wait_for(process, lambda: list(cells.glob("*-*.json")))
         process.kill()
         process.communicate()
     assert not (folder / "blocks" / "stage.json").exists()
     finished = {path: path.stat().st_mtime_ns for path in cells.glob("*-*.json")}
     with tiny.start("blocks", recipe, "--out", folder) as process:
-        wait_for(process, lambda: len(list(cells.glob("*-*.json"))) > len(finished) or process.poll() is not None)
+        tiny.wait_for(process, lambda: len(list(cells.glob("*-*.json"))) > len(finished) or process.poll() is not None)
         cluster.remove_node(cluster.second, allow_graceful=False)
         _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "what was finished is not done again"
-    assert files(folder, "blocks") == files(tiny.folder, "blocks")
+    assert tiny.files(folder, "blocks") == tiny.files(tiny.folder, "blocks")
 
 
 def losses(folder: Path) -> list[float]:
@@ -132,7 +108,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_a_cluster_trains_the_supernet(tiny: Any, tmp_path: Path, cluster: Any) -> None:
-    recipe = recipe_with(tiny, tmp_path / "tiny.yaml", name="ray", address=cluster.address, trainers=2)
+    recipe = tiny.recipe_with(tmp_path / "tiny.yaml", name="ray", address=cluster.address, trainers=2)
     folder = tiny.copy(tmp_path / "run", without=("supernet", "subnets", "export"))
     done = tiny.command("supernet", recipe, "--out", folder)
     assert done.returncode == 0, done.stderr

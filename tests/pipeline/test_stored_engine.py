@@ -14,9 +14,6 @@ from typing import Any
 
 import fsspec
 import pytest
-import yaml
-
-from spaceevo.artifacts import Manifest
 
 SECONDS_AWAY = 20
 #: What a run does when the first finished cell has arrived in the store: the whole tiny distillation takes seconds.
@@ -34,10 +31,6 @@ storage.SECONDS_BETWEEN_PUSHES, storage.Storage._upload = 0.2, and_then
 """
 
 
-def files(folder: Path, stage: str) -> Any:
-    return Manifest.model_validate_json((folder / stage / "stage.json").read_bytes()).files
-
-
 def versions_there(url: str) -> dict[str, str]:
     """By name in the run folder."""
     file_system, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
@@ -48,14 +41,6 @@ def versions_there(url: str) -> dict[str, str]:
 def cells(versions: dict[str, str]) -> dict[str, str]:
     """Those that are finished."""
     return {name: version for name, version in versions.items() if re.fullmatch(r"blocks/cells/\d+-\d+\.json", name)}
-
-
-def wait_for(process: Any, is_there: Callable[[], Any]) -> None:
-    end = time.monotonic() + 120
-    while not is_there():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -95,7 +80,7 @@ def test_another_machine_goes_on_while_the_store_comes_and_goes(
     waits += f"while not pathlib.Path({str(away)!r}).exists(): time.sleep(0.05)"
     script = AT_FIRST_CELL.format(then=waits)
     with tiny.start("blocks", tiny.recipe, "--out", url, script=script, **machine("second")) as process:
-        wait_for(process, arrived.exists)
+        tiny.wait_for(process, arrived.exists)
         with object_store.away():
             away.touch()
             time.sleep(SECONDS_AWAY)
@@ -105,7 +90,7 @@ def test_another_machine_goes_on_while_the_store_comes_and_goes(
     assert f"{url} answers again" in " ".join(stdout.split())
 
     folder = copy_of_run(tmp_path / "second")
-    assert files(folder, "blocks") == files(tiny.folder, "blocks")
+    assert tiny.files(folder, "blocks") == tiny.files(tiny.folder, "blocks")
     after = versions_there(url)
     assert {name: after[name] for name in finished} == finished, "what was finished is not done again"
     here = {path.relative_to(folder).as_posix() for path in (folder / "blocks").rglob("*.*") if path.suffix != ".lock"}
@@ -134,7 +119,7 @@ def cluster(tiny: Any, tmp_path: Path, machine: Any) -> Iterator[str]:
             f"exec {command} start --block --num-cpus 1 --address"
         )
         with subprocess.Popen(["unshare", "-m", "-u", "sh", "-c", f"{start} {head.address}"], env=environment) as other:
-            wait_for(other, lambda: len([node for node in ray.nodes() if node["Alive"]]) == 2)
+            tiny.wait_for(other, lambda: len([node for node in ray.nodes() if node["Alive"]]) == 2)
             yield head.address
             other.terminate()
         ray.shutdown()
@@ -145,10 +130,8 @@ def cluster(tiny: Any, tmp_path: Path, machine: Any) -> Iterator[str]:
 def test_machines_that_share_no_folder_give_the_same(
     tiny: Any, tmp_path: Path, object_store: Any, machine: Any, cluster: str
 ) -> None:
-    recipe = tmp_path / "tiny.yaml"
-    content = yaml.safe_load(tiny.recipe.read_text())
-    recipe.write_text(yaml.safe_dump({**content, "engine": {"name": "ray", "address": cluster}}))
+    recipe = tiny.recipe_with(tmp_path / "tiny.yaml", name="ray", address=cluster)
     done = tiny.command("blocks", recipe, "--out", f"{object_store.url}/tiny", **machine("home"))
     assert done.returncode == 0, done.stderr
     folder = copy_of_run(tmp_path / "home")
-    assert files(folder, "blocks") == files(tiny.folder, "blocks")
+    assert tiny.files(folder, "blocks") == tiny.files(tiny.folder, "blocks")

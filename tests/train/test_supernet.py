@@ -54,6 +54,7 @@ def test_the_large_one_is_near_what_is_allowed():
     within = Within(SPACE, lambda subnet: subnet.macs <= most, SPACE.smallest())
     assert 0.9 * most < within.large(0).macs <= most
     assert within.large(0) == within.large(0)
+    assert Within(SPACE, lambda subnet: True, SPACE.smallest()).large(0) == SPACE.largest()
 
 
 def test_random_subnets_stay_random_where_many_meet_the_condition():

@@ -119,14 +119,12 @@ def program_sampler(context: Context, own: SearchSpace, latency_ms: Callable[[Su
     Raises:
         InfeasibleBudgetError: See `train_supernet`.
     """
-    settings = context.recipe.supernet
+    settings, seed = context.recipe.supernet, context.recipe.seed
     if settings.subnets == "all":
         return sandwich(own, settings.num_random)
     budget_ms = predict.load_budgets(context)[-1]
-    smallest = fastest_within(own, budget_ms, latency_ms)
-    return sandwich_within(
-        own, settings.num_random, lambda subnet: latency_ms(subnet) <= budget_ms, smallest, context.recipe.seed
-    )
+    smallest = fastest_within(own, budget_ms, latency_ms, seed)
+    return sandwich_within(own, settings.num_random, lambda subnet: latency_ms(subnet) <= budget_ms, smallest, seed)
 
 
 def load_curve(context: Context) -> list[TrainingPoint]:

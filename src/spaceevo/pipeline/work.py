@@ -210,6 +210,9 @@ def sandwich_of(
 
     Latencies are not known yet: of random subnets of random spaces, those of fewest MACs are taken to meet the
     largest budget, as many as meet an automatic one.
+
+    Returns:
+        The two that every step trains, and what draws the random ones of a step.
     """
     smallest, num_random = space.smallest(), recipe.supernet.num_random
     if recipe.supernet.subnets == "all":

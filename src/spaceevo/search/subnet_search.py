@@ -161,9 +161,7 @@ def search_subnets(
     return best_within(rated.values(), budgets[-1])
 
 
-def fastest_within(
-    space: SearchSpace, budget_ms: float, latency_ms: Callable[[Subnet], float], seed: int = 0
-) -> Subnet:
+def fastest_within(space: SearchSpace, budget_ms: float, latency_ms: Callable[[Subnet], float], seed: int) -> Subnet:
     """A fast subnet that meets a budget: the smallest at its best resolution, unless another one has to be sought.
 
     Raises:

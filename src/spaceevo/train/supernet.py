@@ -13,8 +13,9 @@ from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import torch_generator
 from spaceevo.train.loop import ProgramSampler
 
-#: Random subnets within a budget, of which the largest one teaches the others.
+#: Random subnets that meet a condition, of which the largest teaches the others.
 NUM_LARGE = 300
+#: Of a random subnet, before one that does not meet the condition is crossed with the smallest until it does.
 MAX_DRAWS = 20
 
 
@@ -67,10 +68,12 @@ class Within:
         return subnet
 
     def large(self, seed: int) -> Subnet:
-        """Of many random ones that of most MACs, since none may have the largest value of every choice.
+        """The largest of the space; where that does not meet the condition, of many random ones that of most MACs.
 
         Args:
             seed: Of the draws.
         """
+        if self.fits(largest := self.space.largest()):
+            return largest
         rng = python_random(seed, "supernet", "large")
         return max((self.draw(rng) for _ in range(NUM_LARGE)), key=lambda subnet: subnet.macs)

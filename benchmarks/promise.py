@@ -41,11 +41,9 @@ def spread(context: Context, num_subnets: int) -> list[tuple[float, Subnet]]:
     """(Predicted ms, subnet), spread evenly over the latencies between their 2nd and 98th percentile."""
     own, predictor = space.load_space(context), predict.load_predictor(context)
     rng = python_random(context.recipe.seed, "promise")
-    is_all = context.recipe.supernet.subnets == "all"
-    most_ms = float("inf") if is_all else predict.load_budgets(context)[-1]
-    drawn = (own.sample(rng) for _ in range(NUM_SAMPLED))
-    rated = ((predictor.network_ms(one), one) for one in drawn)
-    sampled = sorted((pair for pair in rated if pair[0] <= most_ms), key=lambda pair: pair[0])
+    trained = supernet.trained_subnets(context, own, predictor.network_ms)
+    drawn = filter(trained.fits, (own.sample(rng) for _ in range(NUM_SAMPLED)))
+    sampled = sorted(((predictor.network_ms(one), one) for one in drawn), key=lambda pair: pair[0])
     latencies = np.array([latency_ms for latency_ms, _ in sampled])
     wanted = np.linspace(*np.quantile(latencies, (0.02, 0.98)), num_subnets)
     return [sampled[int(np.abs(latencies - one).argmin())] for one in wanted]

@@ -10,7 +10,8 @@ from spaceevo.errors import InfeasibleBudgetError
 from spaceevo.nets.network import program_of
 from spaceevo.pipeline import predict, space
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.supernet import program_sampler
+from spaceevo.pipeline.supernet import trained_subnets
+from spaceevo.train.supernet import sandwich_within
 
 
 @pytest.fixture
@@ -21,14 +22,15 @@ def context(tiny: Any, tmp_path: Any, tiny_plugin: Any, monkeypatch: Any) -> Con
 
 
 def with_subnets(context: Context, subnets: str) -> Context:
-    settings = context.recipe.supernet.model_copy(update={"subnets": subnets, "num_random": 2})
+    settings = context.recipe.supernet.model_copy(update={"subnets": subnets})
     object.__setattr__(context, "recipe", context.recipe.model_copy(update={"supernet": settings}))
     return context
 
 
 def test_those_within_the_largest_budget(context: Context) -> None:
     own, predictor = space.load_space(context), predict.load_predictor(context)
-    sample = program_sampler(with_subnets(context, "within-budgets"), own, predictor.network_ms)
+    within = trained_subnets(with_subnets(context, "within-budgets"), own, predictor.network_ms)
+    sample = sandwich_within(within, 2, 0)
     programs = [program for seed in range(20) for program in sample(random.Random(seed))]
     latencies = [predictor.program_ms(program) for program in programs]
     assert len(programs) == 20 * 4
@@ -38,7 +40,8 @@ def test_those_within_the_largest_budget(context: Context) -> None:
 
 def test_all(context: Context) -> None:
     own, predictor = space.load_space(context), predict.load_predictor(context)
-    programs = program_sampler(with_subnets(context, "all"), own, predictor.network_ms)(random.Random(0))
+    within = trained_subnets(with_subnets(context, "all"), own, predictor.network_ms)
+    programs = sandwich_within(within, 2, 0)(random.Random(0))
     assert programs[:2] == [program_of(own.largest()), program_of(own.smallest())]
     assert len(programs) == 4
 
@@ -46,4 +49,4 @@ def test_all(context: Context) -> None:
 def test_a_space_without_any(context: Context) -> None:
     own, predictor = space.load_space(context), predict.load_predictor(context)
     with pytest.raises(InfeasibleBudgetError, match="closest feasible budget"):
-        program_sampler(with_subnets(context, "within-budgets"), own, lambda one: 1e3 * predictor.network_ms(one))
+        trained_subnets(with_subnets(context, "within-budgets"), own, lambda one: 1e3 * predictor.network_ms(one))

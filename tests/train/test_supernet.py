@@ -61,6 +61,11 @@ def test_random_subnets_stay_random_where_many_meet_the_condition():
     most = sorted(SPACE.sample(random.Random(n)).macs for n in range(200))[100]
     within = Within(SPACE, lambda subnet: subnet.macs <= most, SPACE.smallest())
     assert len({within.draw(random.Random(n)) for n in range(100)}) > 95
+    rng = random.Random(5)
+    samples = iter(lambda: SPACE.sample(rng), None)
+    firsts = [next(subnet for subnet in samples if subnet.macs <= most) for _ in range(20)]
+    rng = random.Random(5)
+    assert [within.draw(rng) for _ in range(20)] == firsts
 
 
 def test_sandwich_within():
@@ -69,7 +74,7 @@ def test_sandwich_within():
     def fits(subnet):
         return subnet.resolution == 36
 
-    sample = sandwich_within(SPACE, 2, fits, smallest, 0)
+    sample = sandwich_within(Within(SPACE, fits, smallest), 2, 0)
     first, other = sample(random.Random(3)), sample(random.Random(4))
     assert len(first) == 4
     assert first[:2] == other[:2] == [program_of(Within(SPACE, fits, smallest).large(0)), program_of(smallest)]

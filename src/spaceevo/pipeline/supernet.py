@@ -18,10 +18,10 @@ from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split
 from spaceevo.train.checkpoints import load_weights
-from spaceevo.train.loop import ProgramSampler, TrainedFiles, train
+from spaceevo.train.loop import TrainedFiles, train
 from spaceevo.train.losses import DISTILLATION_LOSSES
 from spaceevo.train.ranks import ALONE, Ranks, joined
-from spaceevo.train.supernet import make_supernet, sandwich, sandwich_within
+from spaceevo.train.supernet import Within, make_supernet, sandwich_within
 
 NAME = "supernet"
 TITLE = "Train the quantized-for-all supernet"
@@ -43,21 +43,16 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     if context.storage and context.ranks.count > 1:
         context.storage.push()
     context.ranks.agree(True)
-    own = space.load_space(context)
-    files, curve = context.engine.together(partial(_train, context, own, folder.absolute()), progress, context.trainer)
+    files, curve = context.engine.together(partial(_train, context, folder.absolute()), progress, context.trainer)
     files = TrainedFiles(folder / files.fp32.name, folder / files.int8.name)
     curve_path = folder / "curve.json"
     write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
     return [files.fp32, files.int8, curve_path]
 
 
-def _train(
-    context: Context, own: SearchSpace, folder: Path, progress: ProgressCallback
-) -> tuple[TrainedFiles, list[TrainingPoint]]:
+def _train(context: Context, folder: Path, progress: ProgressCallback) -> tuple[TrainedFiles, list[TrainingPoint]]:
     with joined() as ranks:
-        return train_supernet(
-            context, own, folder, context.recipe.seed, predict.load_predictor(context).network_ms, progress, ranks
-        )
+        return _train_found(context, folder, progress, ranks)
 
 
 def help_train(context: Context) -> None:
@@ -65,10 +60,15 @@ def help_train(context: Context) -> None:
     while context.ranks.agree(False):
         if context.storage:
             context.storage.joined().pull()
-        folder = context.run.stage(NAME).path
-        latency_ms = predict.load_predictor(context).network_ms
-        own = space.load_space(context)
-        train_supernet(context, own, folder, context.recipe.seed, latency_ms, silent, context.ranks)
+        _train_found(context, context.run.stage(NAME).path, silent, context.ranks)
+
+
+def _train_found(
+    context: Context, folder: Path, progress: ProgressCallback, ranks: Ranks
+) -> tuple[TrainedFiles, list[TrainingPoint]]:
+    """Train the supernet of the space that the run has found."""
+    own, latency_ms = space.load_space(context), predict.load_predictor(context).network_ms
+    return train_supernet(context, own, folder, context.recipe.seed, latency_ms, progress, ranks)
 
 
 def train_supernet(
@@ -99,7 +99,7 @@ def train_supernet(
     images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
     return train(
         network,
-        program_sampler(context, own, latency_ms),
+        sandwich_within(trained_subnets(context, own, latency_ms), recipe.supernet.num_random, recipe.seed),
         images,
         recipe.supernet,
         recipe.data,
@@ -113,18 +113,17 @@ def train_supernet(
     )
 
 
-def program_sampler(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float]) -> ProgramSampler:
-    """The sandwich rule over the subnets that the recipe wants trained.
+def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float]) -> Within:
+    """Those that the recipe wants trained.
 
     Raises:
         InfeasibleBudgetError: See `train_supernet`.
     """
-    settings, seed = context.recipe.supernet, context.recipe.seed
-    if settings.subnets == "all":
-        return sandwich(own, settings.num_random)
+    if context.recipe.supernet.subnets == "all":
+        return Within.all_of(own)
     budget_ms = predict.load_budgets(context)[-1]
-    smallest = fastest_within(own, budget_ms, latency_ms, seed)
-    return sandwich_within(own, settings.num_random, lambda subnet: latency_ms(subnet) <= budget_ms, smallest, seed)
+    smallest = fastest_within(own, budget_ms, latency_ms, context.recipe.seed)
+    return Within(own, lambda subnet: latency_ms(subnet) <= budget_ms, smallest)
 
 
 def load_curve(context: Context) -> list[TrainingPoint]:

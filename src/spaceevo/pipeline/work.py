@@ -203,23 +203,17 @@ def _random(space: SearchSpace, cost: str) -> float:
     return float(mean(getattr(space.sample(rng), cost) for _ in range(NUM_SAMPLES)))
 
 
-def sandwich_of(
-    recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace
-) -> tuple[list[Subnet], Callable[[random.Random], list[Subnet]]]:
-    """What a step of the supernet trains: the large and the smallest subnet, and random ones.
+def sandwich_of(recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace) -> Callable[[random.Random], list[Subnet]]:
+    """Draws what a step of the supernet trains.
 
     Latencies are not known yet: of random subnets of random spaces, those of fewest MACs are taken to meet the
     largest budget, as many as meet an automatic one.
-
-    Returns:
-        The two that every step trains, and what draws the random ones of a step.
     """
-    smallest, num_random = space.smallest(), recipe.supernet.num_random
-    if recipe.supernet.subnets == "all":
-        return [space.largest(), smallest], lambda rng: [space.sample(rng) for _ in range(num_random)]
-    most = max(_most_macs(hyperspace, space.num_classes), smallest.macs)
-    within = Within(space, lambda subnet: subnet.macs <= most, smallest)
-    return [within.large(recipe.seed), smallest], lambda rng: [within.draw(rng) for _ in range(num_random)]
+    within = Within.all_of(space)
+    if recipe.supernet.subnets == "within-budgets":
+        most = max(_most_macs(hyperspace, space.num_classes), within.smallest.macs)
+        within = replace(within, fits=lambda subnet: subnet.macs <= most)
+    return within.sandwich(recipe.supernet.num_random, recipe.seed)
 
 
 @cache
@@ -230,10 +224,9 @@ def _most_macs(hyperspace: Hyperspace, num_classes: int) -> float:
 
 
 def _sandwich_macs(recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace) -> float:
-    extremes, draw = sandwich_of(recipe, hyperspace, space)
+    draw = sandwich_of(recipe, hyperspace, space)
     rng = python_random(0, "work", "sandwich", space.encoding)
-    random_macs = mean(sum(one.macs for one in draw(rng)) for _ in range(NUM_SAMPLES))
-    return sum(one.macs for one in extremes) + random_macs
+    return mean(sum(one.macs for one in draw(rng)) for _ in range(NUM_SAMPLES))
 
 
 def _generations(settings: SubnetsSettings, num_budgets: int) -> tuple[int, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
-from spaceevo.nets.network import Network, Program, program_of
+from spaceevo.nets.network import Network, program_of
 from spaceevo.seeding import python_random
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
@@ -26,21 +27,13 @@ def make_supernet(space: SearchSpace, w_qmax: int, seed: int, per_channel: bool 
 
 def sandwich(space: SearchSpace, num_random: int) -> ProgramSampler:
     """The sandwich rule: the largest subnet, the smallest, and random ones."""
-    largest, smallest = program_of(space.largest()), program_of(space.smallest())
-
-    def sample(rng: random.Random) -> Sequence[Program]:
-        return [largest, smallest, *(program_of(space.sample(rng)) for _ in range(num_random))]
-
-    return sample
+    return sandwich_within(Within.all_of(space), num_random, 0)
 
 
-def sandwich_within(
-    space: SearchSpace, num_random: int, fits: Callable[[Subnet], bool], smallest: Subnet, seed: int
-) -> ProgramSampler:
-    """The sandwich rule among the subnets that meet a condition, see `Within`."""
-    within = Within(space, fits, smallest)
-    extremes = [program_of(within.large(seed)), program_of(smallest)]
-    return lambda rng: [*extremes, *(program_of(within.draw(rng)) for _ in range(num_random))]
+def sandwich_within(within: Within, num_random: int, seed: int) -> ProgramSampler:
+    """The sandwich rule among the subnets that meet a condition."""
+    draw = within.sandwich(num_random, seed)
+    return lambda rng: [program_of(subnet) for subnet in draw(rng)]
 
 
 @dataclass(frozen=True)
@@ -56,6 +49,21 @@ class Within:
     space: SearchSpace
     fits: Callable[[Subnet], bool]
     smallest: Subnet
+
+    @classmethod
+    def all_of(cls, space: SearchSpace) -> Self:
+        """Every subnet."""
+        return cls(space, lambda subnet: True, space.smallest())
+
+    def sandwich(self, num_random: int, seed: int) -> Callable[[random.Random], list[Subnet]]:
+        """Draws what a step trains: the large one and the smallest, which stay, and random ones.
+
+        Args:
+            num_random: How many random ones.
+            seed: Decides the large one.
+        """
+        extremes = [self.large(seed), self.smallest]
+        return lambda rng: [*extremes, *(self.draw(rng) for _ in range(num_random))]
 
     def draw(self, rng: random.Random) -> Subnet:
         """A random one: uniform over the choices, unless few meet the condition."""

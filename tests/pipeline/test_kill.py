@@ -27,7 +27,7 @@ session.Plan.__init__.__defaults__ = tuple(2 if value == 64 else value for value
 TRACES = {
     "study": "inputs.json",
     "predict": "inputs.json",
-    "blocks": "cells/*.json",
+    "blocks": "cells/0-0.lock",
     "space": "inputs.json",
     "supernet": "supernet-checkpoint.safetensors",
     "subnets": "evaluated.jsonl",

@@ -64,6 +64,18 @@ def test_macs_of_a_cell_are_those_of_its_rows(tiny, hyperspace):
         assert sum(own) < expected < 4 * sum(own), "sub-stages, and two projections"
 
 
+def test_a_subnet_alone_is_less_work_than_three():
+    hyperspace, supernet = load_hyperspace("micro"), Recipe().supernet
+    found = {}
+    for share in (0.0, 0.5):
+        own = Recipe(supernet=supernet.model_copy(update={"large_first": share, "subnets": "all"}))
+        found[share] = work_of(own, hyperspace, 1000, 200, 10)
+    together = found[0.0]
+    assert together.supernet_fp32 / supernet.epochs_fp32 == pytest.approx(together.supernet_int8 / supernet.epochs_int8)
+    assert found[0.5].supernet_int8 == together.supernet_int8
+    assert 0.6 < found[0.5].supernet_fp32 / together.supernet_fp32 < 0.9, "the largest is most of a step"
+
+
 def test_work_grows_with_what_is_asked_for():
     hyperspace = load_hyperspace("micro")
     small = Recipe()

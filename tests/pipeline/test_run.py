@@ -1,7 +1,6 @@
 """A whole run in a folder: what comes out, and that nothing is done twice."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -187,17 +186,3 @@ def test_a_changed_key_reruns_its_stage_and_those_after_it_and_back(tiny: Any, t
     for name in ("summary.json", "report.html"):
         assert (folder / name).read_bytes() == (tiny.folder / name).read_bytes()
     assert new_summary != (folder / "summary.json").read_text()
-
-
-def test_the_same_measurements_give_the_same_files(tiny: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for stage in ("study", "predict"):
-        shutil.copytree(tiny.folder / stage, folder / stage)
-    shutil.copy(tiny.folder / "measurements.sqlite", folder)
-    done = tiny.command("run", tiny.recipe, "--out", folder)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done before") == 2
-    for stage in STAGES[:-1]:  # the report tells how long the stages took
-        assert _manifest(folder, stage).files == _manifest(tiny.folder, stage).files, stage
-        assert _manifest(folder, stage).input_hash == _manifest(tiny.folder, stage).input_hash, stage

@@ -21,9 +21,11 @@ from spaceevo.train.supernet import make_supernet, sandwich
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NUM_CLASSES = 3
-#: 3 steps per epoch: 6 steps in FP32, then 6 of LSQ+.
-SETTINGS = SupernetSettings(epochs_fp32=2, epochs_int8=2, batch_size=8, lr=0.5, lr_int8=0.1, num_random=1)
-NUM_STEPS = 12
+#: 3 steps per epoch: 6 steps in FP32, of which 2 train the largest subnet alone, then 6 of LSQ+.
+SETTINGS = SupernetSettings(
+    epochs_fp32=2, epochs_int8=2, batch_size=8, lr=0.5, lr_int8=0.1, large_first=0.3, num_random=1
+)
+NUM_STEPS, NUM_ALONE = 12, 2
 DATA = DataSettings(flip=True, shift=2)
 
 
@@ -46,8 +48,9 @@ def train(folder, progress=silent, seed=0, settings=SETTINGS, own_space=None, ne
     network = network or make_supernet(own_space, 63, seed)
     sample = sandwich(own_space, settings.num_random)
     files, curve = loop.train(
-        network, sample, images(), settings, DATA, seed=seed, purpose="test", folder=folder, progress=progress
-    )
+        network, sample, images(), settings, DATA, seed=seed, purpose="test", folder=folder, progress=progress,
+        first_alone=settings.large_first,
+    )  # fmt: skip
     return network, files, curve
 
 
@@ -84,7 +87,17 @@ def test_curve(undisturbed):
     assert rates[1:6] == sorted(rates[1:6], reverse=True)
     assert rates[7:] == sorted(rates[7:], reverse=True)
     assert rates[5] < 0.15 * rates[1]
+    assert [point.loss_smallest is None for point in curve] == [True] * NUM_ALONE + [False] * (NUM_STEPS - NUM_ALONE)
+
+
+def test_the_first_program_is_trained_alone_at_first(undisturbed, tmp_path):
+    done = []
+    together = SETTINGS.model_copy(update={"large_first": 0.0})
+    _, _, curve = train(tmp_path, lambda *counts: done.append(counts), settings=together)
+    assert done == [(3 * (step + 1), 3 * NUM_STEPS) for step in range(NUM_STEPS)]
     assert all(point.loss_smallest is not None for point in curve)
+    assert curve[0].loss == undisturbed[2][0].loss
+    assert curve[1].loss != undisturbed[2][1].loss
 
 
 def test_files(undisturbed, tmp_path):
@@ -110,10 +123,15 @@ class Interruption(Exception):
     pass
 
 
+def trained(step):
+    """Subnets trained in so many steps: the largest alone, then all three."""
+    return min(step, NUM_ALONE) + 3 * max(0, step - NUM_ALONE)
+
+
 def interrupt_after(step):
     def progress(done, total):
-        assert total == NUM_STEPS
-        if done == step:
+        assert total == trained(NUM_STEPS)
+        if done == trained(step):
             raise Interruption
 
     return progress
@@ -128,8 +146,8 @@ def test_interrupted_and_continued(undisturbed, tmp_path, monkeypatch, stops):
             train(tmp_path, interrupt_after(stop))
         assert (tmp_path / "test-checkpoint.safetensors").exists() == (stop > 1)
     done = []
-    network, files, curve = train(tmp_path, lambda step, _: done.append(step))
-    assert done[0] == stops[-1], "it goes on with the step that was interrupted"
+    network, files, curve = train(tmp_path, lambda subnets, _: done.append(subnets))
+    assert done[0] == trained(stops[-1]), "it goes on with the step that was interrupted"
     assert_same(network, undisturbed[0])
     assert curve == undisturbed[2]
     assert files.fp32.read_bytes() == undisturbed[1].fp32.read_bytes()

@@ -21,9 +21,11 @@ from spaceevo.train.supernet import make_supernet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-#: 21 steps in FP32, 6 of LSQ+.
-LONGER = SETTINGS.model_copy(update={"epochs_fp32": 7, "epochs_int8": 2, "lr": 0.3, "dropout": 0.3, "ema": 0.5})
-NUM_FP32 = 21
+#: 21 steps in FP32, 6 of LSQ+, of three programs each.
+LONGER = SETTINGS.model_copy(
+    update={"epochs_fp32": 7, "epochs_int8": 2, "lr": 0.3, "dropout": 0.3, "ema": 0.5, "large_first": 0.0}
+)
+NUM_FP32, PER_STEP = 21, 3
 SCRIPT = f"""
 import json
 import os
@@ -56,7 +58,7 @@ def in_two_processes(torchrun: Any) -> Callable[..., subprocess.CompletedProcess
         folder.mkdir()
         script = folder / "script.py"
         script.write_text(SCRIPT)
-        return torchrun(script, folder, stop_at)
+        return torchrun(script, folder, PER_STEP * stop_at)
 
     return run
 
@@ -96,9 +98,9 @@ def test_what_two_processes_began_one_ends(in_two_processes, tmp_path, stop_at):
     assert done.returncode != 0
     assert not (tmp_path / "two" / "test-int8.safetensors").exists()
     in_two_parts = LONGER.model_copy(update={"accumulation": 2})
-    steps: list[int] = []
-    went_on = train(tmp_path / "two", lambda done, total: steps.append(done), settings=in_two_parts)[2]
-    assert steps[0] >= stop_at
+    subnets: list[int] = []
+    went_on = train(tmp_path / "two", lambda done, total: subnets.append(done), settings=in_two_parts)[2]
+    assert subnets[0] >= PER_STEP * stop_at
     undisturbed = train(tmp_path / "one", settings=in_two_parts)[2]
     assert_alike([point.loss for point in went_on], [point.loss for point in undisturbed])
 

@@ -73,7 +73,7 @@ def train_network(
         number: Names it within the folder.
         folder: For its files.
         seed: Of all draws.
-        progress: Called with steps done and in all.
+        progress: Called with work done and in all.
     """
     recipe, programs = context.recipe, [program_of(subnet)]
     images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)

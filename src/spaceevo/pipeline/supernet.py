@@ -88,7 +88,7 @@ def train_supernet(
         folder: For its files.
         seed: Of all draws.
         latency_ms: Predicts.
-        progress: Called with steps done and in all.
+        progress: Called with work done and in all.
         ranks: The processes that train together.
 
     Raises:
@@ -108,6 +108,7 @@ def train_supernet(
         folder=folder,
         progress=progress,
         distillation_loss=DISTILLATION_LOSSES[recipe.supernet.distillation],
+        first_alone=recipe.supernet.large_first,
         complete=program_of(own.largest()),
         ranks=ranks,
     )

@@ -97,7 +97,8 @@ def work_of(
     num_images = num_train - max(1, round(recipe.data.search_share * num_train))
     spaces = _spaces(hyperspace, num_classes)
     supernets = [found] if found else spaces
-    sandwich = mean(_sandwich_macs(recipe, hyperspace, space) for space in supernets)
+    steps = [_step_macs(recipe, hyperspace, space) for space in supernets]
+    large, sandwich = mean(one[0] for one in steps), mean(one[1] for one in steps)
     subnet = mean(_random(space, "macs") for space in spaces)  # those within the budgets
     num_budgets = AUTO_BUDGETS if recipe.budgets_ms == "auto" else len(recipe.budgets_ms)
     teacher_macs = mean(_teacher_macs(hyperspace, num_classes))
@@ -122,7 +123,7 @@ def work_of(
         teacher=0.0 if blocks.teacher_network else blocks.teacher.epochs_fp32 * num_images * teacher_macs,
         maps=maps_macs(hyperspace, num_classes, num_maps),
         cells=cells,
-        supernet_fp32=own.epochs_fp32 * num_images * sandwich,
+        supernet_fp32=own.epochs_fp32 * num_images * (own.large_first * large + (1 - own.large_first) * sandwich),
         supernet_int8=own.epochs_int8 * num_images * sandwich,
         generations=_generations(recipe.subnets, num_budgets),
         evaluation=(recalibrated + score_images) * subnet,
@@ -223,10 +224,12 @@ def _most_macs(hyperspace: Hyperspace, num_classes: int) -> float:
     return float(np.quantile(macs, AUTO_QUANTILES[-1]))
 
 
-def _sandwich_macs(recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace) -> float:
+def _step_macs(recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace) -> tuple[float, float]:
+    """Per image, of a step that trains the large subnet alone, and of one that trains all."""
     draw = sandwich_of(recipe, hyperspace, space)
     rng = python_random(0, "work", "sandwich", space.encoding)
-    return mean(sum(one.macs for one in draw(rng)) for _ in range(NUM_SAMPLES))
+    steps = [draw(rng) for _ in range(NUM_SAMPLES)]
+    return steps[0][0].macs, mean(sum(one.macs for one in subnets) for subnets in steps)
 
 
 def _generations(settings: SubnetsSettings, num_budgets: int) -> tuple[int, ...]:

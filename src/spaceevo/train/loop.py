@@ -85,6 +85,7 @@ def train(
     folder: Path,
     progress: ProgressCallback,
     distillation_loss: DistillationLoss = in_place_distillation_loss,
+    first_alone: float = 0.0,
     complete: Program | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[TrainedFiles, list[TrainingPoint]]:
@@ -102,8 +103,9 @@ def train(
         seed: Of the run.
         purpose: Name of this training; part of every draw.
         folder: For the checkpoint and the results; all processes see it.
-        progress: Called with steps done and in all, in the first process.
+        progress: Called with subnets trained, one per step and program, and in all, in the first process.
         distillation_loss: Between the logits of the other programs and those of the first.
+        first_alone: Share of the FP32 steps, at their beginning, that train the first program of a draw only.
         complete: Has every operator of the network; starts the ranges of those that hardly any drawn program has.
         ranks: The processes that train together, each of which calls this function.
 
@@ -119,7 +121,13 @@ def train(
     steps_per_epoch = len(images) // batch_size
     num_fp32 = 0 if network.quantized else max(1, round(settings.epochs_fp32 * steps_per_epoch))
     num_int8 = max(1, round(settings.epochs_int8 * steps_per_epoch)) if settings.epochs_int8 else 0
-    num_steps = num_fp32 + num_int8
+    num_steps, num_alone = num_fp32 + num_int8, round(first_alone * num_fp32)
+    per_step = len(sample_programs(python_random(seed, purpose, "programs", 0)))
+
+    def trained(steps: int) -> int:
+        """How many programs' worth of work."""
+        return min(steps, num_alone) + max(0, steps - num_alone) * per_step
+
     files = TrainedFiles(folder / f"{purpose}-fp32.safetensors", folder / f"{purpose}-int8.safetensors")
     checkpoint = folder / f"{purpose}-checkpoint.safetensors"
     device = device_of(settings)
@@ -152,6 +160,8 @@ def train(
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
             programs = sample_programs(python_random(seed, purpose, "programs", step))
+            if step < num_alone:
+                programs = programs[:1]
             dropout = torch_generator(seed, purpose, "dropout", step)
             losses = _step(
                 network, state.optimizer, programs, pixels, labels, settings, distillation_loss, dropout, share, ranks
@@ -183,7 +193,7 @@ def train(
             if step + 1 == num_fp32 and ranks.is_first:
                 save_tensors(files.fp32, network.state_dict(), state.notes())
             if ranks.is_first:
-                progress(step + 1, num_steps)
+                progress(trained(step + 1), trained(num_steps))
             if ranks.agree(time.monotonic() - last_saved > SECONDS_BETWEEN_CHECKPOINTS) and step + 1 < num_steps:
                 if ranks.is_first:
                     state.save(checkpoint)

@@ -100,7 +100,7 @@ class SupernetSettings(TrainingSettings):
 
     epochs_int8: float = Field(2, gt=0, description="Epochs of LSQ+ after it.")
     large_first: float = Field(
-        0.5, ge=0, lt=1, description="Share of the FP32 epochs, at their start, that train the largest subnet alone."
+        0.3, ge=0, lt=1, description="Share of the FP32 epochs, at their start, that train the largest subnet alone."
     )
     num_random: int = Field(2, ge=0, le=16, description="Random subnets per step beside largest and smallest.")
     subnets: Literal["within-budgets", "all"] = Field(

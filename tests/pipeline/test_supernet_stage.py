@@ -10,7 +10,7 @@ from spaceevo.errors import InfeasibleBudgetError
 from spaceevo.nets.network import program_of
 from spaceevo.pipeline import predict, space
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.supernet import trained_subnets
+from spaceevo.pipeline.supernet import load_curve, trained_subnets
 from spaceevo.train.supernet import sandwich_within
 
 
@@ -44,6 +44,12 @@ def test_all(context: Context) -> None:
     programs = sandwich_within(within, 2, 0)(random.Random(0))
     assert programs[:2] == [program_of(own.largest()), program_of(own.smallest())]
     assert len(programs) == 4
+
+
+def test_the_large_one_is_trained_alone_at_first(context: Context) -> None:
+    alone = [point.loss_smallest is None for point in load_curve(context) if point.phase == "fp32"]
+    assert alone == sorted(alone, reverse=True)
+    assert 0 < sum(alone) == round(context.recipe.supernet.large_first * len(alone))
 
 
 def test_a_space_without_any(context: Context) -> None:

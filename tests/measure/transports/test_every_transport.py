@@ -54,7 +54,7 @@ def device(name: str) -> Iterator[Transport]:
 @pytest.mark.parametrize("name", NAMES, indirect=True)
 def test_models_are_timed_side_by_side(name: str, device: Transport, models: Any) -> None:
     runtime = target.parse(name).runtime
-    small, large = (device.load(runtime, models(runtime, width), threads=1) for width in (8, 64))
+    small, large = (device.load(runtime, models(runtime, width), threads=1) for width in (8, 512))
     for repeats in (1, 2, 3, 7):
         for model in (small, large):
             samples = model.time(repeats)

@@ -100,7 +100,7 @@ def test_a_python_of_ones_own(loopback: Loopback) -> None:
 def test_a_connection_that_drops_between_requests_is_opened_again(
     loopback: Loopback, device: Transport, models: Any
 ) -> None:
-    small, large = (device.load(RUNTIME, models(RUNTIME, width), 1) for width in (8, 64))
+    small, large = (device.load(RUNTIME, models(RUNTIME, width), 1) for width in (8, 512))
     for _ in range(2):
         loopback.drop()
         assert min(large.time(20)) > min(small.time(20))

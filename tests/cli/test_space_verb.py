@@ -88,6 +88,7 @@ def test_search(cli, table, tmp_path):
     assert result["best"]["encoding"].startswith("micro-111-")
     assert result["excluded"] == ["stage2/" + str(MICRO.searched[1].choices[0].block_type)]
     assert result["bound"] is None
+    assert result["sampled_score"] is None
     block = next(c for c in result["choices"] if (c["stage"], c["kind"], c["index"]) == ("stage1", "block", 1))
     assert block["share"] == 1
     assert block["loss_without"] > 0.005

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import product
-from math import inf, nan, prod
+from math import inf, prod
 from random import Random
 from typing import Protocol
 
@@ -69,7 +69,7 @@ def search_spaces(
         seed: Decides everything, with the arguments above.
         excluded: Failed (stage, block) pairs, by index among the searched stages; no space has one.
         progress: Called with (spaces scored, num_spaces).
-        cross_check: Second evaluator for the best space (`sampled_score`); NaN without one.
+        cross_check: Second evaluator for the best space (`sampled_score`).
         sweep: Called with the best space and a score; gives all spaces that may reach it (`sweep.sweep_spaces` with
             this evaluator). That it cannot, an ArtifactError, is noted in the result.
 
@@ -112,7 +112,7 @@ def search_spaces(
         tolerance=tolerance,
         num_evaluated=len(ranked),
         history=tuple(search.history),
-        sampled_score=cross_check.score(hyperspace.decode(best.encoding)) if cross_check else nan,
+        sampled_score=cross_check.score(hyperspace.decode(best.encoding)) if cross_check else None,
         excluded=tuple(
             f"{stage.name}/{choice.block_type}"
             for index, stage in enumerate(hyperspace.searched)

@@ -426,7 +426,7 @@ class SpaceSearchResult(Record):
         tolerance: Relative.
         num_evaluated: Distinct spaces scored.
         history: Progress.
-        sampled_score: Score of the best space by the sampled evaluator, as a cross-check; None where that was not asked for.
+        sampled_score: Score of the best space by the sampled evaluator, as a cross-check; None without one.
         excluded: Failed cells (stage/block type) that no space may use.
         choices: Every block type and width window that some space within tolerance chooses.
         num_bounded: Spaces of which no more is known than that they score at most `bound`.

@@ -189,12 +189,12 @@ def _evolve(search: _Search, population_size: int, tournament_size: int, rng: Ra
     evolution = AgingEvolution(
         population_size, tournament_size, initial, mutations, search.sample, search.is_allowed, rng
     )
+    search.alive = lambda: [score for _, score in evolution.population]
     num_idle = 0
     while not search.is_done:
         before = len(search.scores)
         for choice in evolution.ask():
             if not search.is_done:
-                search.alive = [score for _, score in evolution.population]
                 evolution.tell(choice, search.score(choice))
         num_idle = 0 if len(search.scores) > before else num_idle + 1
         if num_idle >= PATIENCE:
@@ -221,7 +221,7 @@ class _Search:
         self.excluded = excluded
         self.scores: dict[SpaceChoice, float] = {}
         self.history: list[SpaceSearchStep] = []
-        self.alive: list[float] = []
+        self.alive: Callable[[], list[float]] = list
         self._evaluator = evaluator
         self._num_spaces = num_spaces
         self._progress = progress
@@ -292,7 +292,7 @@ class _Search:
         count = len(self.scores)
         self._progress(min(count, self._num_spaces), self._num_spaces)
         if count == 1 or count % max(1, self._num_spaces // NUM_HISTORY_STEPS) == 0:
-            alive = self.alive or list(self.scores.values())
+            alive = self.alive() or list(self.scores.values())
             mean = sum(alive) / len(alive)
             step = SpaceSearchStep(num_evaluated=count, best_score=self._best, population_mean=mean)
             self.history.append(step)

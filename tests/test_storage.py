@@ -369,6 +369,19 @@ def test_a_store_that_is_away_for_a_while(object_store: Any, tmp_path: Path) -> 
     assert {"stage/before", "stage/meanwhile"} < names_there(home.url)
 
 
+def test_what_began_before_does_not_tell_that_the_store_is_back(url: str, tmp_path: Path) -> None:
+    told: list[str] = []
+    watch = storage._Watch(session(url, tmp_path / "a"), told.append)
+
+    def fail() -> None:
+        raise ConnectionError("gone")
+
+    watch.attempt(lambda: watch.attempt(fail))
+    assert ["does not answer (gone" in one for one in told] == [True]
+    watch.attempt(lambda: None)
+    assert "answers again" in told[1]
+
+
 def test_a_store_that_stays_away(object_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.1)
     home = session(f"{object_store.url}/run", tmp_path / "a")

@@ -171,14 +171,14 @@ class Storage:
         watch = _Watch(self, say)
         try:
             with (
-                _repeated(lambda: watch.see(_try(self._push)), SECONDS_BETWEEN_PUSHES),
-                _repeated(lambda: watch.see(_try(self._give_sign)), SECONDS_BETWEEN_SIGNS),  # a push may take long
+                _repeated(lambda: watch.attempt(self._push), SECONDS_BETWEEN_PUSHES),
+                _repeated(lambda: watch.attempt(self._give_sign), SECONDS_BETWEEN_SIGNS),  # a push may take long
             ):
                 yield watch.check
             watch.check()
             watch.tell_of_the_end()
             self.push()
-            watch.see(None)
+            watch.see(None, time.monotonic())
         except BaseException:
             _try(self._push)  # the error that ends the run counts, not this
             raise
@@ -363,13 +363,23 @@ class _Watch:
         self._away_since: float | None = None
         self._lost: SpaceEvoError | None = None
 
-    def see(self, error: Exception | None) -> None:
-        """Take note of how an exchange with the store has ended."""
+    def attempt(self, exchange: Callable[[], None]) -> None:
+        """Exchange something with the store, and take note of how that ends."""
+        begun = time.monotonic()
+        self.see(_try(exchange), begun)
+
+    def see(self, error: Exception | None, begun: float) -> None:
+        """Take note of how an exchange with the store has ended.
+
+        Args:
+            error: None where it succeeded.
+            begun: When it began. That one from before the store was away succeeds does not tell that it is back.
+        """
         with self._lock:
             url, since, now = self._storage.url, self._away_since, time.monotonic()
             if isinstance(error, SpaceEvoError):
                 self._lost = error
-            elif error is None and since is not None:
+            elif error is None and since is not None and begun > since:
                 self._away_since = None
                 self._say(f"{url} answers again, after {now - since:.0f} s")
             elif error is not None and since is None:

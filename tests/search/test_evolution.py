@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import combinations
+from math import nan, sqrt
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spaceevo.search.evolution import AgingEvolution
 
@@ -15,6 +20,10 @@ def step(value: int, rng: Random) -> int:
 
 def jump(value: int, rng: Random) -> int:
     return value + 100
+
+
+def same(value: int, rng: Random) -> int:
+    return value
 
 
 def make(population_size: int = 4, tournament_size: int = 4, *, seed: int = 0, allowed=lambda value: True):
@@ -50,6 +59,41 @@ def test_small_tournament_lets_others_win() -> None:
     for value in evolution.ask():
         evolution.tell(value, float(value))
     assert len({evolution.ask()[1] for _ in range(50)}) > 1
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(1, 9))
+def test_winners_are_as_often_as_in_samples_without_replacement(scores: list[int], places: int) -> None:
+    values = range(len(scores))
+    evolution = AgingEvolution(len(scores), places, values, [same], lambda rng: 0, lambda value: True, Random(0))
+    for value in evolution.ask():
+        evolution.tell(value, scores[value])
+    wins = Counter(evolution.ask()[0] for _ in range(2000))
+    expected = Counter[int]()
+    samples = list(combinations(values, min(places, len(scores))))
+    for sample in samples:
+        best = [value for value in sample if scores[value] == max(scores[other] for other in sample)]
+        for value in best:
+            expected[value] += 2000 / len(samples) / len(best)
+    assert set(wins) <= set(expected)
+    for value, count in expected.items():
+        assert abs(wins[value] - count) <= 6 * sqrt(count)  # six standard errors
+
+
+@given(st.lists(st.integers(0, 3), min_size=10, max_size=30))
+def test_the_dead_win_no_tournament(scores: list[int]) -> None:
+    evolution = make(tournament_size=4)
+    evolution.ask()
+    for value, score in enumerate(scores):
+        evolution.tell(value, score)
+    best = max(scores[-4:])
+    assert scores[evolution.ask()[1] - 100] == best
+    assert evolution.ask()[1] - 100 >= len(scores) - 4
+
+
+def test_refuses_a_score_that_is_no_number() -> None:
+    evolution = make()
+    with pytest.raises(ValueError, match="NaN"):
+        evolution.tell(1, nan)
 
 
 def test_the_oldest_dies_even_if_best() -> None:

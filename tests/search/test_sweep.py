@@ -161,7 +161,7 @@ def test_search_with_a_sweep_is_the_same_for_every_seed() -> None:
     space = hyperspace(5)
     evaluator = ExactEvaluator(random_table(space, 7), space, [4.5], BASE_MS, TOP)
     found = [
-        search_spaces(space, evaluator, num_spaces=30, population_size=10, tournament_size=5, tolerance=0.1,
+        search_spaces(space, evaluator, num_spaces=30, population_size=10, tournament_size=5, tolerance=0.15,
                       seed=seed, sweep=sweep_)
         for seed, sweep_ in ((0, partial(sweep_spaces, evaluator)), (1, partial(sweep_spaces, evaluator)), (0, None))
     ]  # fmt: skip
@@ -174,5 +174,5 @@ def test_search_with_a_sweep_is_the_same_for_every_seed() -> None:
     assert (without.bound, without.num_bounded) == (None, 0)
     brute = {space.encode(choice): evaluator.score(choice) for choice in all_choices(space)}
     assert {s.encoding for s in result.within_tolerance} == {
-        name for name, score in brute.items() if score >= 0.9 * max(brute.values())
+        name for name, score in brute.items() if score >= 0.85 * max(brute.values())
     }

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import isnan
+from operator import attrgetter
 from random import Random
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 MAX_TRIES = 200
+
+
+class _Member(NamedTuple, Generic[T]):
+    """A scored value; sorts by its score. The number it was told as keeps values from being compared."""
+
+    score: float
+    number: int
+    value: T
 
 
 class AgingEvolution(Generic[T]):
@@ -55,12 +66,15 @@ class AgingEvolution(Generic[T]):
         self._is_allowed = is_allowed
         self._rng = rng
         self._started = False
-        self._population: deque[tuple[T, float]] = deque(maxlen=population_size)
+        self._population_size = population_size
+        self._population: deque[_Member[T]] = deque()
+        self._ranking: list[_Member[T]] = []
+        self._num_told = 0
 
     @property
     def population(self) -> list[tuple[T, float]]:
         """The values alive with their scores, oldest first."""
-        return list(self._population)
+        return [(member.value, member.score) for member in self._population]
 
     def ask(self) -> list[T]:
         """The next values to score."""
@@ -69,20 +83,46 @@ class AgingEvolution(Generic[T]):
             return self._start()
         if not self._population:
             return []
-        size = min(self._tournament_size, len(self._population))
-        winner, _ = max(self._rng.sample(list(self._population), size), key=lambda member: member[1])
+        winner = self._winner()
         children = []
         for mutation in self._mutations:
             children += self._allowed(partial(mutation, winner))
         return children
 
     def tell(self, value: T, score: float) -> None:
-        """A value joins the population; the oldest dies where there are too many."""
-        self._population.append((value, score))
+        """A value joins the population; the oldest dies where there are too many.
+
+        Raises:
+            ValueError: The score is NaN.
+        """
+        if isnan(score):
+            raise ValueError(f"the score of {value} is NaN")
+        member = _Member(score, self._num_told, value)
+        self._num_told += 1
+        self._population.append(member)
+        insort(self._ranking, member)
+        if len(self._population) > self._population_size:
+            oldest = self._population.popleft()
+            del self._ranking[bisect_left(self._ranking, oldest)]
+
+    def _winner(self) -> T:
+        """The best of a tournament, by lot among equals.
+
+        From the best down, each member is drawn with the chance that the places leave it: the winner of a
+        sample without replacement, after some population / tournament draws instead of a whole sample.
+        """
+        left = len(self._ranking)
+        places = min(self._tournament_size, left)
+        while self._rng.random() * left >= places:
+            left -= 1
+        score = self._ranking[left - 1].score
+        first = bisect_left(self._ranking, score, key=attrgetter("score"))
+        end = bisect_right(self._ranking, score, key=attrgetter("score"))
+        return self._ranking[self._rng.randrange(first, end)].value
 
     def _start(self) -> list[T]:
         values = [value for value in self._initial if self._is_allowed(value)]
-        while len(values) < (self._population.maxlen or 0):
+        while len(values) < self._population_size:
             drawn = self._allowed(self._sample)
             if not drawn:
                 break

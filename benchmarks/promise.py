@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spaceevo.nets.network import Network, Program, program_of
-from spaceevo.pipeline import baselines, predict, space, supernet
+from spaceevo.pipeline import finetune, predict, space, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import one_core
@@ -31,8 +31,7 @@ from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split
-from spaceevo.train.evaluation import calibrated_subnet, calibrated_top1
-from spaceevo.train.loop import train
+from spaceevo.train.evaluation import calibrated_top1
 
 NUM_SAMPLED = 1000
 
@@ -58,7 +57,7 @@ def measure(
 ) -> dict[str, float]:
     """Top-1 in percent of one subnet: inherited, and tuned with each rate."""
     number, program = job
-    recipe, settings = context.recipe, baselines.settings_alone(context)
+    recipe = context.recipe
     images, _, held_out = split(context.data, recipe.data.search_share, recipe.seed)
     floating, quantized = (supernet.load_supernet(context, precision) for precision in ("fp32", "int8"))
 
@@ -68,13 +67,10 @@ def measure(
     with one_core():
         result = {"fp32": judged(floating), "int8": judged(quantized)}
         for factor in lr_factors:
-            network = calibrated_subnet(quantized, program, images, RECALIBRATION_BATCHES)
-            own = settings.model_copy(update={"epochs_int8": epochs, "lr_int8": settings.lr_int8 * factor})
+            own = finetune.settings(context, epochs, factor)
             with tempfile.TemporaryDirectory() as work:
-                train(network, lambda rng: [program], images, own, recipe.data, seed=recipe.seed,
-                      purpose=f"promise{number}", folder=Path(work), progress=silent)  # fmt: skip
-            network.arithmetic = context.arithmetic
-            result[f"tuned, lr x {factor:g}"] = judged(network.eval())
+                network, _ = finetune.tune(context, program, own, f"promise{number}", Path(work), silent)
+            result[f"tuned, lr x {factor:g}"] = judged(network)
     return result
 
 

@@ -176,6 +176,14 @@ class SubnetsSettings(Settings):
     recalibration_batches: int = Field(4, ge=1, description="Batches of 128 that recalibrate batch norm.")
 
 
+class FinetuneSettings(Settings):
+    """Training of each found subnet alone."""
+
+    epochs: float = Field(
+        0, ge=0, description="Epochs of LSQ+ from what the supernet left, at the supernet's rate; 0: none."
+    )
+
+
 class ExportSettings(Settings):
     """Export, verification and measuring."""
 
@@ -228,6 +236,7 @@ class Recipe(Settings):
     space: SpaceSettings = SpaceSettings()
     supernet: SupernetSettings = SupernetSettings()
     subnets: SubnetsSettings = SubnetsSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
     export: ExportSettings = ExportSettings()
     compare: CompareSettings = CompareSettings()
 

@@ -571,6 +571,7 @@ class ModelResult(Record):
         fp32_ms: Measured latency of the FP32 twin.
         speedup: fp32_ms / int8_ms.
         top1_fp32: Of the FP32 twin, computed by the runtime, on the validation images.
+        top1_inherited: Of the fake-quantized subnet before it was fine-tuned alone; None where it was not.
         top1_fake_quant: Of the fake-quantized network.
         top1_int8: Of the INT8 file, computed by the runtime.
         verification: Of the INT8 file.
@@ -589,6 +590,7 @@ class ModelResult(Record):
     fp32_ms: float
     speedup: float
     top1_fp32: float
+    top1_inherited: float | None = None
     top1_fake_quant: float
     top1_int8: float
     verification: Verification

@@ -11,7 +11,7 @@ import pytest
 
 DEVICE = "board"
 #: What engines decide nothing about.
-STAGES = ("blocks", "space", "supernet", "subnets", "baselines")
+STAGES = ("blocks", "space", "supernet", "subnets", "finetune", "baselines")
 
 
 def children(pid: int) -> list[int]:
@@ -38,7 +38,7 @@ def test_a_worker_that_is_killed_is_replaced(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_one_after_the_other_gives_the_same(tiny: Any, tmp_path: Path, cli: Any) -> None:
-    folder = tiny.copy(tmp_path / "run", without=("subnets", "baselines"))
+    folder = tiny.copy(tmp_path / "run", without=("subnets", "finetune", "baselines"))
     done = cli("run", tiny.recipe_with(tmp_path / "tiny.yaml", name="serial"), "--out", folder)
     assert done.returncode == 0, done.stderr
     for stage in STAGES:
@@ -77,7 +77,7 @@ def cluster(head: Any) -> Iterator[Any]:
 def test_a_cluster_of_two_machines_gives_the_same(tiny: Any, tmp_path: Path, cluster: Any) -> None:
     recipe = tiny.recipe_with(tmp_path / "tiny.yaml", name="ray", address=cluster.address, device=DEVICE)
     # The device is noisy: with the same measurements all else is the same.
-    folder = tiny.copy(tmp_path / "run", without=("study", "predict", "blocks", "subnets", "baselines"))
+    folder = tiny.copy(tmp_path / "run", without=("study", "predict", "blocks", "subnets", "finetune", "baselines"))
     done = tiny.command("run", recipe, "--out", folder)
     assert done.returncode == 0, done.stderr
     for stage in STAGES:

@@ -31,6 +31,7 @@ TRACES = {
     "space": ("inputs.json", 0.5),
     "supernet": ("supernet-checkpoint.safetensors", 0.5),
     "subnets": ("evaluated.jsonl", 0.5),
+    "finetune": ("subnet?-checkpoint.safetensors", 0.5),
     "baselines": ("baseline?-checkpoint.safetensors", 0.5),
     "export": ("models/*.onnx", 0.5),
     "report": ("inputs.json", 0.5),

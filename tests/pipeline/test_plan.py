@@ -35,6 +35,7 @@ def hyperspace(tiny_plugin, monkeypatch):
 
 
 def test_what_is_measured_is_what_a_run_measures(tiny, hyperspace):
+    from spaceevo.pipeline.baselines import fit_subnets
     from spaceevo.pipeline.context import Context
 
     context = Context.of_folder(tiny.folder)
@@ -44,6 +45,7 @@ def test_what_is_measured_is_what_a_run_measures(tiny, hyperspace):
     chains = sum(2 * (2 if row["operator"] == "conv1x1" else 1) for row in study["rows"])
     assert work.measured["study"] == chains
     assert work.measured["predict"] == 24 + 5
+    assert work.measured["baselines"] == len(set(fit_subnets(context)))
     models = json.loads((tiny.folder / "export" / "models.json").read_text())
     assert work.measured["export"] == 2 * len(models["models"] + models["baselines"])
     evaluated = len((tiny.folder / "subnets" / "evaluated.jsonl").read_text().splitlines())
@@ -126,7 +128,7 @@ def test_a_device_that_cannot_be_measured_has_no_time():
     recipe, work = Recipe(), micro_work()
     found = plan(recipe, work, RATES.model_copy(update={"measure_s": None}), 1, 1)
     unknown = {stage.name for stage in found.stages if stage.device_seconds is None}
-    assert unknown == {"study", "predict", "subnets", "export"}
+    assert unknown == {"study", "predict", "subnets", "baselines", "export"}
 
 
 def test_the_verb_measures_saves_and_compares(tiny: Any, tmp_path: Any, cli: Any) -> None:

@@ -100,6 +100,13 @@ def test_the_numbers_are_there(page: Page) -> None:
         assert text in page.text, text
 
 
+def test_what_was_fine_tuned_shows_what_it_was_before() -> None:
+    models = (make_model(1.2, 0.84, top1_inherited=0.815), make_model(2.0, 0.86))
+    text = Page(html.render(make_data(models=models, baselines=()))).text
+    assert "Inherited from the supernet, before fine-tuning 81.5 % –" in text
+    assert "before fine-tuning" not in Page(html.render(make_data())).text
+
+
 def test_links_to_the_files_are_relative(page: Page) -> None:
     links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
     assert links[:2] == ["export/model_0.8ms_int8.onnx", "export/model_0.8ms_fp32.onnx"]

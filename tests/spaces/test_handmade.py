@@ -2,7 +2,7 @@
 
 import pytest
 
-from spaceevo.spaces.handmade import MULTIPLIERS, matching_mobilenet_v3, mobilenet_v3
+from spaceevo.spaces.handmade import MULTIPLIERS, every_mobilenet_v3, matching_mobilenet_v3, mobilenet_v3
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.layers import make_divisible
 from spaceevo.spaces.subnet import network_layers
@@ -49,6 +49,13 @@ def test_largest_that_meets_the_budget(budget_ms):
     for resolution in MICRO.resolutions:
         if resolution > found.resolution:
             assert macs_as_ms(mobilenet_v3(MICRO, MULTIPLIERS[0], resolution, 10)) > budget_ms
+
+
+def test_every_network_is_one_that_may_match() -> None:
+    every = list(every_mobilenet_v3(MICRO, 10))
+    assert len(every) == len(set(every)) > 2 * len(MULTIPLIERS)
+    assert {subnet.resolution for subnet in every} == set(MICRO.resolutions)
+    assert {matching_mobilenet_v3(MICRO, budget_ms, 10, macs_as_ms) for budget_ms in (0.0, 3.0, 6.0)} <= set(every)
 
 
 def test_budget_between_resolutions():

@@ -19,6 +19,7 @@ STAGE_VERBS = {
     "space": "Evolve the search space by its Q-T score.",
     "supernet": "Train the quantized-for-all supernet.",
     "subnets": "Search the best subnets under each latency budget.",
+    "finetune": "Fine-tune the found subnets, each alone, if the recipe asks for it.",
     "baselines": "Train hand-made networks of matching latency with equal effort.",
     "export": "Export, verify against the integer reference, measure on the target.",
     "report": "Write report.html and summary.json.",

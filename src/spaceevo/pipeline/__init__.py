@@ -13,7 +13,19 @@ from rich.console import Console
 from spaceevo import interrupts
 from spaceevo.artifacts import RunFolder, content_hash
 from spaceevo.config import Recipe
-from spaceevo.pipeline import baselines, blocks, compare, export, predict, report, space, study, subnets, supernet
+from spaceevo.pipeline import (
+    baselines,
+    blocks,
+    compare,
+    export,
+    finetune,
+    predict,
+    report,
+    space,
+    study,
+    subnets,
+    supernet,
+)
 from spaceevo.pipeline.context import Context, StageModule, write_recipe
 from spaceevo.pipeline.memory import peak_rss_mib, return_free_memory
 from spaceevo.progress import shown
@@ -27,6 +39,7 @@ STAGES: tuple[StageModule, ...] = (
     space,
     supernet,
     subnets,
+    finetune,
     baselines,
     export,
     report,

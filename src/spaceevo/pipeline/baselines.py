@@ -1,10 +1,16 @@
-"""Stage 7: hand-made networks of matching latency, trained and quantized with the supernet's effort."""
+"""Stage 8: hand-made networks of matching latency, trained and quantized with the supernet's effort.
+
+predictor.json           of their latency, fitted on networks like them
+baselineN-*.safetensors  network of budget N
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.config import TrainingSettings
@@ -13,9 +19,11 @@ from spaceevo.pipeline import predict
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.memory import return_free_memory
-from spaceevo.progress import ProgressCallback
+from spaceevo.predict.fit import fit_networks
+from spaceevo.predict.predictor import LatencyPredictor
+from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import TrainingPoint
-from spaceevo.spaces.handmade import matching_mobilenet_v3
+from spaceevo.spaces.handmade import every_mobilenet_v3, matching_mobilenet_v3
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split, torch_generator
 from spaceevo.train.checkpoints import load_weights
@@ -24,26 +32,50 @@ from spaceevo.train.loop import TrainedFiles, train
 NAME = "baselines"
 TITLE = "Train hand-made networks of matching latency with equal effort"
 NEEDS = (predict.NAME,)
+PREDICTOR = "predictor.json"
+FIT_SHARE = 0.03  # of the time, for the progress only
+NUM_FIT = 24
+#: Networks are measured up to this many times the largest budget, by a predictor that knows none like them.
+FIT_REACH = 2.0
 
 
 def inputs(context: Context) -> dict[str, object]:
-    """Data and the supernet's training settings."""
+    """Data, the supernet's training settings, and what the predictor is fitted on."""
     return {
         "data": context.data_hash,
         "training": settings_alone(context).model_dump(),
         "weight_scales": context.recipe.supernet.weight_scales,
         "w_qmax": context.target.w_qmax,
+        "num_fit": NUM_FIT,
         "seed": context.recipe.seed,
     }
 
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
-    """Train one network per budget, as jobs of their own."""
-    jobs = [_Job(context, subnet, number, folder.absolute()) for number, subnet in enumerate(load_subnets(context))]
-    for _ in context.engine.map(_fit, jobs, progress, needs=context.training):
+    """Fit the predictor, then train one network per budget, as jobs of their own."""
+    predictor = context.at_device(_predictor, part(progress, 0, FIT_SHARE))
+    path = folder / PREDICTOR
+    write_atomically(path, predictor.to_json())
+    subnets = matching_subnets(context, predictor)
+    jobs = [_Job(context, subnet, number, folder.absolute()) for number, subnet in enumerate(subnets)]
+    for _ in context.engine.map(_fit, jobs, part(progress, FIT_SHARE, 1), needs=context.training):
         pass
     names = ("fp32.safetensors", "int8.safetensors", "curve.json")
-    return [folder / f"baseline{number}-{name}" for number in range(len(jobs)) for name in names]
+    return [path, *(folder / f"baseline{number}-{name}" for number in range(len(jobs)) for name in names)]
+
+
+def fit_subnets(context: Context) -> list[Subnet]:
+    """Distinct hand-made networks, from the fastest to some that are slower than the largest budget."""
+    latency_ms = predict.load_predictor(context).network_ms
+    ascending = sorted(every_mobilenet_v3(context.hyperspace, context.data.num_classes), key=latency_ms)
+    limit_ms = FIT_REACH * predict.load_budgets(context)[-1]
+    near = ascending[: max(NUM_FIT, sum(latency_ms(subnet) <= limit_ms for subnet in ascending))]
+    return [near[place] for place in np.linspace(0, len(near) - 1, min(NUM_FIT, len(near))).round().astype(int)]
+
+
+def _predictor(context: Context, progress: ProgressCallback) -> LatencyPredictor:
+    with context.store() as store:
+        return fit_networks(fit_subnets(context), context.target, store, context.work_dir, progress)
 
 
 @dataclass(frozen=True)
@@ -90,9 +122,13 @@ def train_network(
     )
 
 
-def load_subnets(context: Context) -> list[Subnet]:
+def load_predictor(context: Context) -> LatencyPredictor:
+    """Of the latency of hand-made networks; that of the hyperspace's subnets has seen none like them."""
+    return LatencyPredictor.from_json(context.path(NAME, PREDICTOR).read_text())
+
+
+def matching_subnets(context: Context, predictor: LatencyPredictor) -> list[Subnet]:
     """The hand-made network of every budget."""
-    predictor = predict.load_predictor(context)
     return [
         matching_mobilenet_v3(context.hyperspace, budget_ms, context.data.num_classes, predictor.network_ms)
         for budget_ms in predict.load_budgets(context)

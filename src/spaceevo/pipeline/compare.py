@@ -38,7 +38,6 @@ from spaceevo.search.pareto import hypervolume
 from spaceevo.search.subnet_search import RatedSubnet, best_within
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
-from spaceevo.spaces.handmade import matching_mobilenet_v3
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
@@ -178,11 +177,12 @@ def _entries(context: Context) -> list[_Entry]:
 
 
 def _predictor(context: Context, progress: ProgressCallback) -> LatencyPredictor:
-    """Fitted on networks of the hyperspace, as for the run, and of every hand-made space."""
+    """Fitted on networks of the hyperspace, as for the run, of every hand-made space, and hand-made ones."""
     recipe, num_classes = context.recipe, context.data.num_classes
     subnets = fit_subnets(context.hyperspace, recipe.predict.num_fit, recipe.seed, num_classes)
     for name in recipe.compare.handmade:
         subnets += fit_subnets(load_hyperspace(name), recipe.compare.num_fit, recipe.seed, num_classes)
+    subnets += baselines.fit_subnets(context)
     with context.store() as store:
         return fit_networks(subnets, context.target, store, context.work_dir, progress)
 
@@ -218,9 +218,9 @@ def _trained_alone(
 ) -> list[_Found]:
     """The hand-made network of each budget, trained with a supernet's effort."""
     budgets = predict.load_budgets(context)
+    subnets = baselines.matching_subnets(context, predictor)
     found = []
-    for number, budget_ms in enumerate(budgets):
-        subnet = matching_mobilenet_v3(context.hyperspace, budget_ms, context.data.num_classes, predictor.network_ms)
+    for number, (budget_ms, subnet) in enumerate(zip(budgets, subnets, strict=True)):
         own = part(progress, number / len(budgets), (number + 1) / len(budgets))
         baselines.train_network(context, subnet, number, folder, seed, own)
         only = RatedSubnet(subnet, predictor.network_ms(subnet), 0.0)

@@ -1,4 +1,4 @@
-"""Stage 8: extract, export, verify against the integer reference, measure on the target."""
+"""Stage 9: extract, export, verify against the integer reference, measure on the target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
 from spaceevo.nets.extracted import SUFFIX, save_extracted
 from spaceevo.nets.network import Network, program_of
-from spaceevo.pipeline import baselines, predict, space, subnets, supernet
+from spaceevo.pipeline import baselines, finetune, predict, space, subnets, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.handout import hand_out, metadata_of
 from spaceevo.predict.metrics import computed_metric, metric_value
@@ -26,11 +26,11 @@ from spaceevo.runtimes import profile_of
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split
-from spaceevo.train.evaluation import calibrated_subnet
+from spaceevo.train.evaluation import calibrated_subnet, calibrated_top1
 
 NAME = "export"
 TITLE = "Export, verify against the integer reference, measure on the target"
-NEEDS = (predict.NAME, supernet.NAME, subnets.NAME, baselines.NAME)
+NEEDS = (predict.NAME, supernet.NAME, subnets.NAME, finetune.NAME, baselines.NAME)
 RECALIBRATION_BATCHES = 16
 
 
@@ -39,7 +39,9 @@ class _Candidate:
     name: str
     budget_ms: float
     subnet: Subnet
+    predicted_ms: float
     network: Callable[[str], Network]
+    inherited: Network | None = None  # what it was fine-tuned from
 
 
 def inputs(context: Context) -> dict[str, object]:
@@ -56,12 +58,9 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     """Every model in turn, then all files measured together."""
     train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
     candidates = list(_candidates(context))
-    predictor = predict.load_predictor(context)
     results: list[dict[str, Any]] = []
     for number, candidate in enumerate(candidates):
-        result = _export(context, candidate, folder, train_images, val_images)
-        result["predicted_ms"] = predictor.network_ms(candidate.subnet)
-        results.append(result)
+        results.append(_export(context, candidate, folder, train_images, val_images))
         part(progress, 0, 0.8)(number + 1, len(candidates))
     paths = [context.run.path / result[key] for result in results for key in ("int8_file", "fp32_file")]
     networks = [context.run.path / result["network_file"] for result in results]
@@ -90,22 +89,31 @@ def load(context: Context) -> tuple[tuple[ModelResult, ...], tuple[ModelResult, 
 def _candidates(context: Context) -> Iterator[_Candidate]:
     best = space.load_space(context)
     supernets = {precision: supernet.load_supernet(context, precision) for precision in ("fp32", "int8")}
-    for found in subnets.load(context).found:
-        name = f"subnet-{found.budget_ms:g}ms"
-        yield _Candidate(name, found.budget_ms, decode(found.encoding, best), supernets.__getitem__)
-    handmade = baselines.load_subnets(context)
+    for number, found in enumerate(subnets.load(context).found):
+        name, subnet = f"subnet-{found.budget_ms:g}ms", decode(found.encoding, best)
+        networks, inherited = supernets, None
+        if finetune.is_wanted(context):
+            networks = {**supernets, "int8": finetune.load_network(context, program_of(subnet), number)}
+            inherited = supernets["int8"]
+        yield _Candidate(name, found.budget_ms, subnet, found.predicted_ms, networks.__getitem__, inherited)
+    predictor = baselines.load_predictor(context)
+    handmade = baselines.matching_subnets(context, predictor)
     for number, (budget_ms, subnet) in enumerate(zip(predict.load_budgets(context), handmade, strict=True)):
 
         def network(precision: str, subnet: Subnet = subnet, number: int = number) -> Network:
             return baselines.load_network(context, subnet, number, precision)
 
-        yield _Candidate(f"baseline-{budget_ms:g}ms", budget_ms, subnet, network)
+        predicted_ms = predictor.network_ms(subnet)
+        yield _Candidate(f"baseline-{budget_ms:g}ms", budget_ms, subnet, predicted_ms, network)
 
 
 def _export(
     context: Context, candidate: _Candidate, folder: Path, train_images: Images, val_images: Images
 ) -> dict[str, Any]:
-    network = _extract(context, candidate, train_images)
+    network, inherited = _extract(context, candidate, train_images), None
+    if candidate.inherited:
+        program = program_of(candidate.subnet)
+        inherited = calibrated_top1(candidate.inherited, program, train_images, RECALIBRATION_BATCHES, val_images)
     network_path = folder / "models" / f"{candidate.name}{SUFFIX}"
     save_extracted(network_path, network)
     out = hand_out(
@@ -119,9 +127,11 @@ def _export(
     return {
         "budget_ms": candidate.budget_ms,
         "encoding": encode(candidate.subnet),
+        "predicted_ms": candidate.predicted_ms,
         "macs": candidate.subnet.macs,
         "params": candidate.subnet.num_params,
         "top1_fp32": out.top1_fp32,
+        "top1_inherited": inherited,
         "top1_fake_quant": out.verification.top1_fake_quantized,
         "top1_int8": out.verification.top1,
         "verification": out.verification,

@@ -30,6 +30,7 @@ def plan(recipe: Recipe, work: RunWork, rates: Rates, machines: int, efficiency:
     teacher = work.teacher / rates.supernet_fp32 + work.maps / rates.teacher
     network = work.supernet_fp32 / rates.supernet_fp32 + work.supernet_int8 / rates.supernet_int8
     evaluation = work.evaluation / rates.job_evaluate
+    tuned = [macs / rates.job_int8 for macs in work.finetune]
     alone = [fp32 / rates.job_fp32 + int8 / rates.job_int8 for fp32, int8 in work.baselines]
     together = 1.0 if machines == 1 else machines * efficiency
     # (from start to end without measuring, on all machines together), each in seconds of one machine
@@ -45,6 +46,7 @@ def plan(recipe: Recipe, work: RunWork, rates: Rates, machines: int, efficiency:
             evaluation * sum(-(-count // workers) for count in work.generations),
             evaluation * sum(work.generations) / rates.workers,
         ),
+        "finetune": (makespan(tuned, workers), sum(tuned) / rates.workers),
         "baselines": (makespan(alone, workers), sum(alone) / rates.workers),
         "export": (work.export / rates.job_evaluate / rates.workers,) * 2,
     }

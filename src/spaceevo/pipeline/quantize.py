@@ -36,8 +36,8 @@ from spaceevo.runtimes import profile_of
 from spaceevo.seeding import numpy_random
 from spaceevo.spaces import zoo
 from spaceevo.spaces.encoding import decode, encode
-from spaceevo.spaces.handmade import MULTIPLIERS, mobilenet_v3
-from spaceevo.spaces.hyperspace import PRESETS, Hyperspace, load_hyperspace
+from spaceevo.spaces.handmade import every_mobilenet_v3
+from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
 from spaceevo.spaces.named import named_space, named_subnet
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
@@ -498,7 +498,7 @@ def _architectures(encoding: str, space: str, num_classes: int) -> Iterator[tupl
         alike = [
             (f"{HANDMADE}:{hyperspace.name}", subnet)
             for hyperspace in map(load_hyperspace, [name] if name else plugins.names(PRESETS))
-            for subnet in handmade_networks(hyperspace, num_classes)
+            for subnet in every_mobilenet_v3(hyperspace, num_classes)
             if encode(subnet) == encoding
         ]
         if not alike:
@@ -511,13 +511,6 @@ def _architectures(encoding: str, space: str, num_classes: int) -> Iterator[tupl
     else:
         searched = named_space(space, num_classes)
         yield space, decode(encoding, searched), searched
-
-
-def handmade_networks(hyperspace: Hyperspace, num_classes: int) -> Iterator[Subnet]:
-    """All networks that a baseline of a run may be."""
-    for resolution in hyperspace.resolutions:
-        for multiplier in MULTIPLIERS:
-            yield mobilenet_v3(hyperspace, multiplier, resolution, num_classes)
 
 
 def _read_keys(network: Network) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Stage 9: one HTML file for people and one JSON file for programs."""
+"""Stage 10: one HTML file for people and one JSON file for programs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spaceevo.artifacts import Manifest, write_atomically
 from spaceevo.measure.campaign import is_busy_throughout
-from spaceevo.pipeline import baselines, blocks, export, predict, space, study, subnets, supernet
+from spaceevo.pipeline import baselines, blocks, export, finetune, predict, space, study, subnets, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import ProgressCallback
@@ -16,7 +16,7 @@ from spaceevo.report.html import render
 
 NAME = "report"
 TITLE = "Write the report"
-NEEDS = tuple(stage.NAME for stage in (study, predict, blocks, space, supernet, subnets, baselines, export))
+NEEDS = tuple(stage.NAME for stage in (study, predict, blocks, space, supernet, subnets, finetune, baselines, export))
 REPORT, SUMMARY = "report.html", "summary.json"
 
 
@@ -30,6 +30,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     summary = _summary(context)
     curves = {"teacher": blocks.load_curve(context), "supernet": supernet.load_curve(context)}
     for number, budget_ms in enumerate(predict.load_budgets(context)):
+        curves[f"found {budget_ms:g} ms"] = finetune.load_curve(context, number)
         curves[f"baseline {budget_ms:g} ms"] = baselines.load_curve(context, number)
     data = ReportData(
         summary=summary,

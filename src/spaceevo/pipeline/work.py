@@ -12,6 +12,7 @@ import numpy as np
 
 from spaceevo.config import BlocksSettings, Recipe, SubnetsSettings
 from spaceevo.measure.study import num_chains
+from spaceevo.pipeline import baselines
 from spaceevo.pipeline.blocks import all_cells
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.predict import AUTO_QUANTILES
@@ -57,6 +58,7 @@ class RunWork:
         supernet_int8: MACs of its LSQ+ phase.
         generations: Subnets that are evaluated at a time.
         evaluation: MACs of one evaluation.
+        finetune: MACs of each found subnet's fine-tuning.
         baselines: MACs (FP32, LSQ+) of each hand-made network's training.
         export: MACs of recalibrating and judging what is exported.
         disk_mib: By stage.
@@ -70,6 +72,7 @@ class RunWork:
     supernet_int8: float
     generations: tuple[int, ...]
     evaluation: float
+    finetune: tuple[float, ...]
     baselines: tuple[tuple[float, float], ...]
     export: float
     disk_mib: dict[str, float]
@@ -118,6 +121,7 @@ def work_of(
             "study": num_chains(hyperspace, recipe.study.conv_widths, recipe.study.widths, recipe.study.sizes),
             "predict": recipe.predict.num_fit + recipe.predict.num_unseen,
             "subnets": num_budgets * NUM_MEASURED,
+            "baselines": baselines.NUM_FIT,
             "export": num_budgets * 2 * 2,
         },
         teacher=0.0 if blocks.teacher_network else blocks.teacher.epochs_fp32 * num_images * teacher_macs,
@@ -127,6 +131,7 @@ def work_of(
         supernet_int8=own.epochs_int8 * num_images * sandwich,
         generations=_generations(recipe.subnets, num_budgets),
         evaluation=(recalibrated + score_images) * subnet,
+        finetune=(recipe.finetune.epochs * num_images * subnet,) * num_budgets,
         baselines=((own.epochs_fp32 * num_images * subnet, own.epochs_int8 * num_images * subnet),) * num_budgets,
         # Each of the two precisions is recalibrated; the INT8 file is judged as integers and by the runtime
         export=2 * num_budgets * subnet * (2 * min(num_images, RECALIBRATION_BATCHES * BATCH_SIZE) + 3 * num_val),

@@ -204,6 +204,9 @@ def _model_groups(models: Sequence[ModelResult], summary: Summary) -> tuple[Grou
         row("Fake-quantized top-1, in training", [words.percent(m.top1_fake_quant) for m in models]),
         row("FP32 top-1", [words.percent(m.top1_fp32) for m in models]),
     ]
+    if any(m.top1_inherited is not None for m in models):
+        inherited = [words.NO_VALUE if m.top1_inherited is None else words.percent(m.top1_inherited) for m in models]
+        accuracy.insert(1, row("Inherited from the supernet, before fine-tuning", inherited))
     if summary.baselines:
         accuracy.append(row("Against the baseline of the budget", [against_baseline(m) for m in models]))
     return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.layers import make_divisible
@@ -45,6 +45,14 @@ def mobilenet_v3(hyperspace: Hyperspace, multiplier: float, resolution: int, num
     head = hyperspace.head
     head = Head(make_divisible(head.final_expand * multiplier), head.feature_mix, "hard_swish")
     return Subnet(resolution, tuple(stages), head, num_classes)
+
+
+def every_mobilenet_v3(hyperspace: Hyperspace, num_classes: int) -> Iterator[Subnet]:
+    """Every MobileNetV3-style network that may match a budget, once: of all resolutions and multipliers, ascending."""
+    for resolution in hyperspace.resolutions:
+        yield from dict.fromkeys(
+            mobilenet_v3(hyperspace, multiplier, resolution, num_classes) for multiplier in MULTIPLIERS
+        )
 
 
 def matching_mobilenet_v3(

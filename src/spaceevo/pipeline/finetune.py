@@ -1,0 +1,131 @@
+"""Stage 7: fine-tune the found subnets, each alone, if the recipe asks for it.
+
+subnetN-*.safetensors  that of budget N
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spaceevo.artifacts import write_atomically
+from spaceevo.config import TrainingSettings
+from spaceevo.nets.network import Network, Program, extract, program_of
+from spaceevo.pipeline import baselines, space, subnets, supernet
+from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.jobs import one_core
+from spaceevo.pipeline.memory import return_free_memory
+from spaceevo.progress import ProgressCallback
+from spaceevo.records import TrainingPoint
+from spaceevo.spaces.encoding import decode
+from spaceevo.train.batches import split
+from spaceevo.train.checkpoints import load_weights
+from spaceevo.train.loop import train
+
+NAME = "finetune"
+TITLE = "Fine-tune the found subnets, each alone"
+NEEDS = (supernet.NAME, subnets.NAME)
+
+
+def inputs(context: Context) -> dict[str, object]:
+    """Data and settings."""
+    return {
+        "data": context.data_hash,
+        "training": settings(context, context.recipe.finetune.epochs).model_dump(),
+        "seed": context.recipe.seed,
+    }
+
+
+def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+    """Train one subnet per budget, as jobs of their own; none without epochs."""
+    if not is_wanted(context):
+        return []
+    best = space.load_space(context)
+    jobs = [
+        _Job(context, program_of(decode(found.encoding, best)), number, folder.absolute())
+        for number, found in enumerate(subnets.load(context).found)
+    ]
+    for _ in context.engine.map(_fit, jobs, progress, needs=context.training):
+        pass
+    return [
+        folder / f"subnet{number}-{name}" for number in range(len(jobs)) for name in ("int8.safetensors", "curve.json")
+    ]
+
+
+def is_wanted(context: Context) -> bool:
+    """Whether the recipe asks for it."""
+    return context.recipe.finetune.epochs > 0
+
+
+def settings(context: Context, epochs: float, lr_factor: float = 1.0) -> TrainingSettings:
+    """Those of the supernet's LSQ+ phase, for so many epochs, with so many times its learning rate."""
+    alone = baselines.settings_alone(context)
+    return alone.model_copy(update={"epochs_int8": epochs, "lr_int8": lr_factor * alone.lr_int8})
+
+
+def tune(
+    context: Context, program: Program, own: TrainingSettings, name: str, folder: Path, progress: ProgressCallback
+) -> tuple[Network, Sequence[TrainingPoint]]:
+    """Train what the supernet's LSQ+ phase left of a subnet, continuing from the folder's checkpoint.
+
+    Args:
+        context: Data, and the run whose supernet is trained.
+        program: The subnet's.
+        own: Of the training, of which only the LSQ+ phase is done.
+        name: Names it within the folder, and its draws.
+        folder: For its files.
+        progress: Called with work done and in all.
+
+    Returns:
+        The network in evaluation mode, its batch norm to be recalibrated, and the losses.
+    """
+    recipe = context.recipe
+    images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
+    network = extract(supernet.load_supernet(context, "int8"), program)
+    _, curve = train(
+        network,
+        lambda rng: [program],
+        images,
+        own,
+        recipe.data,
+        seed=recipe.seed,
+        purpose=name,
+        folder=folder,
+        progress=progress,
+    )
+    network.arithmetic = context.arithmetic
+    return network.eval(), curve
+
+
+@dataclass(frozen=True)
+class _Job:
+    context: Context
+    program: Program
+    number: int
+    folder: Path
+
+
+def _fit(job: _Job, progress: ProgressCallback) -> None:
+    own = settings(job.context, job.context.recipe.finetune.epochs)
+    with one_core():
+        _, curve = tune(job.context, job.program, own, f"subnet{job.number}", job.folder, progress)
+    path = job.folder / f"subnet{job.number}-curve.json"
+    write_atomically(path, json.dumps([point.model_dump() for point in curve]))
+    return_free_memory()
+
+
+def load_network(context: Context, program: Program, number: int) -> Network:
+    """A fine-tuned subnet, in evaluation mode, with the rounding of the target's runtime."""
+    network = extract(supernet.load_supernet(context, "int8"), program)
+    load_weights(network, context.path(NAME, f"subnet{number}-int8.safetensors"))
+    return network.eval()
+
+
+def load_curve(context: Context, number: int) -> list[TrainingPoint]:
+    """Losses of one subnet; none where it was not fine-tuned."""
+    if not is_wanted(context):
+        return []
+    content = json.loads(context.path(NAME, f"subnet{number}-curve.json").read_text())
+    return [TrainingPoint.model_validate(point) for point in content]

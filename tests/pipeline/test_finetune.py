@@ -1,0 +1,78 @@
+"""Found subnets trained alone: from what the supernet left, and told beside it."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from spaceevo import plugins
+from spaceevo.config import FinetuneSettings
+from spaceevo.nets.network import extract, program_of
+from spaceevo.pipeline import export, finetune, subnets
+from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.space import load_space
+from spaceevo.pipeline.supernet import load_supernet
+from spaceevo.progress import silent
+from spaceevo.spaces.encoding import decode
+from spaceevo.train.batches import split
+from spaceevo.train.evaluation import calibrated_top1
+
+
+@pytest.fixture
+def context(tiny: Any, tiny_plugin: Any, monkeypatch: Any) -> Iterator[Context]:
+    monkeypatch.syspath_prepend(str(tiny_plugin))
+    plugins._locations.cache_clear()
+    yield Context.of_folder(tiny.folder)
+    plugins._locations.cache_clear()
+
+
+def test_accuracies_before_and_after(context: Context) -> None:
+    images, _, held_out = split(context.data, context.recipe.data.search_share, context.recipe.seed)
+    models, baselines = export.load(context)
+    for number, model in enumerate(models):
+        program = program_of(decode(model.encoding, load_space(context)))
+        networks = load_supernet(context, "int8"), finetune.load_network(context, program, number)
+        before, after = (
+            calibrated_top1(network, program, images, export.RECALIBRATION_BATCHES, held_out) for network in networks
+        )
+        assert (model.top1_inherited, model.top1_fake_quant) == (before, after)
+    assert all(model.top1_inherited is None for model in baselines)
+
+
+def test_starts_from_what_the_supernet_left(context: Context) -> None:
+    """So few steps at so low a rate do not lead far away."""
+    program = program_of(decode(subnets.load(context).found[0].encoding, load_space(context)))
+    inherited, tuned = extract(load_supernet(context, "int8"), program), finetune.load_network(context, program, 0)
+    assert tuned.quantized
+    assert tuned.arithmetic is inherited.arithmetic
+    assert not tuned.training
+    weights = dict(inherited.named_parameters())
+    moved = {
+        name: (parameter - weights[name]).detach().norm() / weights[name].detach().norm().clamp(min=1e-6)
+        for name, parameter in tuned.named_parameters()
+        if name.endswith(".weight")
+    }
+    assert 0 < float(torch.stack(list(moved.values())).mean()) < 0.5
+    curve = finetune.load_curve(context, 0)
+    steps = len(json.loads((context.run.path / "supernet" / "curve.json").read_text()))
+    assert [point.phase for point in curve] == ["lsq+"] * len(curve)
+    assert len(curve) == round(0.5 * steps / 1.25)  # of the epochs of the supernet
+
+
+def test_nothing_where_it_is_not_asked_for(context: Context, tmp_path: Any) -> None:
+    recipe = context.recipe.model_copy(update={"finetune": FinetuneSettings()})
+    without = Context(recipe, context.run)
+    assert finetune.run(without, tmp_path, silent) == []
+    assert list(tmp_path.iterdir()) == []
+    assert finetune.load_curve(without, 0) == []
+    assert all(one.inherited is None for one in export._candidates(without))
+    assert finetune.inputs(without) != finetune.inputs(context)
+
+
+def test_rates_follow_the_supernets(context: Context) -> None:
+    own = finetune.settings(context, 3.0, 0.1)
+    assert own.epochs_int8 == 3.0
+    assert own.lr_int8 == pytest.approx(0.1 * context.recipe.supernet.lr_int8)
+    assert own.batch_size == context.recipe.supernet.batch_size

@@ -124,6 +124,18 @@ def test_twice_as_fast_takes_half_the_time():
         assert quick.seconds == pytest.approx(slow.seconds / 2)
 
 
+def test_fine_tuning_takes_as_long_as_lsq_of_a_network_alone():
+    recipe = Recipe.model_validate({"supernet": {"epochs_int8": 3}, "finetune": {"epochs": 1.5}})
+    hyperspace = load_hyperspace("micro")
+    work, none = (work_of(one, hyperspace, 5000, 2000, 10) for one in (recipe, Recipe()))
+    assert work.finetune == pytest.approx([own_int8 / 2 for _, own_int8 in work.baselines])
+    tuned, no_time = (
+        next(stage for stage in plan(recipe, own, RATES, 1, 1).stages if stage.name == "finetune")
+        for own in (work, none)
+    )
+    assert tuned.seconds > no_time.seconds == 0
+
+
 def test_a_device_that_cannot_be_measured_has_no_time():
     recipe, work = Recipe(), micro_work()
     found = plan(recipe, work, RATES.model_copy(update={"measure_s": None}), 1, 1)

@@ -1,7 +1,6 @@
 """Stage 8: hand-made networks of matching latency, trained and quantized with the supernet's effort.
 
-predictor.json           of their latency, fitted on networks like them
-baselineN-*.safetensors  network of budget N
+Their latencies are told by a predictor of their own (predictor.json), fitted on networks like them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stage 7: fine-tune the found subnets, each alone, if the recipe asks for it.
 
-subnetN-*.safetensors  that of budget N
+A supernet that was trained for minutes leaves something to gain; one that was trained for long should not.
 """
 
 from __future__ import annotations

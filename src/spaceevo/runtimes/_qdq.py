@@ -80,7 +80,7 @@ def read_model(path: Path) -> Any:
     import onnx
 
     if not path.is_file():
-        raise ArtifactError(f"There is no model at {path}", remedy="Export it again")
+        raise ArtifactError(f"There is no model at {path}", remedy="Check the path, or export it again")
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's own errors have no base that onnx promises

@@ -467,7 +467,9 @@ class Machine:
             content = model.path.read_bytes()
         except OSError as error:
             raise ArtifactError(
-                f"{model.path} cannot be read", found=error.strerror or str(error), remedy="Export it again"
+                f"{model.path} cannot be read",
+                found=error.strerror or str(error),
+                remedy="Check the path, or export it again",
             ) from error
         model.file = hashlib.sha256(content).hexdigest()[:32] + "".join(model.path.suffixes[-2:])
         if model.file not in self._files:

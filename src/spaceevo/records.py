@@ -566,7 +566,7 @@ class ModelResult(Record):
         encoding: Published string of the subnet.
         macs: For one image.
         params: Trained parameters.
-        predicted_ms: Predicted INT8 latency.
+        predicted_ms: Predicted INT8 latency; of a hand-made network by a predictor fitted on networks like it.
         int8_ms: Measured INT8 latency.
         fp32_ms: Measured latency of the FP32 twin.
         speedup: fp32_ms / int8_ms.

@@ -1,13 +1,11 @@
 """Found subnets trained alone: from what the supernet left, and told beside it."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from spaceevo import plugins
 from spaceevo.config import FinetuneSettings
 from spaceevo.nets.network import extract, program_of
 from spaceevo.pipeline import export, finetune, subnets
@@ -21,11 +19,8 @@ from spaceevo.train.evaluation import calibrated_top1
 
 
 @pytest.fixture
-def context(tiny: Any, tiny_plugin: Any, monkeypatch: Any) -> Iterator[Context]:
-    monkeypatch.syspath_prepend(str(tiny_plugin))
-    plugins._locations.cache_clear()
-    yield Context.of_folder(tiny.folder)
-    plugins._locations.cache_clear()
+def context(tiny: Any, cli: Any) -> Context:
+    return Context.of_folder(tiny.folder)  # `cli` lets this process see the hyperspace
 
 
 def test_accuracies_before_and_after(context: Context) -> None:
@@ -37,7 +32,9 @@ def test_accuracies_before_and_after(context: Context) -> None:
         before, after = (
             calibrated_top1(network, program, images, export.RECALIBRATION_BATCHES, held_out) for network in networks
         )
-        assert (model.top1_inherited, model.top1_fake_quant) == (before, after)
+        # As the runtime rounds; an image or two of so few may be a draw
+        assert model.top1_inherited == pytest.approx(before, abs=0.012)
+        assert model.top1_int8 == pytest.approx(after, abs=0.012)
     assert all(model.top1_inherited is None for model in baselines)
 
 

@@ -11,6 +11,7 @@ from spaceevo import plugins
 from spaceevo.errors import TargetError
 from spaceevo.nets.network import program_of
 from spaceevo.nets.verification import compare
+from spaceevo.pipeline import finetune
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.space import load_space
@@ -47,9 +48,10 @@ def test_run_for_another_runtime(tiny: Any, tmp_path: Any, cli: Any, runtime: st
     context = Context.of_folder(folder)
     train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
     assert load_supernet(context, "int8").arithmetic is module.ARITHMETIC  # so small a network may not show it
-    for model in summary["models"]:
+    for number, model in enumerate(summary["models"]):
         program = program_of(decode(model["encoding"], load_space(context)))
-        calibrated = calibrated_subnet(load_supernet(context, "int8"), program, train_images, RECALIBRATION_BATCHES)
+        network = finetune.load_network(context, program, number)
+        calibrated = calibrated_subnet(network, program, train_images, RECALIBRATION_BATCHES)
         ours = predict_logits(calibrated, program, val_images.pixels)
         inputs = to_input(val_images.pixels, program[0].in_size)
         theirs = torch.from_numpy(module.Session(folder / model["int8_file"]).run(inputs.numpy()))

@@ -5,7 +5,6 @@ Their latencies are told by a predictor of their own (predictor.json), fitted on
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from spaceevo.config import TrainingSettings
 from spaceevo.nets.network import Network, program_of, single_network
 from spaceevo.pipeline import predict
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.curves import read_curve, write_curve
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.predict.fit import fit_networks
@@ -88,8 +88,7 @@ class _Job:
 def _fit(job: _Job, progress: ProgressCallback) -> None:
     with one_core():
         _, curve = train_network(job.context, job.subnet, job.number, job.folder, job.context.recipe.seed, progress)
-    path = job.folder / f"baseline{job.number}-curve.json"
-    write_atomically(path, json.dumps([point.model_dump() for point in curve]))
+    write_curve(job.folder / f"baseline{job.number}-curve.json", curve)
     return_free_memory()
 
 
@@ -149,8 +148,7 @@ def load_trained(context: Context, subnet: Subnet, number: int, folder: Path, pr
 
 def load_curve(context: Context, number: int) -> list[TrainingPoint]:
     """Losses of one baseline."""
-    content = json.loads(context.path(NAME, f"baseline{number}-curve.json").read_text())
-    return [TrainingPoint.model_validate(point) for point in content]
+    return read_curve(context.path(NAME, f"baseline{number}-curve.json"))
 
 
 def settings_alone(context: Context) -> TrainingSettings:

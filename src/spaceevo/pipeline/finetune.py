@@ -5,16 +5,15 @@ A supernet that was trained for minutes leaves something to gain; one that was t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spaceevo.artifacts import write_atomically
 from spaceevo.config import TrainingSettings
 from spaceevo.nets.network import Network, Program, extract, program_of
 from spaceevo.pipeline import baselines, space, subnets, supernet
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.curves import read_curve, write_curve
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.progress import ProgressCallback
@@ -111,8 +110,7 @@ def _fit(job: _Job, progress: ProgressCallback) -> None:
     own = settings(job.context, job.context.recipe.finetune.epochs)
     with one_core():
         _, curve = tune(job.context, job.program, own, f"subnet{job.number}", job.folder, progress)
-    path = job.folder / f"subnet{job.number}-curve.json"
-    write_atomically(path, json.dumps([point.model_dump() for point in curve]))
+    write_curve(job.folder / f"subnet{job.number}-curve.json", curve)
     return_free_memory()
 
 
@@ -127,5 +125,4 @@ def load_curve(context: Context, number: int) -> list[TrainingPoint]:
     """Losses of one subnet; none where it was not fine-tuned."""
     if not is_wanted(context):
         return []
-    content = json.loads(context.path(NAME, f"subnet{number}-curve.json").read_text())
-    return [TrainingPoint.model_validate(point) for point in content]
+    return read_curve(context.path(NAME, f"subnet{number}-curve.json"))

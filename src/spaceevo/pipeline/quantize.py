@@ -27,6 +27,7 @@ from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
 from spaceevo.nets.network import Network, Program, program_of, single_network
 from spaceevo.pipeline.context import Context, is_recipe, named_data, write_recipe
+from spaceevo.pipeline.curves import write_curve
 from spaceevo.pipeline.handout import hand_out, metadata_of
 from spaceevo.pipeline.memory import peak_rss_mib
 from spaceevo.pipeline.provenance import versions
@@ -354,7 +355,7 @@ def _finetune(
         progress=progress,
     )
     curve_path = folder.path / "curve.json"
-    write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
+    write_curve(curve_path, curve)
     seconds = before + time.monotonic() - started
     folder.finish(input_hash, seconds, peak_rss_mib(), [files.int8, curve_path])
 

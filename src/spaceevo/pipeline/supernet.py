@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from spaceevo.artifacts import write_atomically
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import predict, space
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.curves import read_curve, write_curve
 from spaceevo.progress import ProgressCallback, silent
 from spaceevo.records import TrainingPoint
 from spaceevo.search.subnet_search import fastest_within
@@ -46,7 +45,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     files, curve = context.engine.together(partial(_train, context, folder.absolute()), progress, context.trainer)
     files = TrainedFiles(folder / files.fp32.name, folder / files.int8.name)
     curve_path = folder / "curve.json"
-    write_atomically(curve_path, json.dumps([point.model_dump() for point in curve]))
+    write_curve(curve_path, curve)
     return [files.fp32, files.int8, curve_path]
 
 
@@ -129,8 +128,7 @@ def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Su
 
 def load_curve(context: Context) -> list[TrainingPoint]:
     """Losses of every step."""
-    content = json.loads(context.path(NAME, "curve.json").read_text())
-    return [TrainingPoint.model_validate(point) for point in content]
+    return read_curve(context.path(NAME, "curve.json"))
 
 
 def load_supernet(context: Context, precision: str) -> Network:

@@ -1,5 +1,6 @@
 """Sessions on a machine whose clock and load are under control, and on the simulated device."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -100,8 +101,32 @@ def test_a_quiet_machine_is_measured_exactly_and_without_waste() -> None:
         assert m.low_ms == pytest.approx(m.latency_ms * (1 - RELOADED_SHARE))
         assert m.high_ms == pytest.approx(m.latency_ms * (1 + RELOADED_SHARE))
     assert machine.closed
-    assert machine.loaded == ["reference"]
+    assert machine.loaded == []
     assert all(len(m.samples_ms) == plan.visits * plan.runs_per_visit for m in measured)
+
+
+class Unlucky(Machine):
+    """Its n-th loading of a model, by `share_of`, makes this one slower."""
+
+    def __init__(self, share_of: Callable[[str, int], float]) -> None:
+        super().__init__()
+        self.share_of, self.num_loaded = share_of, Counter[str]()
+
+    def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> "Model":
+        model = super().load(runtime, path, threads, cores)
+        self.num_loaded[model.name] += 1
+        model.latency_ms *= self.share_of(model.name, self.num_loaded[model.name])
+        return model
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+@pytest.mark.parametrize("name", ["0", "2", "reference"])
+def test_a_model_that_lies_badly_in_memory_once_is_not_slower(name: str, bad: int) -> None:
+    machine = Unlucky(lambda own, number: 1.1 if (own, number) == (name, bad) else 1.0)
+    measured = run(machine, [0.1, 1.0, 3.0], Plan(), reference=Reference(REFERENCE, 0.2))
+    assert [m.latency_ms for m in measured] == pytest.approx([0.1, 1.0, 3.0])
+    assert set(machine.num_loaded.values()) == {2}
+    assert machine.loaded == []
 
 
 @pytest.mark.parametrize("busy_share", [0.3, 0.8])
@@ -153,7 +178,8 @@ def test_a_machine_that_is_busy_all_the_time_is_measured_as_it_is() -> None:
     assert [m.latency_ms for m in measured[2:]] == pytest.approx([slowdown * x for x in latencies[2:]], rel=0.04)
     known = Reference(REFERENCE, anchors[0].latency_ms, anchors[0].busy)
     again = run(Shared(1.6, seed=1), latencies, Plan(), reference=known)
-    assert [m.latency_ms for m in again] == pytest.approx([m.latency_ms for m in measured], rel=0.06)
+    # The smallest is as short as a gap
+    assert [m.latency_ms for m in again] == pytest.approx([m.latency_ms for m in measured], rel=0.1)
     # What is quiet now, or busier still, is not comparable.
     with pytest.raises(FasterReferenceError) as caught:
         run(Machine(), latencies, Plan(), reference=known)
@@ -318,7 +344,7 @@ def test_a_device_that_was_busy_when_first_measured_is_told() -> None:
 class FragileMachine(Machine):
     """Is gone when the model "4" is visited for the last time."""
 
-    num_visits = 2 + 10
+    num_visits = 2 * 2 + 10  # twice warmed up
 
     def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> Model:
         model = super().load(runtime, path, threads, cores)
@@ -339,14 +365,18 @@ def test_what_has_all_its_visits_is_kept_when_the_device_is_lost() -> None:
     with pytest.raises(TargetError, match="Gone"):
         run(machine, latencies, Plan(), measured=lambda *own: kept.update([own]))
     # those before it in the last round have all their visits; where no reference came after one, it is lost
-    complete = {number for number in range(10) if sum(name == str(number) for name, _ in machine.log) == 12}
+    complete = {
+        number
+        for number in range(10)
+        if sum(name == str(number) for name, _ in machine.log) == FragileMachine.num_visits
+    }
     assert 2 <= len(complete) <= 9
     assert kept.keys() < complete
     assert len(complete) - len(kept) <= 3
     assert all(m.latency_ms == pytest.approx(latencies[number]) for number, m in kept.items())
     assert all(len(m.samples_ms) == 50 for m in kept.values())
     assert machine.closed
-    assert machine.loaded == ["reference"]
+    assert machine.loaded == []
 
 
 @pytest.mark.parametrize(

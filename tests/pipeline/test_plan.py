@@ -134,6 +134,7 @@ def test_fine_tuning_takes_as_long_as_lsq_of_a_network_alone():
         for own in (work, none)
     )
     assert tuned.seconds > no_time.seconds == 0
+    assert tuned.disk_mib > no_time.disk_mib == 0
 
 
 def test_a_device_that_cannot_be_measured_has_no_time():

@@ -138,6 +138,7 @@ def work_of(
         disk_mib={
             "blocks": maps_bytes / MIB,
             "supernet": weights / MIB,
+            "finetune": num_budgets * (FILES_PER_WEIGHT - 1) * own_weights / MIB if recipe.finetune.epochs else 0.0,
             "baselines": num_budgets * FILES_PER_WEIGHT * own_weights / MIB,
             "export": num_budgets * 2 * 2.25 * own_weights / MIB,  # float32, 8 bits, and what both come from
         },

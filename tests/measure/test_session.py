@@ -178,8 +178,8 @@ def test_a_machine_that_is_busy_all_the_time_is_measured_as_it_is() -> None:
     assert [m.latency_ms for m in measured[2:]] == pytest.approx([slowdown * x for x in latencies[2:]], rel=0.04)
     known = Reference(REFERENCE, anchors[0].latency_ms, anchors[0].busy)
     again = run(Shared(1.6, seed=1), latencies, Plan(), reference=known)
-    # The smallest is as short as a gap
-    assert [m.latency_ms for m in again] == pytest.approx([m.latency_ms for m in measured], rel=0.1)
+    assert [m.latency_ms for m in again[1:]] == pytest.approx([m.latency_ms for m in measured[1:]], rel=0.06)
+    assert again[0].latency_ms == pytest.approx(measured[0].latency_ms, rel=0.1)  # as short as a gap
     # What is quiet now, or busier still, is not comparable.
     with pytest.raises(FasterReferenceError) as caught:
         run(Machine(), latencies, Plan(), reference=known)

@@ -334,6 +334,10 @@ class _Group:
             lacking = [number for number, own in enumerate(quiet) if self._lacks(own)]
             if not lacking:
                 break
+            if is_first and done >= _RELOAD_AFTER * wanted:
+                is_first = False
+                models.load()
+                repeats = self._warm_up()
             # Looking at all visits takes a while when there are many: later on, after every tenth more of them.
             for _ in range(1 if self._num_rounds < plan.max_rounds else self._num_rounds // 10 + 1):
                 self._num_rounds += 1
@@ -345,10 +349,6 @@ class _Group:
             # A faster reference can turn earlier visits unquiet, but progress never goes back.
             done = max(done, sum(min(len(own), plan.visits) for own in quiet[: self._num_models]))
             progress(done, wanted)
-            if is_first and done >= _RELOAD_AFTER * wanted:
-                is_first = False
-                models.load()
-                repeats = self._warm_up()
         if min(map(len, quiet)) < min(_MIN_VISITS, plan.visits):
             fewest = min(map(len, quiet))
             raise self._unstable(f"in {self._num_rounds} rounds a model had {fewest} of {plan.visits} quiet visits")

@@ -31,6 +31,7 @@ TARGET = TargetDescription(name="made up", runtime="", runtime_version="", devic
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--count", type=int, default=200_000)
+    arguments.add_argument("--converted", type=int, default=20_000)
     arguments.add_argument("--one-by-one", type=int, default=200)
     given = arguments.parse_args()
     shown = Table("space", "table ready in s", "rows per s", "subnets to rows per s", "encodings to rows per s",
@@ -50,18 +51,18 @@ def main() -> None:
         start = time.perf_counter()
         batch.latencies_ms(rows)
         per_second = given.count / (time.perf_counter() - start)
-        subnets = [space.sample(rng) for _ in range(given.one_by_one)]
+        subnets = [space.sample(rng) for _ in range(given.converted)]
         start = time.perf_counter()
         own_rows = batch.rows(subnets)
-        conversions = given.one_by_one / (time.perf_counter() - start)
+        conversions = given.converted / (time.perf_counter() - start)
         encodings = [encode(subnet) for subnet in subnets]
         start = time.perf_counter()
         assert (batch.decode(encodings) == own_rows).all()
-        readings = given.one_by_one / (time.perf_counter() - start)
+        readings = given.converted / (time.perf_counter() - start)
         start = time.perf_counter()
-        single = np.array([predictor.network_ms(subnet) for subnet in subnets])
+        single = np.array([predictor.network_ms(subnet) for subnet in subnets[: given.one_by_one]])
         one_by_one = given.one_by_one / (time.perf_counter() - start)
-        difference = np.abs(batch.latencies_ms(own_rows) / single - 1).max()
+        difference = np.abs(batch.latencies_ms(own_rows[: given.one_by_one]) / single - 1).max()
         speeds = (f"{speed:,.0f}" for speed in (per_second, conversions, readings, one_by_one, per_second / one_by_one))
         shown.add_row(space.encoding, f"{ready:.1f}", *speeds, f"{difference:.1e}")
     Console().print(shown)

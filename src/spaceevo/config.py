@@ -102,7 +102,7 @@ class SupernetSettings(TrainingSettings):
     large_first: float = Field(
         0.3, ge=0, lt=1, description="Share of the FP32 epochs, at their start, that train the largest subnet alone."
     )
-    num_random: int = Field(2, ge=0, le=16, description="Random subnets per step beside largest and smallest.")
+    num_random: int = Field(2, ge=0, le=16, description="Random subnets per step beside a large and a small one.")
     subnets: Literal["within-budgets", "all"] = Field(
         "within-budgets",
         description="Which are trained: those that meet the largest latency budget, or all of the space.",

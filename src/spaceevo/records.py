@@ -457,8 +457,8 @@ class TrainingPoint(Record):
     Attributes:
         phase: "fp32" or "lsq+".
         step: From 0, over both phases.
-        loss: Of the largest subnet (or of the one network).
-        loss_smallest: Of the smallest subnet; None for a single network.
+        loss: Of the large subnet (or of the one network).
+        loss_smallest: Of the small subnet; None for a single network.
         lr: Learning rate.
         diverged_at: Later steps at which the training diverged and went back to this one, with half the rate each time.
     """

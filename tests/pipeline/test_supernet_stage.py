@@ -1,6 +1,7 @@
 """The stage that trains the supernet: which subnets its steps train."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,18 @@ def test_those_within_the_largest_budget(context: Context) -> None:
     assert len(programs) == 20 * 4
     assert max(latencies) <= predict.load_budgets(context)[-1] < predictor.network_ms(own.largest())
     assert len(set(programs)) > 20
+
+
+def test_the_small_one_is_large_within_the_smallest_budget_that_can_be_met(context: Context) -> None:
+    context, own = with_subnets(context, "within-budgets"), space.load_space(context)
+    latency_ms, budgets = predict.load_predictor(context).network_ms, predict.load_budgets(context)
+    small = trained_subnets(context, own, latency_ms).small
+    assert latency_ms(small) <= budgets[0] < budgets[-1]
+    assert small.macs > 1.5 * own.smallest().macs
+    # Where only the largest budget can be met, the small one is as fast as any
+    factor = budgets[-1] / min(latency_ms(replace(own.smallest(), resolution=one)) for one in own.resolutions)
+    slow = trained_subnets(context, own, lambda one: 0.999 * factor * latency_ms(one)).small
+    assert slow == replace(own.smallest(), resolution=slow.resolution)
 
 
 def test_all(context: Context) -> None:

@@ -120,8 +120,8 @@ def test_choices_are_shares_of_the_near_equal_spaces(data: ReportData) -> None:
 def test_curves_mark_where_quantization_begins() -> None:
     curve = make_curve(smallest=True, steps=100)
     figure = figures.plot_curve(curve)
-    assert trace(figure, "largest subnet").y == tuple(point.loss for point in curve)
-    assert trace(figure, "smallest subnet").y[0] == curve[0].loss_smallest
+    assert trace(figure, "large subnet").y == tuple(point.loss for point in curve)
+    assert trace(figure, "small subnet").y[0] == curve[0].loss_smallest
     assert figure.layout.shapes[0].x0 == 70
     assert len(figures.plot_curve([p for p in curve if p.phase == "fp32"]).layout.shapes) == 0
     marked = [curve[0], curve[1].model_copy(update={"diverged_at": (7, 9)}), *curve[2:]]

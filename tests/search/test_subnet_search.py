@@ -99,6 +99,35 @@ def test_asks_for_as_many_accuracies_as_set() -> None:
     assert told[-1] == (80, 80)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_starts_from_what_was_trained_most(method: str) -> None:
+    rng = Random(0)
+    fast = next(s for s in iter(lambda: SPACE.sample(rng), None) if latency_ms(s) <= BUDGETS[0])
+    slow = next(s for s in iter(lambda: SPACE.sample(rng), None) if BUDGETS[0] < latency_ms(s) <= BUDGETS[1])
+    trained = (slow, fast, fast, SPACE.largest())
+    asked: list[Subnet] = []
+
+    def counted(subnet: Subnet) -> float:
+        asked.append(subnet)
+        return top1(subnet)
+
+    settings = {**FEW, "num_generations": 0, "method": method}
+    budgets = BUDGETS[:2]
+    search_subnets(SPACE, budgets_ms=budgets, latency_ms=latency_ms, top1=counted, trained=trained, **settings)
+    assert len(asked) == len(set(asked)) == 2 * 32 - 1, "what both budgets start from is evaluated once"
+    assert asked[0] == fast
+    assert asked[32] == slow
+    assert SPACE.largest() not in asked
+
+    def excess(subnet: Subnet) -> dict[str, float]:
+        return {"macs": subnet.macs / (fast.macs - 1) - 1}
+
+    found = search_subnets(
+        SPACE, budgets_ms=budgets, latency_ms=latency_ms, top1=top1, trained=trained, excess=excess, **settings
+    )
+    assert fast not in {one.subnet for one in found}
+
+
 def test_of_equal_accuracy_the_faster_comes_first() -> None:
     found = search_subnets(SPACE, budgets_ms=[1.2], latency_ms=latency_ms, top1=lambda subnet: 0.5, **FEW)
     latencies = [latency for _, latency, _ in found]

@@ -78,6 +78,7 @@ def test_sandwich_within():
     first, other = sample(random.Random(3)), sample(random.Random(4))
     assert len(first) == 4
     assert first[:2] == other[:2] == [program_of(Within(SPACE, fits, smallest).large(0)), program_of(smallest)]
+    assert [program_of(subnet) for subnet in Within(SPACE, fits, smallest).extremes(0)] == first[:2]
     assert first[2:] != other[2:]
     assert {program[0].in_size for program in (*first, *other)} == {36}
 

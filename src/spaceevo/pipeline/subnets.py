@@ -127,6 +127,7 @@ def search_supernet(
         each=each,
         method=settings.method,
         excess=excess,
+        trained=supernet.trained_subnets(context, own, latency_ms).extremes(context.recipe.seed),
         window=settings.latency_window,
         population_size=settings.population_size,
         num_generations=settings.num_generations,

@@ -116,14 +116,23 @@ def train_supernet(
 def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float]) -> Within:
     """Those that the recipe wants trained.
 
+    Within budgets, the small one is a large one of the smallest budget that the space can meet; of a single budget, a
+    fast one. What every step trains is by far the most accurate, so it should be something that may be chosen.
+
     Raises:
         InfeasibleBudgetError: See `train_supernet`.
     """
     if context.recipe.supernet.subnets == "all":
         return Within.all_of(own)
-    budget_ms = predict.load_budgets(context)[-1]
-    smallest = fastest_within(own, budget_ms, latency_ms, context.recipe.seed)
-    return Within(own, lambda subnet: latency_ms(subnet) <= budget_ms, smallest)
+    seed, budgets = context.recipe.seed, predict.load_budgets(context)
+    fastest = fastest_within(own, budgets[-1], latency_ms, seed)
+    *smaller, largest = (partial(_meets, latency_ms, budget_ms) for budget_ms in budgets)
+    small = next((Within(own, meets, fastest).large(seed) for meets in smaller if meets(fastest)), fastest)
+    return Within(own, largest, small)
+
+
+def _meets(latency_ms: Callable[[Subnet], float], budget_ms: float, subnet: Subnet) -> bool:
+    return latency_ms(subnet) <= budget_ms
 
 
 def load_curve(context: Context) -> list[TrainingPoint]:

@@ -213,21 +213,27 @@ def _random(space: SearchSpace, cost: str) -> float:
 def sandwich_of(recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace) -> Callable[[random.Random], list[Subnet]]:
     """Draws what a step of the supernet trains.
 
-    Latencies are not known yet: of random subnets of random spaces, those of fewest MACs are taken to meet the
-    largest budget, as many as meet an automatic one.
+    Latencies are not known yet: of random subnets of random spaces, those of fewest MACs are taken to meet a budget,
+    as many as meet an automatic one.
     """
     within = Within.all_of(space)
     if recipe.supernet.subnets == "within-budgets":
-        most = max(_most_macs(hyperspace, space.num_classes), within.smallest.macs)
-        within = replace(within, fits=lambda subnet: subnet.macs <= most)
+        least = within.small.macs
+        few, many = (max(macs, least) for macs in _most_macs(hyperspace, space.num_classes))
+        if recipe.budgets_ms == "auto" or len(recipe.budgets_ms) > 1:
+            smaller = replace(within, fits=lambda subnet: subnet.macs <= few)
+            within = replace(within, small=smaller.large(recipe.seed))
+        within = replace(within, fits=lambda subnet: subnet.macs <= many)
     return within.sandwich(recipe.supernet.num_random, recipe.seed)
 
 
 @cache
-def _most_macs(hyperspace: Hyperspace, num_classes: int) -> float:
+def _most_macs(hyperspace: Hyperspace, num_classes: int) -> tuple[float, float]:
+    """Of a subnet within the smallest and within the largest automatic budget."""
     rng = python_random(0, "work", "within")
     macs = [space.sample(rng).macs for space in _spaces(hyperspace, num_classes) for _ in range(NUM_SAMPLES)]
-    return float(np.quantile(macs, AUTO_QUANTILES[-1]))
+    few, many = np.quantile(macs, (AUTO_QUANTILES[0], AUTO_QUANTILES[-1]))
+    return float(few), float(many)
 
 
 def _step_macs(recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace) -> tuple[float, float]:

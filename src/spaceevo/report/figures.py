@@ -551,8 +551,8 @@ class CurveNumbers:
 
     Attributes:
         steps: Ascending.
-        losses: Of the largest subnet, or of the one network.
-        losses_smallest: Of the smallest subnet; None where there is none.
+        losses: Of the large subnet, or of the one network.
+        losses_smallest: Of the small subnet; None where there is none.
         first_quantized_step: Where LSQ+ begins; None where it does not.
     """
 
@@ -587,9 +587,9 @@ def plot_curve(curve: Sequence[TrainingPoint]) -> go.Figure:
     numbers = curve_numbers(curve)
     has_smallest = any(loss is not None for loss in numbers.losses_smallest)
     figure = _figure("Step", "Training loss", height=290, legend=has_smallest)
-    lines: list[tuple[str, str, Sequence[float | None]]] = [("largest subnet", BLUE, numbers.losses)]
+    lines: list[tuple[str, str, Sequence[float | None]]] = [("large subnet", BLUE, numbers.losses)]
     if has_smallest:
-        lines.append(("smallest subnet", ORANGE, numbers.losses_smallest))
+        lines.append(("small subnet", ORANGE, numbers.losses_smallest))
     for name, color, losses in lines:
         figure.add_scatter(
             x=numbers.steps, y=losses, name=name if has_smallest else "loss", mode="lines",

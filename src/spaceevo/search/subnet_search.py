@@ -54,6 +54,7 @@ def search_subnets(
     each: Callable[[Callable[[Subnet], float], Sequence[Subnet]], Iterable[float]] = map,
     method: Method = "per-budget",
     excess: Callable[[Subnet], dict[str, float]] = lambda subnet: {},
+    trained: Sequence[Subnet] = (),
     window: float = 0.05,
     population_size: int = 512,
     num_generations: int = 20,
@@ -66,10 +67,10 @@ def search_subnets(
 ) -> list[RatedSubnet]:
     """Evolve subnets for several latency budgets.
 
-    The start population of a budget lies in [(1 - window) * budget, budget]. A candidate outside is moved into it by
-    small changes; where that rarely succeeds the window is doubled, downwards only. Then, in each generation,
-    parents have mutants (each choice redrawn with probability 0.3, the resolution with 0.5) and crossovers, and the
-    most promising of these (`search.accuracy`) are evaluated.
+    The start population of a budget lies in [(1 - window) * budget, budget], but for what was `trained` most. A
+    candidate outside is moved into it by small changes; where that rarely succeeds the window is doubled, downwards
+    only. Then, in each generation, parents have mutants (each choice redrawn with probability 0.3, the resolution with
+    0.5) and crossovers, and the most promising of these (`search.accuracy`) are evaluated.
 
     - "per-budget" searches each budget in turn: candidates stay in its window, the more accurate half are parents.
     - "pareto" is one search over all budgets: candidates lie anywhere up to the largest budget, parents are the half
@@ -86,6 +87,8 @@ def search_subnets(
         method: How.
         excess: By name of another metric how far a subnet lies above its limit, relative to the limit; metrics that
             meet theirs are missing or not positive. Must be a pure function.
+        trained: Subnets that every step of the training had part in: in the start population of each budget that
+            they meet, if they meet the limits.
         window: Share of the budget below it that is acceptable at first, in (0, 1].
         population_size: Per budget, at least 2.
         num_generations: At least 0.
@@ -150,7 +153,10 @@ def search_subnets(
 
     for budget, start in zip(budgets, starts, strict=True):
         candidates = _Candidates(space, latencies, over, budget, window, start)
-        own = rate(candidates.fill(population_size, python_random(seed, "search_subnets", budget, "start")))
+        meet = (subnet for subnet in trained if latencies[subnet] <= budget and not over[subnet])
+        first = candidates.take(list(dict.fromkeys(meet)))
+        rng = python_random(seed, "search_subnets", budget, "start")
+        own = rate([*first, *candidates.fill(population_size - len(first), rng)] or candidates.take([start]))
         if method == "per-budget":
             evolve(candidates, own, _most_accurate, 1)
     if method == "pareto":
@@ -232,12 +238,12 @@ class _Candidates:
         self._taken: set[Subnet] = set()
 
     def fill(self, count: int, rng: Random) -> list[Subnet]:
-        """The start population: random subnets; the window widens until enough of them arrive."""
+        """For the start population: random subnets; the window widens until enough of them arrive."""
         found = self.collect(count, self._space.sample, rng)
         while len(found) < count and self._window < 1:
             self._window = min(1.0, 2 * self._window)
             found += self.collect(count - len(found), self._space.sample, rng, found)
-        return self.take(found or [self._fastest])
+        return self.take(found)
 
     def breed(self, parents: list[Subnet], num_mutations: int, num_crossovers: int, rng: Random) -> list[Subnet]:
         """Mutants and crossovers of random parents."""

@@ -43,12 +43,12 @@ class Within:
     Attributes:
         space: Where they are drawn.
         fits: Whether a subnet meets the condition; must be a pure function.
-        smallest: A small one that does.
+        small: A small one that does.
     """
 
     space: SearchSpace
     fits: Callable[[Subnet], bool]
-    smallest: Subnet
+    small: Subnet
 
     @classmethod
     def all_of(cls, space: SearchSpace) -> Self:
@@ -56,14 +56,22 @@ class Within:
         return cls(space, lambda subnet: True, space.smallest())
 
     def sandwich(self, num_random: int, seed: int) -> Callable[[random.Random], list[Subnet]]:
-        """Draws what a step trains: the large one and the smallest, which stay, and random ones.
+        """Draws what a step trains: the large one and the small one, which stay, and random ones.
 
         Args:
             num_random: How many random ones.
             seed: Decides the large one.
         """
-        extremes = [self.large(seed), self.smallest]
+        extremes = self.extremes(seed)
         return lambda rng: [*extremes, *(self.draw(rng) for _ in range(num_random))]
+
+    def extremes(self, seed: int) -> tuple[Subnet, Subnet]:
+        """The large one and the small one.
+
+        Args:
+            seed: Decides the large one.
+        """
+        return self.large(seed), self.small
 
     def draw(self, rng: random.Random) -> Subnet:
         """A random one: uniform over the choices, unless few meet the condition."""
@@ -72,7 +80,7 @@ class Within:
             if self.fits(subnet):
                 return subnet
         while not self.fits(subnet):
-            subnet = self.space.crossover(subnet, self.smallest, rng)
+            subnet = self.space.crossover(subnet, self.small, rng)
         return subnet
 
     def large(self, seed: int) -> Subnet:

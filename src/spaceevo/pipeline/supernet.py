@@ -125,14 +125,15 @@ def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Su
     if context.recipe.supernet.subnets == "all":
         return Within.all_of(own)
     seed, budgets = context.recipe.seed, predict.load_budgets(context)
-    fastest = fastest_within(own, budgets[-1], latency_ms, seed)
-    *smaller, largest = (partial(_meets, latency_ms, budget_ms) for budget_ms in budgets)
-    small = next((Within(own, meets, fastest).large(seed) for meets in smaller if meets(fastest)), fastest)
-    return Within(own, largest, small)
+    small = fastest = fastest_within(own, budgets[-1], latency_ms, seed)
+    smaller = [budget_ms for budget_ms in budgets[:-1] if latency_ms(fastest) <= budget_ms]
+    if smaller:
+        small = _within(own, latency_ms, smaller[0], fastest).large(seed)
+    return _within(own, latency_ms, budgets[-1], small)
 
 
-def _meets(latency_ms: Callable[[Subnet], float], budget_ms: float, subnet: Subnet) -> bool:
-    return latency_ms(subnet) <= budget_ms
+def _within(own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float, small: Subnet) -> Within:
+    return Within(own, lambda subnet: latency_ms(subnet) <= budget_ms, small)
 
 
 def load_curve(context: Context) -> list[TrainingPoint]:

@@ -69,7 +69,8 @@ def measure(
         for factor in lr_factors:
             own = finetune.settings(context, epochs, factor)
             with tempfile.TemporaryDirectory() as work:
-                network, _ = finetune.tune(context, program, own, f"promise{number}", Path(work), silent)
+                name = f"promise{number}"
+                network, _ = finetune.tune(context, quantized, program, own, name, recipe.seed, Path(work), silent)
             result[f"tuned, lr x {factor:g}"] = judged(network)
     return result
 

@@ -7,10 +7,16 @@ import pytest
 import yaml
 
 from spaceevo.errors import RecipeError
-from spaceevo.pipeline import compare
+from spaceevo.nets.network import program_of
+from spaceevo.pipeline import compare, finetune, predict, supernet
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.export import RECALIBRATION_BATCHES
+from spaceevo.pipeline.space import load_space
 from spaceevo.records import Comparison
 from spaceevo.search.pareto import hypervolume
+from spaceevo.spaces.encoding import decode
+from spaceevo.train.batches import split
+from spaceevo.train.evaluation import calibrated_top1
 
 
 def test_compare(tiny: Any, tmp_path: Any, cli: Any) -> None:
@@ -33,9 +39,30 @@ def test_compare(tiny: Any, tmp_path: Any, cli: Any) -> None:
             assert area == hypervolume(points, (found.reference_ms, found.reference_top1))
     searched = found.spaces[0].networks
     assert searched[0] != searched[1], "seeds differ"
+    check_fine_tuned(Context.of_folder(folder), searched)
     again = cli("compare", recipe, "--out", folder)
     assert again.returncode == 0, again.stderr
     assert "Compare the space with hand-made and random ones: done before" in again.stdout
+
+
+def check_fine_tuned(context: Context, searched: Any) -> None:
+    """What is judged in INT8 is what fine-tuning left, in FP32 what the supernet left."""
+    own = load_space(context)
+    train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
+    changed = []
+    for seed, networks in enumerate(searched):
+        folder = context.path(compare.NAME, f"searched-{seed}")
+        for one in networks:
+            number, program = predict.load_budgets(context).index(one.budget_ms), program_of(decode(one.encoding, own))
+            trained = supernet.load_network(context, own, folder, "int8")
+            tuned = finetune.load_tuned(trained, program, folder / f"subnet{number}-int8.safetensors")
+            top1s = [
+                calibrated_top1(network, program, train_images, RECALIBRATION_BATCHES, val_images)
+                for network in (supernet.load_network(context, own, folder, "fp32"), tuned, trained)
+            ]
+            assert top1s[:2] == [one.top1_fp32, one.top1_int8]
+            changed.append(top1s[1] != top1s[2])
+    assert any(changed)
 
 
 def test_a_hyperspace_is_no_hand_made_space(tiny: Any, tmp_path: Any, monkeypatch: Any, tiny_plugin: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from spaceevo.config import FinetuneSettings
 from spaceevo.nets.network import extract, program_of
-from spaceevo.pipeline import export, finetune, subnets
+from spaceevo.pipeline import baselines, export, finetune, subnets
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.space import load_space
 from spaceevo.pipeline.supernet import load_supernet
@@ -25,7 +25,7 @@ def context(tiny: Any, cli: Any) -> Context:
 
 def test_accuracies_before_and_after(context: Context) -> None:
     images, _, held_out = split(context.data, context.recipe.data.search_share, context.recipe.seed)
-    models, baselines = export.load(context)
+    models, handmade = export.load(context)
     for number, model in enumerate(models):
         program = program_of(decode(model.encoding, load_space(context)))
         networks = load_supernet(context, "int8"), finetune.load_network(context, program, number)
@@ -35,7 +35,7 @@ def test_accuracies_before_and_after(context: Context) -> None:
         # As the runtime rounds; an image or two of so few may be a draw
         assert model.top1_inherited == pytest.approx(before, abs=0.012)
         assert model.top1_int8 == pytest.approx(after, abs=0.012)
-    assert all(model.top1_inherited is None for model in baselines)
+    assert all(model.top1_inherited is None for model in handmade)
 
 
 def test_starts_from_what_the_supernet_left(context: Context) -> None:
@@ -73,3 +73,10 @@ def test_rates_follow_the_supernets(context: Context) -> None:
     assert own.epochs_int8 == 3.0
     assert own.lr_int8 == pytest.approx(0.1 * context.recipe.supernet.lr_int8)
     assert own.batch_size == context.recipe.supernet.batch_size
+
+
+def test_networks_trained_alone_get_as_many_epochs(context: Context) -> None:
+    epochs = context.recipe.supernet.epochs_int8 + context.recipe.finetune.epochs
+    images, _, _ = split(context.data, context.recipe.data.search_share, context.recipe.seed)
+    steps = round(epochs * (len(images) // context.recipe.supernet.batch_size))
+    assert len([point for point in baselines.load_curve(context, 0) if point.phase == "lsq+"]) == steps

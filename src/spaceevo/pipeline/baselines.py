@@ -152,9 +152,13 @@ def load_curve(context: Context, number: int) -> list[TrainingPoint]:
 
 
 def settings_alone(context: Context) -> TrainingSettings:
-    """The supernet's settings, as far as they concern a network that is trained alone."""
-    values = context.recipe.supernet.model_dump(include=set(TrainingSettings.model_fields))
-    return TrainingSettings.model_validate(values)
+    """The supernet's settings, as far as they concern a network that is trained alone.
+
+    With the epochs of fine-tuning, which found subnets get, for equal effort.
+    """
+    recipe = context.recipe
+    values = recipe.supernet.model_dump(include=set(TrainingSettings.model_fields))
+    return TrainingSettings.model_validate(values | {"epochs_int8": values["epochs_int8"] + recipe.finetune.epochs})
 
 
 def _network(context: Context, subnet: Subnet, number: int, seed: int) -> Network:

@@ -1,11 +1,12 @@
 """Beside a run: its search space against others, trained with equal effort and searched under equal latency.
 
-    FOLDER/NAME-SEED/    supernet and evaluated subnets of one space and seed
+    FOLDER/NAME-SEED/    supernet, evaluated and fine-tuned subnets of one space and seed
     FOLDER/comparison.json, comparison.html
 
 Compared are the space that the search found, hand-made spaces, random spaces of the hyperspace, and the hand-made
-network of each budget, trained alone. Latencies are measured on the target, all in one session where nothing
-interrupts it; accuracies are those of the fake-quantized networks, rounded as the target rounds.
+network of each budget, trained alone. What a space has found is fine-tuned if the recipe asks for it. Latencies are
+measured on the target, all in one session where nothing interrupts it; accuracies are those of the fake-quantized
+networks, rounded as the target rounds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from spaceevo.artifacts import write_atomically
 from spaceevo.engines import in_order
 from spaceevo.errors import InfeasibleBudgetError, RecipeError
 from spaceevo.nets.network import Network, program_of
-from spaceevo.pipeline import baselines, predict, space
+from spaceevo.pipeline import baselines, finetune, predict, space
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import measured_subnets, one_core
@@ -48,7 +49,8 @@ NAME = "compare"
 TITLE = "Compare the space with hand-made and random ones"
 NEEDS = (predict.NAME, space.NAME)
 COMPARISON, PAGE = "comparison.json", "comparison.html"
-FIT_SHARE, TRAINED_SHARE, CHOSEN_SHARE, MEASURED_SHARE = 0.05, 0.85, 0.9, 0.95  # of the time, for the progress only
+# Of the time, for the progress only:
+FIT_SHARE, TRAINED_SHARE, CHOSEN_SHARE, MEASURED_SHARE, TUNED_SHARE = 0.05, 0.75, 0.8, 0.85, 0.95
 #: The area under a front is taken up to this many times the largest budget.
 REFERENCE_SHARE = 1.1
 
@@ -81,6 +83,7 @@ def inputs(context: Context) -> dict[str, object]:
         "target": context.target.model_dump(),
         "supernet": recipe.supernet.model_dump(),
         "subnets": recipe.subnets.model_dump(),
+        "finetune": recipe.finetune.model_dump(),
         "compare": recipe.compare.model_dump(),
         "seed": recipe.seed,
     }
@@ -100,6 +103,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     subnets = _chosen(context, found, part(progress, TRAINED_SHARE, CHOSEN_SHARE))
     measured = measured_subnets(context, subnets, ("int8", "fp32"), part(progress, CHOSEN_SHARE, MEASURED_SHARE))
     latencies = [one.latency_ms for one in measured]
+    _tune(context, found, subnets, part(progress, MEASURED_SHARE, TUNED_SHARE))
     train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
     networks: dict[tuple[str, int], list[ComparedNetwork]] = {}
     for number, (one, subnet) in enumerate(zip(found, subnets, strict=True)):
@@ -115,7 +119,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
                 top1_fp32=top1_fp32,
             )
         )
-        part(progress, MEASURED_SHARE, 1)(number + 1, len(found))
+        part(progress, TUNED_SHARE, 1)(number + 1, len(found))
     reference = REFERENCE_SHARE * budgets[-1], 1 / context.data.num_classes
     comparison = Comparison(
         target=context.target,
@@ -234,16 +238,43 @@ def _chosen(context: Context, found: Sequence[_Found], progress: ProgressCallbac
     return [first_that_holds(context, own.candidates, own.budget_ms).subnet for own in found]
 
 
+def _tune(context: Context, found: Sequence[_Found], subnets: Sequence[Subnet], progress: ProgressCallback) -> None:
+    """Fine-tune what the spaces have found, if the recipe asks for it."""
+    if not finetune.is_wanted(context):
+        return
+    jobs = [(one, subnet) for one, subnet in zip(found, subnets, strict=True) if one.entry.space]
+    for _ in context.engine.map(partial(_tune_one, context), jobs, progress, needs=context.training):
+        pass
+
+
+def _tune_one(context: Context, job: tuple[_Found, Subnet], progress: ProgressCallback) -> None:
+    one, subnet = job
+    assert one.entry.space
+    trained = load_network(context, one.entry.space, one.folder, "int8")
+    settings = finetune.settings(context, context.recipe.finetune.epochs)
+    name = f"subnet{_number(context, one)}"
+    with one_core():
+        finetune.tune(context, trained, program_of(subnet), settings, name, one.seed, one.folder, progress)
+    return_free_memory()
+
+
+def _number(context: Context, one: _Found) -> int:
+    """Of its budget."""
+    return predict.load_budgets(context).index(one.budget_ms)
+
+
 def _top1(
     context: Context, one: _Found, subnet: Subnet, precision: str, train_images: Images, val_images: Images
 ) -> float:
+    program, number = program_of(subnet), _number(context, one)
     network: Network
     if one.entry.space is None:
-        number = predict.load_budgets(context).index(one.budget_ms)
         network = baselines.load_trained(context, subnet, number, one.folder, precision)
     else:
         network = load_network(context, one.entry.space, one.folder, precision)
-    return calibrated_top1(network, program_of(subnet), train_images, RECALIBRATION_BATCHES, val_images)
+        if precision == "int8" and finetune.is_wanted(context):
+            network = finetune.load_tuned(network, program, one.folder / f"subnet{number}-int8.safetensors")
+    return calibrated_top1(network, program, train_images, RECALIBRATION_BATCHES, val_images)
 
 
 def _compared(

@@ -65,15 +65,24 @@ def settings(context: Context, epochs: float, lr_factor: float = 1.0) -> Trainin
 
 
 def tune(
-    context: Context, program: Program, own: TrainingSettings, name: str, folder: Path, progress: ProgressCallback
+    context: Context,
+    trained: Network,
+    program: Program,
+    own: TrainingSettings,
+    name: str,
+    seed: int,
+    folder: Path,
+    progress: ProgressCallback,
 ) -> tuple[Network, Sequence[TrainingPoint]]:
-    """Train what the supernet's LSQ+ phase left of a subnet, continuing from the folder's checkpoint.
+    """Train what a supernet's LSQ+ phase left of a subnet, continuing from the folder's checkpoint.
 
     Args:
-        context: Data, and the run whose supernet is trained.
+        context: Data.
+        trained: The supernet at the end of its LSQ+ phase; it stays as it is.
         program: The subnet's.
         own: Of the training, of which only the LSQ+ phase is done.
         name: Names it within the folder, and its draws.
+        seed: Of all draws.
         folder: For its files.
         progress: Called with work done and in all.
 
@@ -82,14 +91,14 @@ def tune(
     """
     recipe = context.recipe
     images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
-    network = extract(supernet.load_supernet(context, "int8"), program)
+    network = extract(trained, program)
     _, curve = train(
         network,
         lambda rng: [program],
         images,
         own,
         recipe.data,
-        seed=recipe.seed,
+        seed=seed,
         purpose=name,
         folder=folder,
         progress=progress,
@@ -108,16 +117,23 @@ class _Job:
 
 def _fit(job: _Job, progress: ProgressCallback) -> None:
     own = settings(job.context, job.context.recipe.finetune.epochs)
+    trained, name = supernet.load_supernet(job.context, "int8"), f"subnet{job.number}"
     with one_core():
-        _, curve = tune(job.context, job.program, own, f"subnet{job.number}", job.folder, progress)
-    write_curve(job.folder / f"subnet{job.number}-curve.json", curve)
+        _, curve = tune(job.context, trained, job.program, own, name, job.context.recipe.seed, job.folder, progress)
+    write_curve(job.folder / f"{name}-curve.json", curve)
     return_free_memory()
 
 
 def load_network(context: Context, program: Program, number: int) -> Network:
     """A fine-tuned subnet, in evaluation mode, with the rounding of the target's runtime."""
-    network = extract(supernet.load_supernet(context, "int8"), program)
-    load_weights(network, context.path(NAME, f"subnet{number}-int8.safetensors"))
+    path = context.path(NAME, f"subnet{number}-int8.safetensors")
+    return load_tuned(supernet.load_supernet(context, "int8"), program, path)
+
+
+def load_tuned(trained: Network, program: Program, path: Path) -> Network:
+    """What `tune` left of a supernet's subnet, in evaluation mode, with the supernet's rounding."""
+    network = extract(trained, program)
+    load_weights(network, path)
     return network.eval()
 
 

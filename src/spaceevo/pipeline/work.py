@@ -132,7 +132,10 @@ def work_of(
         generations=_generations(recipe.subnets, num_budgets),
         evaluation=(recalibrated + score_images) * subnet,
         finetune=(recipe.finetune.epochs * num_images * subnet,) * num_budgets,
-        baselines=((own.epochs_fp32 * num_images * subnet, own.epochs_int8 * num_images * subnet),) * num_budgets,
+        baselines=(
+            (own.epochs_fp32 * num_images * subnet, (own.epochs_int8 + recipe.finetune.epochs) * num_images * subnet),
+        )
+        * num_budgets,
         # Each of the two precisions is recalibrated; the INT8 file is judged as integers and by the runtime
         export=2 * num_budgets * subnet * (2 * min(num_images, RECALIBRATION_BATCHES * BATCH_SIZE) + 3 * num_val),
         disk_mib={

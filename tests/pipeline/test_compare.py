@@ -55,7 +55,7 @@ def check_fine_tuned(context: Context, searched: Any) -> None:
         for one in networks:
             number, program = predict.load_budgets(context).index(one.budget_ms), program_of(decode(one.encoding, own))
             trained = supernet.load_network(context, own, folder, "int8")
-            tuned = finetune.load_tuned(trained, program, folder / f"subnet{number}-int8.safetensors")
+            tuned = finetune.load_tuned(trained, program, number, folder)
             top1s = [
                 calibrated_top1(network, program, train_images, RECALIBRATION_BATCHES, val_images)
                 for network in (supernet.load_network(context, own, folder, "fp32"), tuned, trained)

@@ -251,11 +251,8 @@ def _tune_one(context: Context, job: tuple[_Found, Subnet], progress: ProgressCa
     one, subnet = job
     assert one.entry.space
     trained = load_network(context, one.entry.space, one.folder, "int8")
-    settings = finetune.settings(context, context.recipe.finetune.epochs)
-    name = f"subnet{_number(context, one)}"
-    with one_core():
-        finetune.tune(context, trained, program_of(subnet), settings, name, one.seed, one.folder, progress)
-    return_free_memory()
+    number = _number(context, one)
+    finetune.tune_found(context, trained, program_of(subnet), number, one.seed, one.folder, progress)
 
 
 def _number(context: Context, one: _Found) -> int:
@@ -273,7 +270,7 @@ def _top1(
     else:
         network = load_network(context, one.entry.space, one.folder, precision)
         if precision == "int8" and finetune.is_wanted(context):
-            network = finetune.load_tuned(network, program, one.folder / f"subnet{number}-int8.safetensors")
+            network = finetune.load_tuned(network, program, number, one.folder)
     return calibrated_top1(network, program, train_images, RECALIBRATION_BATCHES, val_images)
 
 

@@ -116,24 +116,50 @@ class _Job:
 
 
 def _fit(job: _Job, progress: ProgressCallback) -> None:
-    own = settings(job.context, job.context.recipe.finetune.epochs)
-    trained, name = supernet.load_supernet(job.context, "int8"), f"subnet{job.number}"
+    context, trained = job.context, supernet.load_supernet(job.context, "int8")
+    curve = tune_found(context, trained, job.program, job.number, context.recipe.seed, job.folder, progress)
+    write_curve(job.folder / f"subnet{job.number}-curve.json", curve)
+
+
+def tune_found(
+    context: Context,
+    trained: Network,
+    program: Program,
+    number: int,
+    seed: int,
+    folder: Path,
+    progress: ProgressCallback,
+) -> Sequence[TrainingPoint]:
+    """Fine-tune what was found for a budget as the recipe asks for it, on one core; see `tune`.
+
+    Args:
+        context: Data and settings.
+        trained: As of `tune`.
+        program: The subnet's.
+        number: Of the budget.
+        seed: Of all draws.
+        folder: For its files, which `load_tuned` reads.
+        progress: Called with work done and in all.
+
+    Returns:
+        The losses.
+    """
+    own = settings(context, context.recipe.finetune.epochs)
     with one_core():
-        _, curve = tune(job.context, trained, job.program, own, name, job.context.recipe.seed, job.folder, progress)
-    write_curve(job.folder / f"{name}-curve.json", curve)
+        _, curve = tune(context, trained, program, own, f"subnet{number}", seed, folder, progress)
     return_free_memory()
+    return curve
 
 
 def load_network(context: Context, program: Program, number: int) -> Network:
     """A fine-tuned subnet, in evaluation mode, with the rounding of the target's runtime."""
-    path = context.path(NAME, f"subnet{number}-int8.safetensors")
-    return load_tuned(supernet.load_supernet(context, "int8"), program, path)
+    return load_tuned(supernet.load_supernet(context, "int8"), program, number, context.run.stage(NAME).path)
 
 
-def load_tuned(trained: Network, program: Program, path: Path) -> Network:
-    """What `tune` left of a supernet's subnet, in evaluation mode, with the supernet's rounding."""
+def load_tuned(trained: Network, program: Program, number: int, folder: Path) -> Network:
+    """What `tune_found` left of a supernet's subnet, in evaluation mode, with the supernet's rounding."""
     network = extract(trained, program)
-    load_weights(network, path)
+    load_weights(network, folder / f"subnet{number}-int8.safetensors")
     return network.eval()
 
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel
 from spaceevo.config import Recipe, Settings, load_recipe, parse
 from spaceevo.errors import RecipeError
 
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
 
 def _models(
     model: type[BaseModel] = Recipe, path: tuple[str, ...] = ()
@@ -41,6 +43,11 @@ def test_defaults_are_a_recipe() -> None:
     recipe = parse(Recipe, {}, "r.yaml")
     assert recipe == Recipe()
     assert recipe.budgets_ms == "auto"
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in RECIPES])
+def test_a_recipe_that_comes_with_the_project_is_one(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
 
 
 def test_a_recipe_cannot_be_changed() -> None:

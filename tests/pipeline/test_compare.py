@@ -11,6 +11,7 @@ from spaceevo.nets.network import program_of
 from spaceevo.pipeline import compare, finetune, predict, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
+from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.space import load_space
 from spaceevo.records import Comparison
 from spaceevo.search.pareto import hypervolume
@@ -56,10 +57,12 @@ def check_fine_tuned(context: Context, searched: Any) -> None:
             number, program = predict.load_budgets(context).index(one.budget_ms), program_of(decode(one.encoding, own))
             trained = supernet.load_network(context, own, folder, "int8")
             tuned = finetune.load_tuned(trained, program, number, folder)
-            top1s = [
-                calibrated_top1(network, program, train_images, RECALIBRATION_BATCHES, val_images)
-                for network in (supernet.load_network(context, own, folder, "fp32"), tuned, trained)
-            ]
+            judged = (supernet.load_network(context, own, folder, "fp32"), tuned, trained)
+            with one_core():
+                top1s = [
+                    calibrated_top1(network, program, train_images, RECALIBRATION_BATCHES, val_images)
+                    for network in judged
+                ]
             assert top1s[:2] == [one.top1_fp32, one.top1_int8]
             changed.append(top1s[1] != top1s[2])
     assert any(changed)

@@ -22,7 +22,7 @@ from scipy.stats import t as student
 from spaceevo.artifacts import write_atomically
 from spaceevo.engines import in_order
 from spaceevo.errors import InfeasibleBudgetError, RecipeError
-from spaceevo.nets.network import program_of
+from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, finetune, predict, space
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
@@ -240,18 +240,26 @@ def _chosen(context: Context, found: Sequence[_Found], progress: ProgressCallbac
 def _judge(context: Context, job: tuple[_Found, Subnet], progress: ProgressCallback) -> tuple[float, float]:
     """INT8 and FP32 top-1 on validation images; what a space has found is fine-tuned first, if the recipe says so."""
     one, subnet = job
-    program, number = program_of(subnet), predict.load_budgets(context).index(one.budget_ms)
-    if one.entry.space is None:
-        networks = [baselines.load_trained(context, subnet, number, one.folder, own) for own in ("int8", "fp32")]
-    else:
-        networks = [load_network(context, one.entry.space, one.folder, own) for own in ("int8", "fp32")]
-        if finetune.is_wanted(context):
-            finetune.tune_found(context, networks[0], program, number, one.seed, one.folder, progress)
-            networks[0] = finetune.load_tuned(networks[0], program, number, one.folder)
     train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
-    with one_core():
-        int8, fp32 = (calibrated_top1(n, program, train_images, RECALIBRATION_BATCHES, val_images) for n in networks)
-    return int8, fp32
+    top1, program = {}, program_of(subnet)
+    for precision in ("int8", "fp32"):
+        network = _trained(context, one, subnet, precision, progress)
+        with one_core():
+            top1[precision] = calibrated_top1(network, program, train_images, RECALIBRATION_BATCHES, val_images)
+    return top1["int8"], top1["fp32"]
+
+
+def _trained(context: Context, one: _Found, subnet: Subnet, precision: str, progress: ProgressCallback) -> Network:
+    """The network whose weights a subnet is judged with."""
+    number = predict.load_budgets(context).index(one.budget_ms)
+    if one.entry.space is None:
+        return baselines.load_trained(context, subnet, number, one.folder, precision)
+    network = load_network(context, one.entry.space, one.folder, precision)
+    if precision == "fp32" or not finetune.is_wanted(context):
+        return network
+    program = program_of(subnet)
+    finetune.tune_found(context, network, program, number, one.seed, one.folder, progress)
+    return finetune.load_tuned(network, program, number, one.folder)
 
 
 def _compared(

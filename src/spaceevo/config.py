@@ -84,6 +84,9 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(1e-4, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1, description="Of the classifier's input, for the largest subnet.")
+    branch_gain: float = Field(
+        1.0, gt=0, le=10, description="Initial gamma of the batch norms that end residual branches; 2 to learn sooner."
+    )
     ema: float = Field(
         0.0, ge=0, lt=1, description="Decay of the average of the weights that a phase ends with; 0: its last weights."
     )

@@ -250,6 +250,33 @@ def test_shortcuts_within_a_stage_start_as_an_identity():
         assert torch.equal(weight, identity) == (name in inner)
 
 
+def test_the_branch_gain_is_that_of_the_last_norms_before_additions():
+    hyperspace = load_hyperspace("micro")
+    space = hyperspace.space(hyperspace.decode("micro-230-122"), 10)
+    ends = {"stage1": "project", "stage2": "expand", "stage3": "pointwise2"}
+    network = Network(space.maximal_operators(), 63, generator())
+    before = state_copy(network)
+    network.set_branch_gain(3.0)
+    expected = {
+        f"weighted.{stage.name}/{index}/{ends[stage.name]}.gamma"
+        for stage in space.stages
+        if stage.name in ends
+        for index in range(stage.depths[-1])
+    }
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, torch.full_like(value, 3.0) if name in expected else before[name]), name
+
+
+def test_the_branch_gain_of_a_branch_that_ends_with_an_activation():
+    """The addition reads a product there, not the norm."""
+    space = small_space(BlockType("mbv1-dual", "swish"), (0.0,))
+    assert "multiply" in {o.kind for o in program_of(space.largest())}
+    network = Network(space.maximal_operators(), 127, generator())
+    network.set_branch_gain(3.0)
+    changed = {name for name, value in network.state_dict().items() if name.endswith("gamma") and (value == 3).all()}
+    assert changed == {f"weighted.stage1/{index}/pointwise2:linear.gamma" for index in (0, 1)}
+
+
 def test_slices_are_the_leading_channels_and_the_centre():
     space = small_space()
     supernet = Network(space.maximal_operators(), 127, generator())

@@ -1,5 +1,6 @@
 """The training loop: deterministic, resumable bit for bit, and goes back from where it diverged."""
 
+import copy
 import math
 import random
 
@@ -309,6 +310,7 @@ METHODS = {
     "dropout": {"dropout": 0.5},
     "accumulation": {"accumulation": 2},
     "bfloat16": {"precision": "bfloat16"},
+    "branch gain": {"branch_gain": 2.0},
 }
 
 
@@ -325,6 +327,16 @@ def test_every_method_continues_to_the_same_weights(undisturbed, tmp_path, monke
     assert curve == expected_curve
     parameters = dict(undisturbed[0].named_parameters())
     assert not all(torch.equal(p, parameters[name]) for name, p in network.named_parameters()), "it changes something"
+
+
+def test_a_quantized_network_keeps_its_branch_gains(undisturbed, tmp_path):
+    results = []
+    for gain in (1.0, 5.0):
+        network = copy.deepcopy(undisturbed[0])
+        results.append(
+            train(tmp_path / str(gain), settings=SETTINGS.model_copy(update={"branch_gain": gain}), network=network)
+        )
+    assert results[0][2] == results[1][2]
 
 
 def test_a_phase_ends_with_averaged_weights(tmp_path, monkeypatch):

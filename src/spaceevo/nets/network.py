@@ -142,6 +142,7 @@ class Network(nn.Module):
             {o.name: ActivationQuantizer(o.quantizer) for o in largest.values() if o.is_quantized}
         )
         self._same_quantizer = {o.name: o.inputs[0] for o in largest.values() if o.quantizer == "input"}
+        self._branch_ends = {_last_norm(o.inputs[0], largest) for o in largest.values() if o.kind == "add"}
         self._observer: Callable[[Operator, Tensor], None] | None = None
 
     def forward(
@@ -190,6 +191,12 @@ class Network(nn.Module):
                 return lambda x_BCHW: self(x_BCHW, program)
             return lambda x_BCHW: run_integer(graph, x_BCHW, None, self.arithmetic)
         return lambda x_BCHW: self(x_BCHW, program)
+
+    @torch.no_grad()
+    def set_branch_gain(self, gain: float) -> None:
+        """Set gamma of every batch norm that ends a residual branch; shortcuts keep theirs."""
+        for name in self._branch_ends:
+            nn.init.constant_(self.weighted[name].get_parameter("gamma"), gain)
 
     @torch.no_grad()
     def _evaluate(self, x_BCHW: Tensor, program: Program, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
@@ -451,6 +458,13 @@ def _is_published(program: Program) -> bool:
 @lru_cache(maxsize=1024)
 def _last_reads(program: Program) -> dict[str, int]:
     return {name: index for index, operator in enumerate(program) for name in operator.inputs}
+
+
+def _last_norm(name: str, operators: Mapping[str, Operator]) -> str:
+    """The nearest operator with batch norm on the way back from one, along first inputs."""
+    while not operators[name].has_batch_norm:
+        name = operators[name].inputs[0]
+    return name
 
 
 def _robust_range(value: Tensor, share: float = 0.9998, sample: int = 20_000) -> tuple[float, float]:

@@ -131,6 +131,8 @@ def train(
     files = TrainedFiles(folder / f"{purpose}-fp32.safetensors", folder / f"{purpose}-int8.safetensors")
     checkpoint = folder / f"{purpose}-checkpoint.safetensors"
     device = device_of(settings)
+    if not network.quantized:
+        network.set_branch_gain(settings.branch_gain)
     network.to(device).train()
     state = _State(network, settings)
     last = files.int8 if num_int8 else files.fp32

@@ -156,6 +156,13 @@ class SpaceSettings(Settings):
     population_size: int = Field(500, ge=2)
     tournament_size: int = Field(125, ge=1)
     tolerance: float = Field(0.01, ge=0, lt=1, description="Relative distance from the best that counts as equal.")
+    num_tried: int = Field(
+        1,
+        ge=1,
+        description="Best spaces of different block types, within tolerance, that are trained shortly; the most "
+        "accurate is taken. 1: none.",
+    )
+    tried_share: float = Field(0.33, gt=0, le=1, description="How shortly: share of the supernet's epochs.")
 
 
 class SubnetsSettings(Settings):

@@ -415,6 +415,23 @@ class StageChoice(Record):
     loss_without: float
 
 
+class SpaceTrial(Record):
+    """How a space does in a short training of its supernet.
+
+    Attributes:
+        space: The space.
+        top1: By budget, INT8 top-1 of its best subnet on held-out training images; 0 where none meets it.
+    """
+
+    space: ScoredSpace
+    top1: tuple[float, ...]
+
+    @property
+    def mean_top1(self) -> float:
+        """Over the budgets."""
+        return sum(self.top1) / len(self.top1)
+
+
 class SpaceSearchResult(Record):
     """What the search over spaces found.
 
@@ -433,6 +450,7 @@ class SpaceSearchResult(Record):
         bound: None without a sweep over all spaces; with one, `num_evaluated + num_bounded` are all there are.
         num_allowed: Spaces without a failed cell; where all of them were scored, nothing better exists.
         why_unbounded: Why a sweep that was asked for gave no bound; empty otherwise.
+        trials: Of spaces within tolerance, the best-scored first; empty where the score alone decides.
     """
 
     hyperspace: str
@@ -449,6 +467,12 @@ class SpaceSearchResult(Record):
     bound: float | None = None
     num_allowed: int = 0
     why_unbounded: str = ""
+    trials: tuple[SpaceTrial, ...] = ()
+
+    @property
+    def chosen(self) -> ScoredSpace:
+        """The space to train: the most accurate of the trials, without any the best-scored."""
+        return max(self.trials, key=lambda trial: trial.mean_top1).space if self.trials else self.best
 
 
 class TrainingPoint(Record):

@@ -78,6 +78,18 @@ def test_a_subnet_alone_is_less_work_than_three():
     assert 0.6 < found[0.5].supernet_fp32 / together.supernet_fp32 < 0.9, "the largest is most of a step"
 
 
+def test_short_trainings_of_spaces_are_a_share_of_a_supernets():
+    hyperspace, recipe = load_hyperspace("micro"), Recipe()
+    settings = recipe.space.model_copy(update={"num_tried": 3, "tried_share": 0.25})
+    one, other = (
+        work_of(own, hyperspace, 1000, 200, 10) for own in (recipe, recipe.model_copy(update={"space": settings}))
+    )
+    assert one.trials == ()
+    assert other.trials == ((0.25 * one.supernet_fp32, 0.25 * one.supernet_int8),) * 3
+    plans = [plan(recipe, work, RATES, 1, 1.0) for work in (one, other)]
+    assert [stage.name for stage in plans[1].stages if stage not in plans[0].stages] == ["space"]
+
+
 def test_work_grows_with_what_is_asked_for():
     hyperspace = load_hyperspace("micro")
     small = Recipe()

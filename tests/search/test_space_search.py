@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from spaceevo.errors import ArtifactError, InfeasibleBudgetError, RecipeError
 from spaceevo.records import BlockTable
 from spaceevo.search.qt_score import ExactEvaluator, QTSettings, SampledEvaluator
-from spaceevo.search.space_search import search_spaces
+from spaceevo.search.space_search import best_of_block_types, search_spaces
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage, SpaceChoice, load_hyperspace
 from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import BlockType, Head
@@ -244,3 +244,16 @@ def test_table_failures_and_exclusion_agree() -> None:
     assert len(result.within_tolerance) == result.num_evaluated
     assert MICRO.decode(result.best.encoding).blocks[1:] == (1, 1)
     assert MICRO.decode(result.best.encoding).blocks[0] != 1
+
+
+def test_best_of_block_types() -> None:
+    hyperspace = small()
+    result = search_spaces(hyperspace, Scores(rugged), num_spaces=1000, tolerance=0.5)
+    scores = {one.encoding: one.qt_score for one in result.within_tolerance}
+    found = best_of_block_types(result, hyperspace)
+    blocks = [hyperspace.decode(one.encoding).blocks for one in found]
+    assert len(set(blocks)) == len(blocks) < len(scores)
+    assert found[0] == result.best
+    assert [one.qt_score for one in found] == sorted((one.qt_score for one in found), reverse=True)
+    for encoding, score in scores.items():
+        assert score <= found[blocks.index(hyperspace.decode(encoding).blocks)].qt_score

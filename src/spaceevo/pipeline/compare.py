@@ -21,22 +21,22 @@ from scipy.stats import t as student
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.engines import in_order
-from spaceevo.errors import InfeasibleBudgetError, RecipeError
+from spaceevo.errors import RecipeError
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, finetune, predict, space
+from spaceevo.pipeline.any_space import best_of_space, load_network
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import measured_subnets, one_core
 from spaceevo.pipeline.memory import return_free_memory
-from spaceevo.pipeline.subnets import NOTES, NUM_MEASURED, first_that_holds, search_supernet
-from spaceevo.pipeline.supernet import load_network, train_supernet
+from spaceevo.pipeline.subnets import NUM_MEASURED, first_that_holds
 from spaceevo.predict.fit import fit_networks, fit_subnets
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, read_record
 from spaceevo.report.html import render_comparison
 from spaceevo.search.pareto import hypervolume
-from spaceevo.search.subnet_search import RatedSubnet, best_within
+from spaceevo.search.subnet_search import RatedSubnet
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
@@ -200,20 +200,8 @@ def _searched(
     progress: ProgressCallback,
 ) -> list[_Found]:
     """The best subnet of a space under each budget that it can meet."""
-    budgets = predict.load_budgets(context)
-    while budgets:
-        try:
-            train_supernet(context, own, folder, seed, predictor.network_ms, part(progress, 0, 0.7))
-            rated = search_supernet(
-                context, own, folder, predictor.network_ms, budgets, folder / NOTES, seed, part(progress, 0.7, 1)
-            )
-            return [
-                _Found(entry, seed, budget, tuple(best_within(rated, budget)[:NUM_MEASURED]), folder)
-                for budget in budgets
-            ]
-        except InfeasibleBudgetError:  # told before anything is evaluated
-            budgets = budgets[1:]
-    return []
+    found = best_of_space(context, own, folder, seed, predictor.network_ms, progress)
+    return [_Found(entry, seed, budget_ms, tuple(ranked[:NUM_MEASURED]), folder) for budget_ms, ranked in found.items()]
 
 
 def _trained_alone(

@@ -174,6 +174,6 @@ def _extract(context: Context, candidate: _Candidate, images: Images) -> Extract
         context.data.class_names,
         profile_of(context.target.machine, context.target.flags),
         context.target.w_qmax,
-        space.load(context).best.encoding if searched else "hand-made",
+        space.load(context).chosen.encoding if searched else "hand-made",
     )
     return ExtractedNetwork(int8.integer_graph(program), fp32.float_graph(program), metadata)

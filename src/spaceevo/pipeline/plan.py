@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from spaceevo.config import Recipe
-from spaceevo.pipeline import blocks, predict, study, subnets, supernet
+from spaceevo.pipeline import blocks, predict, space, study, subnets, supernet
 from spaceevo.pipeline.work import AGAIN_SHARE, RunWork
 from spaceevo.records import PlannedStage, Rates, RunPlan
 
@@ -30,6 +30,9 @@ def plan(recipe: Recipe, work: RunWork, rates: Rates, machines: int, efficiency:
     teacher = work.teacher / rates.supernet_fp32 + work.maps / rates.teacher
     network = work.supernet_fp32 / rates.supernet_fp32 + work.supernet_int8 / rates.supernet_int8
     evaluation = work.evaluation / rates.job_evaluate
+    trials = [
+        fp32 / rates.job_fp32 + int8 / rates.job_int8 + evaluation * sum(work.generations) for fp32, int8 in work.trials
+    ]
     tuned = [macs / rates.job_int8 for macs in work.finetune]
     alone = [fp32 / rates.job_fp32 + int8 / rates.job_int8 for fp32, int8 in work.baselines]
     together = 1.0 if machines == 1 else machines * efficiency
@@ -41,6 +44,7 @@ def plan(recipe: Recipe, work: RunWork, rates: Rates, machines: int, efficiency:
             teacher + makespan(cells, workers) + makespan(again, workers),
             teacher + (sum(cells) + sum(again)) / rates.workers,
         ),
+        **({space.NAME: (makespan(trials, workers), sum(trials) / rates.workers)} if trials else {}),
         supernet.NAME: (network / together, network * machines / together),
         subnets.NAME: (
             evaluation * sum(-(-count // workers) for count in work.generations),

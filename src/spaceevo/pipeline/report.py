@@ -82,8 +82,8 @@ def _summary(context: Context) -> Summary:
         peak_rss_mib=max(manifest.peak_rss_mib for manifest in manifests),
         predictor=PredictorSummary.model_validate(assessment.model_dump(include=shared)),
         space=SpaceSummary(
-            encoding=search.best.encoding,
-            qt_score=search.best.qt_score,
+            encoding=search.chosen.encoding,
+            qt_score=search.chosen.qt_score,
             num_within_tolerance=len(search.within_tolerance),
         ),
         models=models,

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from spaceevo import interrupts, plugins
-from spaceevo.artifacts import storage_errors, write_atomically
-from spaceevo.errors import EncodingError
+from spaceevo import plugins
+from spaceevo.artifacts import write_atomically
 from spaceevo.measure.campaign import measure_metric
 from spaceevo.measure.metrics import METRICS
-from spaceevo.nets.network import Network, Program, program_of
+from spaceevo.nets.network import Program, program_of
 from spaceevo.pipeline import predict, space, supernet
+from spaceevo.pipeline.any_space import NOTES, search_supernet
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.jobs import measured_subnets, one_core
+from spaceevo.pipeline.jobs import measured_subnets
 from spaceevo.predict.metrics import computed_metric, fit_metric, metric_value
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import FoundSubnet, MetricFit, Record, SubnetSearchResult, read_record
 from spaceevo.search.pareto import pareto_front
-from spaceevo.search.subnet_search import RatedSubnet, best_within, search_subnets
+from spaceevo.search.subnet_search import RatedSubnet, best_within
 from spaceevo.seeding import python_random
-from spaceevo.spaces.encoding import decode, encode
+from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
-from spaceevo.train.batches import Images, split
-from spaceevo.train.evaluation import BATCH_SIZE, calibrated_top1
 
 NAME = "subnets"
 TITLE = "Search the best subnets under each latency budget"
 NEEDS = (predict.NAME, supernet.NAME)
 NUM_MEASURED = 5
 MAX_PREDICTION_ERROR = 0.08
-LIMITS, NOTES = "limits.json", "evaluated.jsonl"
+LIMITS = "limits.json"
 LIMITS_SHARE = 0.1  # of the time, for the progress only
 NUM_LIMIT_SUBNETS = 24
 
@@ -83,86 +80,6 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     path = folder / "subnets.json"
     write_atomically(path, result.model_dump_json(indent=1))
     return [path, folder / LIMITS]
-
-
-def search_supernet(
-    context: Context,
-    own: SearchSpace,
-    trained: Path,
-    latency_ms: Callable[[Subnet], float],
-    budgets_ms: Sequence[float],
-    notes: Path,
-    seed: int,
-    progress: ProgressCallback,
-    excess: Callable[[Subnet], dict[str, float]] = lambda subnet: {},
-) -> list[RatedSubnet]:
-    """Search the subnets of a trained supernet with the settings of the recipe.
-
-    Args:
-        context: Data and settings.
-        own: The supernet's space.
-        trained: Folder of `train_supernet`.
-        latency_ms: Predicts.
-        budgets_ms: Ascending.
-        notes: Accuracies, one per line, as they come; those that are there are not asked for again.
-        seed: Of the search.
-        progress: Called with subnets evaluated and in all.
-        excess: See `search_subnets`.
-    """
-    settings = context.recipe.subnets
-
-    def each(top1: Callable[[Subnet], float], subnets: Sequence[Subnet]) -> list[float]:
-        values = dict.fromkeys(range(len(subnets)), 0.0)
-        for number, value in context.engine.map(partial(_evaluate, top1), subnets, lambda *_: interrupts.check()):
-            with storage_errors(notes), notes.open("a") as file:
-                file.write(json.dumps([encode(subnets[number]), value]) + "\n")
-            values[number] = value
-        return list(values.values())
-
-    return search_subnets(
-        own,
-        budgets_ms=budgets_ms,
-        latency_ms=latency_ms,
-        top1=partial(_accuracy, context, own, trained.absolute()),
-        each=each,
-        method=settings.method,
-        excess=excess,
-        trained=supernet.trained_subnets(context, own, latency_ms).extremes(context.recipe.seed),
-        window=settings.latency_window,
-        population_size=settings.population_size,
-        num_generations=settings.num_generations,
-        num_mutations=settings.num_mutations,
-        num_crossovers=settings.num_crossovers,
-        num_candidates=settings.num_candidates,
-        seed=seed,
-        progress=progress,
-        known=_read_notes(notes, own),
-    )
-
-
-def _accuracy(context: Context, own: SearchSpace, trained: Path, subnet: Subnet) -> float:
-    network, images, held_out = _judge(
-        context, own, trained, (trained / supernet.weights_name("int8")).stat().st_mtime_ns
-    )
-    num_batches = context.recipe.subnets.recalibration_batches
-    return calibrated_top1(network, program_of(subnet), images, num_batches, held_out)
-
-
-@lru_cache(maxsize=1)
-def _judge(context: Context, own: SearchSpace, trained: Path, written_ns: int) -> tuple[Network, Images, Images]:
-    """What an evaluation needs, kept for the next one: the supernet, and images to recalibrate and to judge on."""
-    recipe = context.recipe
-    images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
-    return (
-        supernet.load_network(context, own, trained, "int8"),
-        images.take(slice(recipe.subnets.recalibration_batches * BATCH_SIZE)),
-        held_out.take(slice(recipe.subnets.num_images)),
-    )
-
-
-def _evaluate(top1: Callable[[Subnet], float], subnet: Subnet, progress: ProgressCallback) -> float:
-    with one_core():
-        return top1(subnet)
 
 
 def load(context: Context) -> SubnetSearchResult:
@@ -219,14 +136,3 @@ def first_that_holds(context: Context, ranked: Sequence[RatedSubnet], budget_ms:
 
 def _record(one: RatedSubnet, budget_ms: float) -> FoundSubnet:
     return FoundSubnet(budget_ms=budget_ms, encoding=encode(one.subnet), predicted_ms=one.latency_ms, top1=one.top1)
-
-
-def _read_notes(path: Path, best: SearchSpace) -> dict[Subnet, float]:
-    known: dict[Subnet, float] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            encoding, value = json.loads(line)
-            known[decode(encoding, best)] = float(value)
-        except (ValueError, TypeError, EncodingError):  # the line that an interruption cut off
-            continue
-    return known

@@ -54,6 +54,7 @@ class RunWork:
         teacher: MACs of the teacher's training, which is a training of a network like the supernet.
         maps: MACs of the teacher's feature maps.
         cells: Of each cell.
+        trials: MACs (FP32, LSQ+) of each short training of a space.
         supernet_fp32: MACs of the supernet's FP32 phase.
         supernet_int8: MACs of its LSQ+ phase.
         generations: Subnets that are evaluated at a time.
@@ -68,6 +69,7 @@ class RunWork:
     teacher: float
     maps: float
     cells: tuple[CellMacs, ...]
+    trials: tuple[tuple[float, float], ...]
     supernet_fp32: float
     supernet_int8: float
     generations: tuple[int, ...]
@@ -115,6 +117,9 @@ def work_of(
     maps_bytes = 2 * num_maps * sum(w * s**2 for own_sizes in sizes.values()
                                     for w, s in zip(widths, own_sizes, strict=True))  # fmt: skip
     weights = mean(space.largest().num_params for space in supernets) * 4 * FILES_PER_WEIGHT
+    fp32 = own.epochs_fp32 * num_images * (own.large_first * large + (1 - own.large_first) * sandwich)
+    int8 = own.epochs_int8 * num_images * sandwich
+    num_trials = recipe.space.num_tried if recipe.space.num_tried > 1 else 0
     own_weights = mean(_random(space, "num_params") for space in spaces) * 4
     return RunWork(
         measured={
@@ -127,8 +132,9 @@ def work_of(
         teacher=0.0 if blocks.teacher_network else blocks.teacher.epochs_fp32 * num_images * teacher_macs,
         maps=maps_macs(hyperspace, num_classes, num_maps),
         cells=cells,
-        supernet_fp32=own.epochs_fp32 * num_images * (own.large_first * large + (1 - own.large_first) * sandwich),
-        supernet_int8=own.epochs_int8 * num_images * sandwich,
+        trials=((recipe.space.tried_share * fp32, recipe.space.tried_share * int8),) * num_trials,
+        supernet_fp32=fp32,
+        supernet_int8=int8,
         generations=_generations(recipe.subnets, num_budgets),
         evaluation=(recalibrated + score_images) * subnet,
         finetune=(recipe.finetune.epochs * num_images * subnet,) * num_budgets,

@@ -255,8 +255,8 @@ def _cell_matrix(cells: Sequence[DistilledCell]) -> CellMatrix:
 
 
 def _space_rows(data: ReportData) -> list[tuple[str, str, str]]:
-    """(stage, block type, widths) of the best space."""
-    choice = data.hyperspace.decode(data.search.best.encoding)
+    """(stage, block type, widths) of the space that was trained."""
+    choice = data.hyperspace.decode(data.search.chosen.encoding)
     rows = []
     for s, stage in enumerate(data.hyperspace.searched):
         window = choice.windows[s]

@@ -127,6 +127,17 @@ def search_spaces(
     )
 
 
+def best_of_block_types(result: SpaceSearchResult, hyperspace: Hyperspace) -> tuple[ScoredSpace, ...]:
+    """Of each combination of block types within tolerance the best space, the best first.
+
+    Spaces that share their block types differ in widths only, and mostly train alike.
+    """
+    best: dict[tuple[int, ...], ScoredSpace] = {}
+    for space in result.within_tolerance:
+        best.setdefault(hyperspace.decode(space.encoding).blocks, space)
+    return tuple(best.values())
+
+
 def _swept(
     search: _Search, sweep: Callable[[SpaceChoice, float], Sweep] | None, tolerance: float
 ) -> tuple[Sweep | None, str]:

@@ -1,0 +1,234 @@
+"""What is done with the space of a run, and with others beside it: train its supernet, search it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+from spaceevo import interrupts
+from spaceevo.artifacts import storage_errors
+from spaceevo.errors import EncodingError, InfeasibleBudgetError
+from spaceevo.nets.network import Network, program_of
+from spaceevo.pipeline import predict
+from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.jobs import one_core
+from spaceevo.progress import ProgressCallback, part
+from spaceevo.records import TrainingPoint
+from spaceevo.search.subnet_search import RatedSubnet, best_within, fastest_within, search_subnets
+from spaceevo.spaces.encoding import decode, encode
+from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.spaces.subnet import Subnet
+from spaceevo.train.batches import Images, split
+from spaceevo.train.checkpoints import load_weights
+from spaceevo.train.evaluation import BATCH_SIZE, calibrated_top1
+from spaceevo.train.loop import TrainedFiles, train
+from spaceevo.train.losses import DISTILLATION_LOSSES
+from spaceevo.train.ranks import ALONE, Ranks
+from spaceevo.train.supernet import Within, make_supernet, sandwich_within
+
+SUPERNET, NOTES = "supernet", "evaluated.jsonl"
+TRAINED_SHARE = 0.7  # of the time, for the progress only
+
+
+def best_of_space(
+    context: Context,
+    own: SearchSpace,
+    folder: Path,
+    seed: int,
+    latency_ms: Callable[[Subnet], float],
+    progress: ProgressCallback,
+) -> dict[float, list[RatedSubnet]]:
+    """Train the supernet of a space and search it, continuing from what the folder holds.
+
+    Args:
+        context: Data, budgets and settings.
+        own: The space.
+        folder: For its files.
+        seed: Of training and search.
+        latency_ms: Predicts.
+        progress: Called with work done and in all.
+
+    Returns:
+        By each budget that the space can meet, the evaluated subnets within it, the most accurate first.
+    """
+    budgets = predict.load_budgets(context)
+    while budgets:
+        try:
+            train_supernet(context, own, folder, seed, latency_ms, part(progress, 0, TRAINED_SHARE))
+            rated = search_supernet(
+                context, own, folder, latency_ms, budgets, folder / NOTES, seed, part(progress, TRAINED_SHARE, 1)
+            )
+            return {budget_ms: best_within(rated, budget_ms) for budget_ms in budgets}
+        except InfeasibleBudgetError:  # told before anything is evaluated
+            budgets = budgets[1:]
+    return {}
+
+
+def train_supernet(
+    context: Context,
+    own: SearchSpace,
+    folder: Path,
+    seed: int,
+    latency_ms: Callable[[Subnet], float],
+    progress: ProgressCallback,
+    ranks: Ranks = ALONE,
+) -> tuple[TrainedFiles, list[TrainingPoint]]:
+    """Train the supernet of a space with the settings of the recipe, continuing from the folder's checkpoint.
+
+    Args:
+        context: Data, settings and what weights may be.
+        own: The space.
+        folder: For its files.
+        seed: Of all draws.
+        latency_ms: Predicts.
+        progress: Called with work done and in all.
+        ranks: The processes that train together.
+
+    Raises:
+        InfeasibleBudgetError: No subnet meets the largest budget, and only those that do are to be trained.
+    """
+    recipe = context.recipe
+    network = make_supernet(own, context.target.w_qmax, seed, recipe.supernet.per_channel)
+    images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
+    return train(
+        network,
+        sandwich_within(trained_subnets(context, own, latency_ms), recipe.supernet.num_random, recipe.seed),
+        images,
+        recipe.supernet,
+        recipe.data,
+        seed=seed,
+        purpose=SUPERNET,
+        folder=folder,
+        progress=progress,
+        distillation_loss=DISTILLATION_LOSSES[recipe.supernet.distillation],
+        first_alone=recipe.supernet.large_first,
+        complete=program_of(own.largest()),
+        ranks=ranks,
+    )
+
+
+def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float]) -> Within:
+    """Those that the recipe wants trained.
+
+    Within budgets, the small one is a large one of the smallest budget that the space can meet; of a single budget, a
+    fast one. What every step trains is by far the most accurate, so it should be something that may be chosen.
+
+    Raises:
+        InfeasibleBudgetError: See `train_supernet`.
+    """
+    if context.recipe.supernet.subnets == "all":
+        return Within.all_of(own)
+    seed, budgets = context.recipe.seed, predict.load_budgets(context)
+    small = fastest = fastest_within(own, budgets[-1], latency_ms, seed)
+    smaller = [budget_ms for budget_ms in budgets[:-1] if latency_ms(fastest) <= budget_ms]
+    if smaller:
+        small = _within(own, latency_ms, smaller[0], fastest).large(seed)
+    return _within(own, latency_ms, budgets[-1], small)
+
+
+def _within(own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float, small: Subnet) -> Within:
+    return Within(own, lambda subnet: latency_ms(subnet) <= budget_ms, small)
+
+
+def weights_name(precision: str) -> str:
+    """Of the file with the weights at the end of a phase."""
+    return f"{SUPERNET}-{precision}.safetensors"
+
+
+def load_network(context: Context, own: SearchSpace, folder: Path, precision: str) -> Network:
+    """What `train_supernet` left in a folder, in evaluation mode, with the rounding of the target's runtime."""
+    network = make_supernet(own, context.target.w_qmax, context.recipe.seed, context.recipe.supernet.per_channel)
+    load_weights(network, folder / weights_name(precision))
+    network.quantized, network.arithmetic = precision == "int8", context.arithmetic
+    return network.eval()
+
+
+def search_supernet(
+    context: Context,
+    own: SearchSpace,
+    trained: Path,
+    latency_ms: Callable[[Subnet], float],
+    budgets_ms: Sequence[float],
+    notes: Path,
+    seed: int,
+    progress: ProgressCallback,
+    excess: Callable[[Subnet], dict[str, float]] = lambda subnet: {},
+) -> list[RatedSubnet]:
+    """Search the subnets of a trained supernet with the settings of the recipe.
+
+    Args:
+        context: Data and settings.
+        own: The supernet's space.
+        trained: Folder of `train_supernet`.
+        latency_ms: Predicts.
+        budgets_ms: Ascending.
+        notes: Accuracies, one per line, as they come; those that are there are not asked for again.
+        seed: Of the search.
+        progress: Called with subnets evaluated and in all.
+        excess: See `search_subnets`.
+    """
+    settings = context.recipe.subnets
+
+    def each(top1: Callable[[Subnet], float], subnets: Sequence[Subnet]) -> list[float]:
+        values = dict.fromkeys(range(len(subnets)), 0.0)
+        for number, value in context.engine.map(partial(_evaluate, top1), subnets, lambda *_: interrupts.check()):
+            with storage_errors(notes), notes.open("a") as file:
+                file.write(json.dumps([encode(subnets[number]), value]) + "\n")
+            values[number] = value
+        return list(values.values())
+
+    return search_subnets(
+        own,
+        budgets_ms=budgets_ms,
+        latency_ms=latency_ms,
+        top1=partial(_accuracy, context, own, trained.absolute()),
+        each=each,
+        method=settings.method,
+        excess=excess,
+        trained=trained_subnets(context, own, latency_ms).extremes(context.recipe.seed),
+        window=settings.latency_window,
+        population_size=settings.population_size,
+        num_generations=settings.num_generations,
+        num_mutations=settings.num_mutations,
+        num_crossovers=settings.num_crossovers,
+        num_candidates=settings.num_candidates,
+        seed=seed,
+        progress=progress,
+        known=_read_notes(notes, own),
+    )
+
+
+def _accuracy(context: Context, own: SearchSpace, trained: Path, subnet: Subnet) -> float:
+    network, images, held_out = _judge(context, own, trained, (trained / weights_name("int8")).stat().st_mtime_ns)
+    num_batches = context.recipe.subnets.recalibration_batches
+    return calibrated_top1(network, program_of(subnet), images, num_batches, held_out)
+
+
+@lru_cache(maxsize=1)
+def _judge(context: Context, own: SearchSpace, trained: Path, written_ns: int) -> tuple[Network, Images, Images]:
+    """What an evaluation needs, kept for the next one: the supernet, and images to recalibrate and to judge on."""
+    recipe = context.recipe
+    images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
+    return (
+        load_network(context, own, trained, "int8"),
+        images.take(slice(recipe.subnets.recalibration_batches * BATCH_SIZE)),
+        held_out.take(slice(recipe.subnets.num_images)),
+    )
+
+
+def _evaluate(top1: Callable[[Subnet], float], subnet: Subnet, progress: ProgressCallback) -> float:
+    with one_core():
+        return top1(subnet)
+
+
+def _read_notes(path: Path, best: SearchSpace) -> dict[Subnet, float]:
+    known: dict[Subnet, float] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            encoding, value = json.loads(line)
+            known[decode(encoding, best)] = float(value)
+        except (ValueError, TypeError, EncodingError):  # the line that an interruption cut off
+            continue
+    return known

@@ -1,0 +1,71 @@
+"""Short trainings of near-equal spaces: which are tried, what is chosen, and that a killed run ends alike."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spaceevo.pipeline import space
+from spaceevo.pipeline.context import Context
+from spaceevo.records import SpaceSearchResult
+from spaceevo.search.space_search import best_of_block_types
+
+NUM_TRIED = 3
+
+
+@pytest.fixture
+def recipe(tiny: Any, tmp_path: Path) -> Path:
+    content = yaml.safe_load(tiny.recipe.read_text())
+    content["space"] |= {"tolerance": 0.9, "num_tried": NUM_TRIED, "tried_share": 0.5}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_near_equal_spaces_are_told_apart_by_short_trainings(tiny: Any, tmp_path: Path, cli: Any, recipe: Path) -> None:
+    folder = tiny.copy(tmp_path / "run", without=("space",))
+    assert (done := cli("space", recipe, "--out", folder)).returncode == 0, done.stderr
+    context = Context.of_folder(folder)
+    found = space.load(context)
+    best = best_of_block_types(found, context.hyperspace)
+    assert len(best) > NUM_TRIED
+    assert tuple(trial.space for trial in found.trials) == best[:NUM_TRIED]
+    assert all(len(trial.top1) == len(found.budgets_ms) for trial in found.trials)
+    assert all(0 < trial.top1[0] <= trial.top1[1] < 1 for trial in found.trials), "a larger budget allows more"
+    assert len({trial.top1 for trial in found.trials}) > 1
+    assert found.chosen == max(found.trials, key=lambda trial: sum(trial.top1)).space
+    assert space.load_space(context).encoding == found.chosen.encoding
+    assert not (folder / "space" / space.TRIALS).exists()
+
+    killed = tiny.copy(tmp_path / "killed", without=("space",))
+    with tiny.start("space", recipe, "--out", killed) as process:
+        while not list(killed.glob("space/trials/*/evaluated.jsonl")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.0005)
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert (done := cli("space", recipe, "--out", killed)).returncode == 0, done.stderr
+    assert SpaceSearchResult.model_validate_json((killed / "space" / "search.json").read_bytes()) == found
+
+
+def test_the_most_accurate_trial_is_chosen(tiny: Any) -> None:
+    found = SpaceSearchResult.model_validate_json((tiny.folder / "space" / "search.json").read_bytes())
+    assert found.trials == ()
+    assert found.chosen == found.best
+    spaces = [found.best, found.best.model_copy(update={"encoding": "tiny-11-11"})]
+    for top1s, chosen in (((0.5, 0.7), (0.6, 0.61)), 1), (((0.5, 0.7), (0.6, 0.59)), 0):
+        trials = [{"space": one, "top1": top1} for one, top1 in zip(spaces, top1s, strict=True)]
+        tried = SpaceSearchResult.model_validate(found.model_dump() | {"trials": trials})
+        assert tried.chosen == spaces[chosen]
+
+
+def test_without_trials_the_training_of_supernets_does_not_matter(tiny: Any, tiny_plugin: Any) -> None:
+    context = Context.of_folder(tiny.folder)
+    supernet = context.recipe.supernet
+    other = context.with_training(supernet.model_copy(update={"epochs_fp32": 2 * supernet.epochs_fp32}))
+    assert other.recipe.supernet != supernet
+    assert space.inputs(other) == space.inputs(context)

@@ -27,7 +27,8 @@ from spaceevo import pipeline
 from spaceevo.artifacts import write_atomically
 from spaceevo.config import Recipe, load_recipe
 from spaceevo.nets.network import program_of
-from spaceevo.pipeline import predict, space, subnets, supernet
+from spaceevo.pipeline import predict, space
+from spaceevo.pipeline.any_space import NOTES, load_network, search_supernet, train_supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import one_core
@@ -72,11 +73,11 @@ def reached(work: tuple[Context, str, float], progress: ProgressCallback) -> dic
     own = context.hyperspace.space(context.hyperspace.decode(encoding), context.data.num_classes)
     latency_ms = predict.load_predictor(context).network_ms
     with tempfile.TemporaryDirectory() as folder, one_core():
-        supernet.train_supernet(context, own, Path(folder), recipe.seed, latency_ms, progress)
-        best, *_ = subnets.search_supernet(
-            context, own, Path(folder), latency_ms, (budget_ms,), Path(folder) / subnets.NOTES, recipe.seed, silent
+        train_supernet(context, own, Path(folder), recipe.seed, latency_ms, progress)
+        best, *_ = search_supernet(
+            context, own, Path(folder), latency_ms, (budget_ms,), Path(folder) / NOTES, recipe.seed, silent
         )
-        network = supernet.load_network(context, own, Path(folder), "int8")
+        network = load_network(context, own, Path(folder), "int8")
         images, _, val_images = split(context.data, recipe.data.search_share, recipe.seed)
         top1 = calibrated_top1(network, program_of(best.subnet), images, RECALIBRATION_BATCHES, val_images)
     return {"top1": top1, "searched_top1": best.top1, "seconds": time.monotonic() - start}

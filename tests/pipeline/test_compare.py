@@ -8,7 +8,8 @@ import yaml
 
 from spaceevo.errors import RecipeError
 from spaceevo.nets.network import program_of
-from spaceevo.pipeline import compare, finetune, predict, supernet
+from spaceevo.pipeline import compare, finetune, predict
+from spaceevo.pipeline.any_space import load_network
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import one_core
@@ -55,9 +56,9 @@ def check_fine_tuned(context: Context, searched: Any) -> None:
         folder = context.path(compare.NAME, f"searched-{seed}")
         for one in networks:
             number, program = predict.load_budgets(context).index(one.budget_ms), program_of(decode(one.encoding, own))
-            trained = supernet.load_network(context, own, folder, "int8")
+            trained = load_network(context, own, folder, "int8")
             tuned = finetune.load_tuned(trained, program, number, folder)
-            judged = (supernet.load_network(context, own, folder, "fp32"), tuned, trained)
+            judged = (load_network(context, own, folder, "fp32"), tuned, trained)
             with one_core():
                 top1s = [
                     calibrated_top1(network, program, train_images, RECALIBRATION_BATCHES, val_images)

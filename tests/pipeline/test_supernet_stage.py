@@ -10,8 +10,9 @@ from spaceevo import plugins
 from spaceevo.errors import InfeasibleBudgetError
 from spaceevo.nets.network import program_of
 from spaceevo.pipeline import predict, space
+from spaceevo.pipeline.any_space import trained_subnets
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.supernet import load_curve, trained_subnets
+from spaceevo.pipeline.supernet import load_curve
 from spaceevo.train.supernet import sandwich_within
 
 

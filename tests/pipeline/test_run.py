@@ -74,7 +74,8 @@ def test_provenance_and_resolved_recipe(tiny: Any, summary: dict[str, Any]) -> N
     assert set(provenance["versions"]) == {"python", "spaceevo", "torch", "onnx", "onnxruntime", "numpy"}
     resolved = yaml.safe_load((tiny.folder / "recipe.yaml").read_text())
     asked = yaml.safe_load(tiny.recipe.read_text())
-    assert resolved["space"] == {**asked["space"], "tolerance": 0.01}
+    defaults = {"tolerance": 0.01, "num_tried": 1, "tried_share": 0.33}
+    assert resolved["space"] == {**asked["space"], **defaults}
     assert resolved["subnets"]["latency_window"] == 0.15
 
 

@@ -49,6 +49,7 @@ def recipe_of(given: argparse.Namespace, seed: int) -> Recipe:
         update={
             "seed": seed,
             "target": recipe.target.model_copy(update={"name": given.target}),
+            "space": recipe.space.model_copy(update={"num_tried": 1}),  # the spaces are chosen here
             "supernet": recipe.supernet.model_copy(update=epochs),
         }
     )

@@ -63,7 +63,7 @@ def test_the_most_accurate_trial_is_chosen(tiny: Any) -> None:
         assert tried.chosen == spaces[chosen]
 
 
-def test_without_trials_the_training_of_supernets_does_not_matter(tiny: Any, tiny_plugin: Any) -> None:
+def test_without_trials_the_training_of_supernets_does_not_matter(tiny: Any) -> None:
     context = Context.of_folder(tiny.folder)
     supernet = context.recipe.supernet
     other = context.with_training(supernet.model_copy(update={"epochs_fp32": 2 * supernet.epochs_fp32}))

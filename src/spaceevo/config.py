@@ -159,10 +159,10 @@ class SpaceSettings(Settings):
     num_tried: int = Field(
         1,
         ge=1,
-        description="Best spaces of different block types, within tolerance, that are trained shortly; the most "
-        "accurate is taken. 1: none.",
+        description="Best spaces of different block types, within tolerance, of which a network by each budget is "
+        "trained; the most accurate space is taken. 1: none.",
     )
-    tried_share: float = Field(0.33, gt=0, le=1, description="How shortly: share of the supernet's epochs.")
+    tried_share: float = Field(0.5, gt=0, le=1, description="How long: share of the epochs of a network trained alone.")
 
 
 class SubnetsSettings(Settings):

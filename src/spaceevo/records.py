@@ -416,11 +416,11 @@ class StageChoice(Record):
 
 
 class SpaceTrial(Record):
-    """How a space does in a short training of its supernet.
+    """How networks of a space do that are trained alone.
 
     Attributes:
         space: The space.
-        top1: By budget, INT8 top-1 of its best subnet on held-out training images; 0 where none meets it.
+        top1: By budget, INT8 top-1 of a large network within it, on held-out training images; 0 where none meets it.
     """
 
     space: ScoredSpace

@@ -74,7 +74,7 @@ def test_provenance_and_resolved_recipe(tiny: Any, summary: dict[str, Any]) -> N
     assert set(provenance["versions"]) == {"python", "spaceevo", "torch", "onnx", "onnxruntime", "numpy"}
     resolved = yaml.safe_load((tiny.folder / "recipe.yaml").read_text())
     asked = yaml.safe_load(tiny.recipe.read_text())
-    defaults = {"tolerance": 0.01, "num_tried": 1, "tried_share": 0.33}
+    defaults = {"tolerance": 0.01, "num_tried": 1, "tried_share": 0.5}
     assert resolved["space"] == {**asked["space"], **defaults}
     assert resolved["subnets"]["latency_window"] == 0.15
 

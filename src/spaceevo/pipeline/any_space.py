@@ -128,6 +128,16 @@ def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Su
     return _within(own, latency_ms, budgets[-1], small)
 
 
+def large_within(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float) -> Subnet:
+    """A large subnet of a space that meets a budget.
+
+    Raises:
+        InfeasibleBudgetError: None does.
+    """
+    seed = context.recipe.seed
+    return _within(own, latency_ms, budget_ms, fastest_within(own, budget_ms, latency_ms, seed)).large(seed)
+
+
 def _within(own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float, small: Subnet) -> Within:
     return Within(own, lambda subnet: latency_ms(subnet) <= budget_ms, small)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from spaceevo.artifacts import write_atomically
-from spaceevo.config import TrainingSettings
-from spaceevo.nets.network import Network, program_of, single_network
+from spaceevo.nets.network import Network
 from spaceevo.pipeline import predict
+from spaceevo.pipeline.alone import load_alone, settings_alone, train_alone
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.curves import read_curve, write_curve
 from spaceevo.pipeline.jobs import one_core
@@ -24,9 +24,6 @@ from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import TrainingPoint
 from spaceevo.spaces.handmade import every_mobilenet_v3, matching_mobilenet_v3
 from spaceevo.spaces.subnet import Subnet
-from spaceevo.train.batches import split, torch_generator
-from spaceevo.train.checkpoints import load_weights
-from spaceevo.train.loop import TrainedFiles, train
 
 NAME = "baselines"
 TITLE = "Train hand-made networks of matching latency with equal effort"
@@ -87,37 +84,17 @@ class _Job:
 
 def _fit(job: _Job, progress: ProgressCallback) -> None:
     with one_core():
-        _, curve = train_network(job.context, job.subnet, job.number, job.folder, job.context.recipe.seed, progress)
+        _, curve = train_alone(
+            job.context,
+            job.subnet,
+            job.number,
+            job.folder,
+            job.context.recipe.seed,
+            settings_alone(job.context),
+            progress,
+        )
     write_curve(job.folder / f"baseline{job.number}-curve.json", curve)
     return_free_memory()
-
-
-def train_network(
-    context: Context, subnet: Subnet, number: int, folder: Path, seed: int, progress: ProgressCallback
-) -> tuple[TrainedFiles, list[TrainingPoint]]:
-    """Train one network with the supernet's settings, continuing from the folder's checkpoint.
-
-    Args:
-        context: Data, settings and what weights may be.
-        subnet: The network.
-        number: Names it within the folder.
-        folder: For its files.
-        seed: Of all draws.
-        progress: Called with work done and in all.
-    """
-    recipe, programs = context.recipe, [program_of(subnet)]
-    images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
-    return train(
-        _network(context, subnet, number, seed),
-        lambda rng: programs,
-        images,
-        settings_alone(context),
-        recipe.data,
-        seed=seed,
-        purpose=f"baseline{number}",
-        folder=folder,
-        progress=progress,
-    )
 
 
 def load_predictor(context: Context) -> LatencyPredictor:
@@ -135,32 +112,9 @@ def matching_subnets(context: Context, predictor: LatencyPredictor) -> list[Subn
 
 def load_network(context: Context, subnet: Subnet, number: int, precision: str) -> Network:
     """A trained baseline at the end of its "fp32" or "int8" phase."""
-    return load_trained(context, subnet, number, context.run.stage(NAME).path, precision)
-
-
-def load_trained(context: Context, subnet: Subnet, number: int, folder: Path, precision: str) -> Network:
-    """What `train_network` left in a folder, in evaluation mode, with the rounding of the target's runtime."""
-    network = _network(context, subnet, number, context.recipe.seed)
-    load_weights(network, folder / f"baseline{number}-{precision}.safetensors")
-    network.quantized, network.arithmetic = precision == "int8", context.arithmetic
-    return network.eval()
+    return load_alone(context, subnet, number, context.run.stage(NAME).path, precision)
 
 
 def load_curve(context: Context, number: int) -> list[TrainingPoint]:
     """Losses of one baseline."""
     return read_curve(context.path(NAME, f"baseline{number}-curve.json"))
-
-
-def settings_alone(context: Context) -> TrainingSettings:
-    """The supernet's settings, as far as they concern a network that is trained alone.
-
-    With the epochs of fine-tuning, which found subnets get, for equal effort.
-    """
-    recipe = context.recipe
-    values = recipe.supernet.model_dump(include=set(TrainingSettings.model_fields))
-    return TrainingSettings.model_validate(values | {"epochs_int8": values["epochs_int8"] + recipe.finetune.epochs})
-
-
-def _network(context: Context, subnet: Subnet, number: int, seed: int) -> Network:
-    generator = torch_generator(seed, "baseline", number, "weights")
-    return single_network(program_of(subnet), context.target.w_qmax, generator, context.recipe.supernet.per_channel)

@@ -24,6 +24,7 @@ from spaceevo.engines import in_order
 from spaceevo.errors import RecipeError
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, finetune, predict, space
+from spaceevo.pipeline.alone import load_alone, settings_alone, train_alone
 from spaceevo.pipeline.any_space import best_of_space, load_network
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
@@ -65,6 +66,15 @@ class _Entry:
 
 
 @dataclass(frozen=True)
+class _Job:
+    """What is trained at a time: a space for all budgets, or the network of one."""
+
+    entry: _Entry
+    seed: int
+    number: int | None
+
+
+@dataclass(frozen=True)
 class _Found:
     """The candidates of an entry, a seed and a budget, the most accurate first."""
 
@@ -94,8 +104,12 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     settings, budgets = context.recipe.compare, predict.load_budgets(context)
     entries = _entries(context)
     predictor = context.at_device(_predictor, part(progress, 0, FIT_SHARE))
-    jobs = [(entry, seed) for seed in settings.seeds for entry in entries]
-
+    jobs = [
+        _Job(entry, seed, number)
+        for seed in settings.seeds
+        for entry in entries
+        for number in (range(len(budgets)) if entry.space is None else [None])
+    ]
     find = partial(_find, context, folder.absolute(), predictor)
     trained = context.engine.map(find, jobs, part(progress, FIT_SHARE, TRAINED_SHARE), needs=context.training)
     found = [one for own in in_order(trained, len(jobs)) for one in own]
@@ -137,23 +151,22 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
 
 
 def _find(
-    context: Context,
-    folder: Path,
-    predictor: LatencyPredictor,
-    job: tuple[_Entry, int],
-    progress: ProgressCallback,
+    context: Context, folder: Path, predictor: LatencyPredictor, job: _Job, progress: ProgressCallback
 ) -> list[_Found]:
-    """Train and search an entry with a seed."""
-    entry, seed = job
-    own = folder / f"{entry.name}-{seed}"
+    """Train and search a space, or train a network, with a seed."""
+    own = folder / f"{job.entry.name}-{job.seed}"
     own.mkdir(exist_ok=True)
     with one_core():
-        if entry.space is None:
-            found = _trained_alone(context, entry, seed, own, predictor, progress)
+        if job.entry.space is None:
+            assert job.number is not None
+            budget_ms = predict.load_budgets(context)[job.number]
+            subnet = baselines.matching_subnets(context, predictor)[job.number]
+            train_alone(context, subnet, job.number, own, job.seed, settings_alone(context), progress)
+            found = {budget_ms: [RatedSubnet(subnet, predictor.network_ms(subnet), 0.0)]}
         else:
-            found = _searched(context, entry, entry.space, seed, own, predictor, progress)
+            found = best_of_space(context, job.entry.space, own, job.seed, predictor.network_ms, progress)
     return_free_memory()
-    return found
+    return [_Found(job.entry, job.seed, ms, tuple(ranked[:NUM_MEASURED]), own) for ms, ranked in found.items()]
 
 
 def load(context: Context) -> Comparison:
@@ -190,35 +203,6 @@ def _predictor(context: Context, progress: ProgressCallback) -> LatencyPredictor
         return fit_networks(subnets, context.target, store, context.work_dir, progress)
 
 
-def _searched(
-    context: Context,
-    entry: _Entry,
-    own: SearchSpace,
-    seed: int,
-    folder: Path,
-    predictor: LatencyPredictor,
-    progress: ProgressCallback,
-) -> list[_Found]:
-    """The best subnet of a space under each budget that it can meet."""
-    found = best_of_space(context, own, folder, seed, predictor.network_ms, progress)
-    return [_Found(entry, seed, budget_ms, tuple(ranked[:NUM_MEASURED]), folder) for budget_ms, ranked in found.items()]
-
-
-def _trained_alone(
-    context: Context, entry: _Entry, seed: int, folder: Path, predictor: LatencyPredictor, progress: ProgressCallback
-) -> list[_Found]:
-    """The hand-made network of each budget, trained with a supernet's effort."""
-    budgets = predict.load_budgets(context)
-    subnets = baselines.matching_subnets(context, predictor)
-    found = []
-    for number, (budget_ms, subnet) in enumerate(zip(budgets, subnets, strict=True)):
-        own = part(progress, number / len(budgets), (number + 1) / len(budgets))
-        baselines.train_network(context, subnet, number, folder, seed, own)
-        only = RatedSubnet(subnet, predictor.network_ms(subnet), 0.0)
-        found.append(_Found(entry, seed, budget_ms, (only,), folder))
-    return found
-
-
 def _chosen(context: Context, found: Sequence[_Found], progress: ProgressCallback) -> list[Subnet]:
     """Of each the first candidate whose measured latency holds; all candidates are measured together."""
     measured_subnets(context, [one.subnet for own in found for one in own.candidates], ("int8",), progress)
@@ -241,7 +225,7 @@ def _trained(context: Context, one: _Found, subnet: Subnet, precision: str, prog
     """The network whose weights a subnet is judged with."""
     number = predict.load_budgets(context).index(one.budget_ms)
     if one.entry.space is None:
-        return baselines.load_trained(context, subnet, number, one.folder, precision)
+        return load_alone(context, subnet, number, one.folder, precision)
     network = load_network(context, one.entry.space, one.folder, precision)
     if precision == "fp32" or not finetune.is_wanted(context):
         return network

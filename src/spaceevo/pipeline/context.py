@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,7 +15,7 @@ import yaml
 
 from spaceevo import plugins
 from spaceevo.artifacts import RunFolder, content_hash, storage_errors, write_atomically
-from spaceevo.config import DataSettings, EngineSettings, Recipe, SupernetSettings, load_recipe, parse
+from spaceevo.config import DataSettings, EngineSettings, Recipe, load_recipe, parse
 from spaceevo.engines import Engine, Needs, in_order, start
 from spaceevo.errors import DataError, EngineError, RecipeError
 from spaceevo.measure.store import Store
@@ -93,12 +93,6 @@ class Context:
     def __reduce__(self) -> tuple[Any, ...]:
         recipe = self.recipe.model_copy(update={"engine": EngineSettings(name="serial")})
         return _of_job, (recipe, RunFolder(self.run.path.absolute()), self.storage, vars(self).get("target"))
-
-    def with_training(self, supernet: SupernetSettings) -> Context:
-        """The same run, its supernet trained otherwise: what has been read or described stays."""
-        other = replace(self, recipe=self.recipe.model_copy(update={"supernet": supernet}))
-        vars(other).update({name: value for name, value in vars(self).items() if name not in ("recipe", "engine")})
-        return other
 
     @cached_property
     def engine(self) -> Engine:

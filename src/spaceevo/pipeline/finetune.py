@@ -11,7 +11,8 @@ from pathlib import Path
 
 from spaceevo.config import TrainingSettings
 from spaceevo.nets.network import Network, Program, extract, program_of
-from spaceevo.pipeline import baselines, space, subnets, supernet
+from spaceevo.pipeline import space, subnets, supernet
+from spaceevo.pipeline.alone import settings_alone
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.curves import read_curve, write_curve
 from spaceevo.pipeline.jobs import one_core
@@ -60,7 +61,7 @@ def is_wanted(context: Context) -> bool:
 
 def settings(context: Context, epochs: float, lr_factor: float = 1.0) -> TrainingSettings:
     """Those of the supernet's LSQ+ phase, for so many epochs, with so many times its learning rate."""
-    alone = baselines.settings_alone(context)
+    alone = settings_alone(context)
     return alone.model_copy(update={"epochs_int8": epochs, "lr_int8": lr_factor * alone.lr_int8})
 
 

@@ -30,11 +30,10 @@ def plan(recipe: Recipe, work: RunWork, rates: Rates, machines: int, efficiency:
     teacher = work.teacher / rates.supernet_fp32 + work.maps / rates.teacher
     network = work.supernet_fp32 / rates.supernet_fp32 + work.supernet_int8 / rates.supernet_int8
     evaluation = work.evaluation / rates.job_evaluate
-    trials = [
-        fp32 / rates.job_fp32 + int8 / rates.job_int8 + evaluation * sum(work.generations) for fp32, int8 in work.trials
-    ]
     tuned = [macs / rates.job_int8 for macs in work.finetune]
-    alone = [fp32 / rates.job_fp32 + int8 / rates.job_int8 for fp32, int8 in work.baselines]
+    alone, trials = (
+        [fp32 / rates.job_fp32 + int8 / rates.job_int8 for fp32, int8 in jobs] for jobs in (work.baselines, work.trials)
+    )
     together = 1.0 if machines == 1 else machines * efficiency
     # (from start to end without measuring, on all machines together), each in seconds of one machine
     computed = {

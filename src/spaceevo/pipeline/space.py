@@ -1,18 +1,23 @@
 """Stage 4: join quality with predicted latency, and evolve the search space by its Q-T score.
 
-What scores about equal can be told apart by short trainings (`space.num_tried`).
+What scores about equal can be told apart by trainings (`space.num_tried`).
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.engines import in_order
+from spaceevo.errors import InfeasibleBudgetError
+from spaceevo.nets.network import program_of
 from spaceevo.pipeline import blocks, predict
-from spaceevo.pipeline.any_space import best_of_space
+from spaceevo.pipeline.alone import load_alone, settings_alone, train_alone
+from spaceevo.pipeline.any_space import large_within
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.memory import return_free_memory
@@ -25,6 +30,8 @@ from spaceevo.search.sweep import Sweep, sweep_spaces
 from spaceevo.search.tables import load_block_table
 from spaceevo.spaces.hyperspace import SpaceChoice
 from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.train.batches import split
+from spaceevo.train.evaluation import calibrated_top1
 
 NAME = "space"
 TITLE = "Evolve the search space by its Q-T score"
@@ -42,8 +49,9 @@ def inputs(context: Context) -> dict[str, object]:
         return own
     return own | {
         "data": context.data_hash,
-        "supernet": recipe.supernet.model_dump(),
-        "subnets": recipe.subnets.model_dump(),
+        "training": settings_alone(context, recipe.space.tried_share).model_dump(),
+        "judged": (recipe.subnets.num_images, recipe.subnets.recalibration_batches),
+        "weight_scales": recipe.supernet.weight_scales,
         "target": context.target.model_dump(),
     }
 
@@ -79,42 +87,49 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     table_path, result_path = folder / "table.parquet", folder / "search.json"
     blocks.write_table(table_path, blocks.table_columns(table))
     write_atomically(result_path, result.model_dump_json(indent=1))
-    shutil.rmtree(folder / TRIALS, ignore_errors=True)  # its supernets are large
+    shutil.rmtree(folder / TRIALS, ignore_errors=True)  # weights that nothing needs any more
     return [table_path, result_path]
 
 
 def _trials(
     context: Context, folder: Path, result: SpaceSearchResult, progress: ProgressCallback
 ) -> tuple[SpaceTrial, ...]:
-    """Train and search the best spaces of different block types, with a share of the epochs; none for a single one."""
-    settings = context.recipe.space
+    """Train a large network for each budget of the best spaces of different block types; none for a single space."""
+    settings, budgets = context.recipe.space, predict.load_budgets(context)
     spaces = best_of_block_types(result, context.hyperspace)[: settings.num_tried]
     if len(spaces) == 1:
         return ()
-    supernet = context.recipe.supernet
-    shorter = supernet.model_copy(
-        update={
-            "epochs_fp32": settings.tried_share * supernet.epochs_fp32,
-            "epochs_int8": settings.tried_share * supernet.epochs_int8,
-        }
-    )
-    attempt = partial(
-        _trial, context.with_training(shorter), folder.absolute() / TRIALS, predict.load_predictor(context)
-    )
-    top1s = in_order(context.engine.map(attempt, spaces, progress, needs=context.training), len(spaces))
-    return tuple(SpaceTrial(space=space, top1=top1) for space, top1 in zip(spaces, top1s, strict=True))
+    trials = folder.absolute() / TRIALS
+    jobs = [_Trial(space, number, trials / space.encoding) for space in spaces for number in range(len(budgets))]
+    train = partial(_train, context, predict.load_predictor(context))
+    top1s = iter(in_order(context.engine.map(train, jobs, progress, needs=context.training), len(jobs)))
+    return tuple(SpaceTrial(space=space, top1=tuple(islice(top1s, len(budgets)))) for space in spaces)
 
 
-def _trial(
-    context: Context, folder: Path, predictor: LatencyPredictor, space: ScoredSpace, progress: ProgressCallback
-) -> tuple[float, ...]:
-    """Top-1 by budget of a space whose supernet is trained as the context says."""
-    own = folder / space.encoding
-    own.mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True)
+class _Trial:
+    space: ScoredSpace
+    number: int
+    folder: Path
+
+
+def _train(context: Context, predictor: LatencyPredictor, trial: _Trial, progress: ProgressCallback) -> float:
+    """Top-1 of a large network of a space that meets a budget, on held-out images; 0 where none meets it."""
+    recipe, budget_ms = context.recipe, predict.load_budgets(context)[trial.number]
+    try:
+        subnet = large_within(context, _space(context, trial.space), predictor.network_ms, budget_ms)
+    except InfeasibleBudgetError:
+        return 0.0
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    settings = settings_alone(context, recipe.space.tried_share)
+    images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
     with one_core():
-        found = best_of_space(context, _space(context, space), own, context.recipe.seed, predictor.network_ms, progress)
+        train_alone(context, subnet, trial.number, trial.folder, recipe.seed, settings, progress)
+        network = load_alone(context, subnet, trial.number, trial.folder, "int8")
+        judged, num_batches = held_out.take(slice(recipe.subnets.num_images)), recipe.subnets.recalibration_batches
+        top1 = calibrated_top1(network, program_of(subnet), images, num_batches, judged)
     return_free_memory()
-    return tuple(found[budget_ms][0].top1 if budget_ms in found else 0.0 for budget_ms in predict.load_budgets(context))
+    return top1
 
 
 def load(context: Context) -> SpaceSearchResult:

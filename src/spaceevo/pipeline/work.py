@@ -54,7 +54,7 @@ class RunWork:
         teacher: MACs of the teacher's training, which is a training of a network like the supernet.
         maps: MACs of the teacher's feature maps.
         cells: Of each cell.
-        trials: MACs (FP32, LSQ+) of each short training of a space.
+        trials: MACs (FP32, LSQ+) of each trial of a space by a network, one per budget.
         supernet_fp32: MACs of the supernet's FP32 phase.
         supernet_int8: MACs of its LSQ+ phase.
         generations: Subnets that are evaluated at a time.
@@ -119,6 +119,8 @@ def work_of(
     weights = mean(space.largest().num_params for space in supernets) * 4 * FILES_PER_WEIGHT
     fp32 = own.epochs_fp32 * num_images * (own.large_first * large + (1 - own.large_first) * sandwich)
     int8 = own.epochs_int8 * num_images * sandwich
+    epochs_alone = own.epochs_fp32, own.epochs_int8 + recipe.finetune.epochs
+    alone = epochs_alone[0] * num_images * subnet, epochs_alone[1] * num_images * subnet
     num_trials = recipe.space.num_tried if recipe.space.num_tried > 1 else 0
     own_weights = mean(_random(space, "num_params") for space in spaces) * 4
     return RunWork(
@@ -132,16 +134,13 @@ def work_of(
         teacher=0.0 if blocks.teacher_network else blocks.teacher.epochs_fp32 * num_images * teacher_macs,
         maps=maps_macs(hyperspace, num_classes, num_maps),
         cells=cells,
-        trials=((recipe.space.tried_share * fp32, recipe.space.tried_share * int8),) * num_trials,
+        trials=((recipe.space.tried_share * alone[0], recipe.space.tried_share * alone[1]),) * num_trials * num_budgets,
         supernet_fp32=fp32,
         supernet_int8=int8,
         generations=_generations(recipe.subnets, num_budgets),
         evaluation=(recalibrated + score_images) * subnet,
         finetune=(recipe.finetune.epochs * num_images * subnet,) * num_budgets,
-        baselines=(
-            (own.epochs_fp32 * num_images * subnet, (own.epochs_int8 + recipe.finetune.epochs) * num_images * subnet),
-        )
-        * num_budgets,
+        baselines=(alone,) * num_budgets,
         # Each of the two precisions is recalibrated; the INT8 file is judged as integers and by the runtime
         export=2 * num_budgets * subnet * (2 * min(num_images, RECALIBRATION_BATCHES * BATCH_SIZE) + 3 * num_val),
         disk_mib={

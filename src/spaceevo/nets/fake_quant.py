@@ -81,7 +81,7 @@ class _FakeQuantizeNormalized(torch.autograd.Function):
             return gx, grad_gamma, grad_bias, None, None, None, None, None
         # Batch norm has summed already: its output is gamma times what grad_gamma is weighted with, plus the bias.
         dot = torch.dot(grad_gamma, gamma) + torch.dot(grad_bias, bias)
-        grads = _grad_scale_and_beta(ctx, g, y, inside, dot, scale, beta)
+        grads = _grad_scale_and_beta(ctx, g, y, grad_bias, dot, scale, beta)
         return gx, grad_gamma, grad_bias, None, *grads, None, None
 
 

@@ -691,6 +691,20 @@ class ComparedNetwork(Record):
     top1_fp32: float
 
 
+class FrontPoint(Record):
+    """A subnet of a front, as the supernet left it.
+
+    Attributes:
+        encoding: Published string.
+        int8_ms: Measured INT8 latency.
+        top1_int8: As of a `ComparedNetwork`.
+    """
+
+    encoding: str
+    int8_ms: float
+    top1_int8: float
+
+
 class ComparedSpace(Record):
     """A space of a comparison, or networks that are trained alone.
 
@@ -699,7 +713,8 @@ class ComparedSpace(Record):
         kind: "searched", "hand-made", "random" or "network".
         encoding: Of the space; empty for networks that are trained alone.
         networks: Per seed what was found, by ascending budget; budgets that the space cannot meet are missing.
-        hypervolumes: Per seed, area under (INT8 latency in ms, INT8 top-1) down to the reference.
+        fronts: Per seed, of what its search evaluated, subnets that none beats in latency and top-1, the fastest first.
+        hypervolumes: Per seed, area under (INT8 latency in ms, INT8 top-1) of both down to the reference.
         hypervolume_interval: The 95 % interval of their mean; None for one seed.
     """
 
@@ -707,6 +722,7 @@ class ComparedSpace(Record):
     kind: str
     encoding: str
     networks: tuple[tuple[ComparedNetwork, ...], ...]
+    fronts: tuple[tuple[FrontPoint, ...], ...]
     hypervolumes: tuple[float, ...]
     hypervolume_interval: tuple[float, float] | None
 

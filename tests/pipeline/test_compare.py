@@ -16,6 +16,7 @@ from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.space import load_space
 from spaceevo.records import Comparison
 from spaceevo.search.pareto import hypervolume
+from spaceevo.search.subnet_search import RatedSubnet
 from spaceevo.spaces.encoding import decode
 from spaceevo.train.batches import split
 from spaceevo.train.evaluation import calibrated_top1
@@ -36,12 +37,15 @@ def test_compare(tiny: Any, tmp_path: Any, cli: Any) -> None:
     assert found.spaces[0].encoding == json.loads((folder / "space" / "search.json").read_text())["best"]["encoding"]
     for space in found.spaces:
         assert len(space.networks) == 2
-        for run, area in zip(space.networks, space.hypervolumes, strict=True):
-            points = [(one.int8_ms, one.top1_int8) for one in run]
+        for run, front, area in zip(space.networks, space.fronts, space.hypervolumes, strict=True):
+            points = [(one.int8_ms, one.top1_int8) for one in (*run, *front)]
             assert area == hypervolume(points, (found.reference_ms, found.reference_top1))
+            assert len(front) <= compare.NUM_FRONT
+            assert bool(front) == (space.kind != "network")
     searched = found.spaces[0].networks
     assert searched[0] != searched[1], "seeds differ"
     check_fine_tuned(Context.of_folder(folder), searched)
+    check_fronts(Context.of_folder(folder), found.spaces[0].fronts)
     again = cli("compare", recipe, "--out", folder)
     assert again.returncode == 0, again.stderr
     assert "Compare the space with hand-made and random ones: done before" in again.stdout
@@ -67,6 +71,32 @@ def check_fine_tuned(context: Context, searched: Any) -> None:
             assert top1s[:2] == [one.top1_fp32, one.top1_int8]
             changed.append(top1s[1] != top1s[2])
     assert any(changed)
+
+
+def check_fronts(context: Context, fronts: Any) -> None:
+    """Accuracies of a front are of its own supernet, without fine-tuning, and nothing in it is above the budget."""
+    own, latency_ms = load_space(context), predict.load_predictor(context).network_ms
+    train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
+    for seed, front in enumerate(fronts):
+        trained = load_network(context, own, context.path(compare.NAME, f"searched-{seed}"), "int8")
+        for one in front:
+            subnet = decode(one.encoding, own)
+            assert latency_ms(subnet) < 1.2 * predict.load_budgets(context)[-1]
+            with one_core():
+                top1 = calibrated_top1(trained, program_of(subnet), train_images, RECALIBRATION_BATCHES, val_images)
+            assert top1 == one.top1_int8
+
+
+def test_a_front_is_spread_from_the_fastest_to_the_most_accurate() -> None:
+    latencies = range(1, 40)
+    rated = [RatedSubnet(f"subnet {ms}", float(ms), ms / 100 if ms % 3 else 0.0) for ms in latencies]  # type: ignore[arg-type]
+    front = compare._front(rated[::-1])
+    assert [one.latency_ms for one in front] == sorted(one.latency_ms for one in front)
+    assert len(front) == compare.NUM_FRONT
+    assert (front[0].latency_ms, front[-1].latency_ms) == (1, 38)
+    assert all(one.top1 > 0 for one in front)
+    assert [one.latency_ms for one in compare._front(rated[:2])] == [1, 2]
+    assert compare._front([]) == []
 
 
 def test_a_hyperspace_is_no_hand_made_space(tiny: Any, tmp_path: Any, monkeypatch: Any, tiny_plugin: Any) -> None:

@@ -20,12 +20,12 @@ def comparison() -> Comparison:
     searched = ((network(1.0, 0.7, 0.9), network(2.0, 0.8, 1.9)), (network(1.0, 0.6, 1.0), network(2.0, 0.9, 1.8)))
     others = ((network(2.0, 0.5, 1.5),), ())  # the smaller budget is met by no seed, the larger one by one
     spaces = (
-        ComparedSpace(name="searched", kind="searched", encoding="micro-000-000", networks=searched,
+        ComparedSpace(name="searched", kind="searched", encoding="micro-000-000", networks=searched, fronts=((), ()),
                       hypervolumes=(1.0, 1.2), hypervolume_interval=(0.9, 1.3)),
-        ComparedSpace(name="<b>hand", kind="hand-made", encoding="x--", networks=others, hypervolumes=(0.5, 0.0),
-                      hypervolume_interval=(0.1, 0.8)),
-        ComparedSpace(name="alone", kind="network", encoding="", networks=((), ()), hypervolumes=(9.0, 9.0),
-                      hypervolume_interval=None),
+        ComparedSpace(name="<b>hand", kind="hand-made", encoding="x--", networks=others, fronts=((), ()),
+                      hypervolumes=(0.5, 0.0), hypervolume_interval=(0.1, 0.8)),
+        ComparedSpace(name="alone", kind="network", encoding="", networks=((), ()), fronts=((), ()),
+                      hypervolumes=(9.0, 9.0), hypervolume_interval=None),
     )  # fmt: skip
     return Comparison(target=make_target(), data="digits", num_val_images=100, budgets_ms=(1.0, 2.0), reference_ms=2.2,
                       reference_top1=0.1, seeds=(0, 1), spaces=spaces)  # fmt: skip

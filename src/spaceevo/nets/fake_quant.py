@@ -81,7 +81,7 @@ class _FakeQuantizeNormalized(torch.autograd.Function):
             return gx, grad_gamma, grad_bias, None, None, None, None, None
         # Batch norm has summed already: its output is gamma times what grad_gamma is weighted with, plus the bias.
         dot = torch.dot(grad_gamma, gamma) + torch.dot(grad_bias, bias)
-        grads = _grad_scale_and_beta(ctx, g, y, grad_bias, dot, scale, beta)
+        grads = _grad_scale_and_beta(ctx, g, y, inside, dot, scale, beta)
         return gx, grad_gamma, grad_bias, None, *grads, None, None
 
 
@@ -174,7 +174,7 @@ def _grad_scale_and_beta(
     moved = _dot(g, y) - dot
     if not beta.requires_grad:  # it is 0
         return moved / scale * ctx.gradient_scale, None
-    outside = g.sum() - inside.sum()
+    outside = g.sum() - inside.sum()  # added up in one order: exactly 0 where nothing is outside
     return (moved - outside * beta) / scale * ctx.gradient_scale, outside * ctx.gradient_scale
 
 

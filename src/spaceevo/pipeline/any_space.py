@@ -16,7 +16,7 @@ from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import TrainingPoint
-from spaceevo.search.subnet_search import RatedSubnet, best_within, fastest_within, search_subnets
+from spaceevo.search.subnet_search import RatedSubnet, fastest_within, search_subnets
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
@@ -32,14 +32,14 @@ SUPERNET, NOTES = "supernet", "evaluated.jsonl"
 TRAINED_SHARE = 0.7  # of the time, for the progress only
 
 
-def best_of_space(
+def train_and_search(
     context: Context,
     own: SearchSpace,
     folder: Path,
     seed: int,
     latency_ms: Callable[[Subnet], float],
     progress: ProgressCallback,
-) -> dict[float, list[RatedSubnet]]:
+) -> list[RatedSubnet]:
     """Train the supernet of a space and search it, continuing from what the folder holds.
 
     Args:
@@ -51,19 +51,18 @@ def best_of_space(
         progress: Called with work done and in all.
 
     Returns:
-        By each budget that the space can meet, the evaluated subnets within it, the most accurate first.
+        The evaluated subnets; none where the space can meet no budget.
     """
     budgets = predict.load_budgets(context)
     while budgets:
         try:
             train_supernet(context, own, folder, seed, latency_ms, part(progress, 0, TRAINED_SHARE))
-            rated = search_supernet(
+            return search_supernet(
                 context, own, folder, latency_ms, budgets, folder / NOTES, seed, part(progress, TRAINED_SHARE, 1)
             )
-            return {budget_ms: best_within(rated, budget_ms) for budget_ms in budgets}
         except InfeasibleBudgetError:  # told before anything is evaluated
             budgets = budgets[1:]
-    return {}
+    return []
 
 
 def train_supernet(

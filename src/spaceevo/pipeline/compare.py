@@ -25,7 +25,7 @@ from spaceevo.errors import RecipeError
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, finetune, predict, space
 from spaceevo.pipeline.alone import load_alone, settings_alone, train_alone
-from spaceevo.pipeline.any_space import best_of_space, load_network
+from spaceevo.pipeline.any_space import load_network, train_and_search
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import measured_subnets, one_core
@@ -34,10 +34,10 @@ from spaceevo.pipeline.subnets import NUM_MEASURED, first_that_holds
 from spaceevo.predict.fit import fit_networks, fit_subnets
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, read_record
+from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, FrontPoint, read_record
 from spaceevo.report.html import render_comparison
-from spaceevo.search.pareto import hypervolume
-from spaceevo.search.subnet_search import RatedSubnet
+from spaceevo.search.pareto import hypervolume, pareto_front
+from spaceevo.search.subnet_search import RatedSubnet, best_within
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
@@ -51,9 +51,11 @@ TITLE = "Compare the space with hand-made and random ones"
 NEEDS = (predict.NAME, space.NAME)
 COMPARISON, PAGE = "comparison.json", "comparison.html"
 # Of the time, for the progress only:
-FIT_SHARE, TRAINED_SHARE, CHOSEN_SHARE, MEASURED_SHARE = 0.05, 0.8, 0.82, 0.84
+FIT_SHARE, TRAINED_SHARE, CHOSEN_SHARE, MEASURED_SHARE, JUDGED_SHARE = 0.05, 0.8, 0.82, 0.84, 0.92
 #: The area under a front is taken up to this many times the largest budget.
 REFERENCE_SHARE = 1.1
+#: Of each front so many subnets are measured and judged: two networks say little about a curve.
+NUM_FRONT = 6
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,14 @@ class _Job:
     entry: _Entry
     seed: int
     number: int | None
+
+
+@dataclass(frozen=True)
+class _Result:
+    """Of a job: what was found for budgets, and the front of a space."""
+
+    found: list[_Found]
+    front: list[RatedSubnet]
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,7 @@ def inputs(context: Context) -> dict[str, object]:
         "subnets": recipe.subnets.model_dump(),
         "finetune": recipe.finetune.model_dump(),
         "compare": recipe.compare.model_dump(),
+        "num_front": NUM_FRONT,
         "seed": recipe.seed,
     }
 
@@ -112,13 +123,14 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     ]
     find = partial(_find, context, folder.absolute(), predictor)
     trained = context.engine.map(find, jobs, part(progress, FIT_SHARE, TRAINED_SHARE), needs=context.training)
-    found = [one for own in in_order(trained, len(jobs)) for one in own]
+    results = in_order(trained, len(jobs))
+    found = [one for result in results for one in result.found]
     # Nothing trains any more: now the device is quiet.
     subnets = _chosen(context, found, part(progress, TRAINED_SHARE, CHOSEN_SHARE))
     measured = measured_subnets(context, subnets, ("int8", "fp32"), part(progress, CHOSEN_SHARE, MEASURED_SHARE))
     latencies = [one.latency_ms for one in measured]
     judge, chosen = partial(_judge, context), list(zip(found, subnets, strict=True))
-    judged = context.engine.map(judge, chosen, part(progress, MEASURED_SHARE, 1), needs=context.training)
+    judged = context.engine.map(judge, chosen, part(progress, MEASURED_SHARE, JUDGED_SHARE), needs=context.training)
     networks: dict[tuple[str, int], list[ComparedNetwork]] = {}
     for number, (top1_int8, top1_fp32) in enumerate(in_order(judged, len(chosen))):
         one, subnet = chosen[number]
@@ -133,6 +145,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
                 top1_fp32=top1_fp32,
             )
         )
+    fronts = _fronts(context, folder.absolute(), jobs, results, part(progress, JUDGED_SHARE, 1))
     reference = REFERENCE_SHARE * budgets[-1], 1 / context.data.num_classes
     comparison = Comparison(
         target=context.target,
@@ -142,7 +155,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         reference_ms=reference[0],
         reference_top1=reference[1],
         seeds=settings.seeds,
-        spaces=tuple(_compared(entry, settings.seeds, networks, reference) for entry in entries),
+        spaces=tuple(_compared(entry, settings.seeds, networks, fronts, reference) for entry in entries),
     )
     paths = [folder / COMPARISON, folder / PAGE]
     write_atomically(paths[0], comparison.model_dump_json(indent=1))
@@ -152,21 +165,63 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
 
 def _find(
     context: Context, folder: Path, predictor: LatencyPredictor, job: _Job, progress: ProgressCallback
-) -> list[_Found]:
+) -> _Result:
     """Train and search a space, or train a network, with a seed."""
-    own = folder / f"{job.entry.name}-{job.seed}"
+    own = _folder(folder, job.entry, job.seed)
     own.mkdir(exist_ok=True)
+    budgets, front = predict.load_budgets(context), list[RatedSubnet]()
     with one_core():
         if job.entry.space is None:
             assert job.number is not None
-            budget_ms = predict.load_budgets(context)[job.number]
             subnet = baselines.matching_subnets(context, predictor)[job.number]
             train_alone(context, subnet, job.number, own, job.seed, settings_alone(context), progress)
-            found = {budget_ms: [RatedSubnet(subnet, predictor.network_ms(subnet), 0.0)]}
+            best = {budgets[job.number]: [RatedSubnet(subnet, predictor.network_ms(subnet), 0.0)]}
         else:
-            found = best_of_space(context, job.entry.space, own, job.seed, predictor.network_ms, progress)
+            rated = train_and_search(context, job.entry.space, own, job.seed, predictor.network_ms, progress)
+            best = {budget_ms: best_within(rated, budget_ms) for budget_ms in budgets}
+            front = _front(best[budgets[-1]])
     return_free_memory()
-    return [_Found(job.entry, job.seed, ms, tuple(ranked[:NUM_MEASURED]), own) for ms, ranked in found.items()]
+    found = [
+        _Found(job.entry, job.seed, ms, tuple(ranked[:NUM_MEASURED]), own) for ms, ranked in best.items() if ranked
+    ]
+    return _Result(found, front)
+
+
+def _front(rated: Sequence[RatedSubnet]) -> list[RatedSubnet]:
+    """Subnets that none beats in latency and top-1, from the fastest to the most accurate, at most `NUM_FRONT`."""
+    front = pareto_front([(one.latency_ms, one.top1) for one in rated])
+    places = np.linspace(0, len(front) - 1, min(NUM_FRONT, len(front))).round().astype(int)
+    return [rated[front[place]] for place in places]
+
+
+def _fronts(
+    context: Context, folder: Path, jobs: Sequence[_Job], results: Sequence[_Result], progress: ProgressCallback
+) -> dict[tuple[str, int], list[FrontPoint]]:
+    """By entry and seed, the fronts measured and judged."""
+    points = [(job, one.subnet) for job, result in zip(jobs, results, strict=True) for one in result.front]
+    measured = measured_subnets(context, [subnet for _, subnet in points], ("int8",), part(progress, 0, 0.5))
+    judged = context.engine.map(
+        partial(_inherited, context, folder), points, part(progress, 0.5, 1), needs=context.training
+    )
+    fronts: dict[tuple[str, int], list[FrontPoint]] = {}
+    for (job, subnet), one, top1 in zip(points, measured, in_order(judged, len(points)), strict=True):
+        own = fronts.setdefault((job.entry.name, job.seed), [])
+        own.append(FrontPoint(encoding=encode(subnet), int8_ms=one.latency_ms, top1_int8=top1))
+    return fronts
+
+
+def _inherited(context: Context, folder: Path, point: tuple[_Job, Subnet], progress: ProgressCallback) -> float:
+    """INT8 top-1 on validation images of a subnet as the supernet left it."""
+    job, subnet = point
+    assert job.entry.space is not None
+    train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
+    network = load_network(context, job.entry.space, _folder(folder, job.entry, job.seed), "int8")
+    with one_core():
+        return calibrated_top1(network, program_of(subnet), train_images, RECALIBRATION_BATCHES, val_images)
+
+
+def _folder(folder: Path, entry: _Entry, seed: int) -> Path:
+    return folder / f"{entry.name}-{seed}"
 
 
 def load(context: Context) -> Comparison:
@@ -238,15 +293,22 @@ def _compared(
     entry: _Entry,
     seeds: Sequence[int],
     networks: dict[tuple[str, int], list[ComparedNetwork]],
+    fronts: dict[tuple[str, int], list[FrontPoint]],
     reference: tuple[float, float],
 ) -> ComparedSpace:
     runs = [tuple(networks.get((entry.name, seed), ())) for seed in seeds]
-    areas = [hypervolume([(one.int8_ms, one.top1_int8) for one in own], reference) for own in runs]
+    curves = [tuple(fronts.get((entry.name, seed), ())) for seed in seeds]
+    points = [
+        [(one.int8_ms, one.top1_int8) for one in own] + [(one.int8_ms, one.top1_int8) for one in curve]
+        for own, curve in zip(runs, curves, strict=True)
+    ]
+    areas = [hypervolume(own, reference) for own in points]
     return ComparedSpace(
         name=entry.name,
         kind=entry.kind,
         encoding=entry.space.encoding if entry.space else "",
         networks=tuple(runs),
+        fronts=tuple(curves),
         hypervolumes=tuple(areas),
         hypervolume_interval=confidence_interval(areas),
     )

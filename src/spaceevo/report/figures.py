@@ -145,13 +145,14 @@ def plot_pareto(summary: Summary) -> go.Figure:
 
 
 def plot_comparison(comparison: Comparison) -> go.Figure:
-    """Measured INT8 latency against INT8 top-1 of every compared space: means over the seeds, and their range."""
+    """Measured INT8 latency against INT8 top-1 of every compared space: means over the seeds, and fronts of each."""
     figure = _figure("Measured INT8 latency (ms)", "INT8 top-1 on validation images (%)", height=460)
     for style, space in zip(styles([space.name for space in comparison.spaces]), comparison.spaces, strict=True):
         own = means(comparison, space)
         figure.add_scatter(
             x=[one.int8_ms for one in own], y=[100 * one.top1_int8 for one in own],
             text=[words.budget(one.budget_ms) for one in own], name=escape(space.name), mode="lines+markers",
+            legendgroup=escape(space.name),
             line={"color": style.color, "width": 3 if space.kind == "searched" else 1.5},
             marker={"color": style.color, "size": 9, "symbol": style.symbol},
             error_y={
@@ -161,6 +162,14 @@ def plot_comparison(comparison: Comparison) -> go.Figure:
             },
             hovertemplate=f"{escape(space.name)}, %{{text}}<br>%{{x:.3g}} ms, %{{y:.1f}} %<extra></extra>",
         )  # fmt: skip
+        inherited = [one for front in space.fronts for one in front]
+        if inherited:
+            figure.add_scatter(
+                x=[one.int8_ms for one in inherited], y=[100 * one.top1_int8 for one in inherited],
+                name=escape(space.name), legendgroup=escape(space.name), showlegend=False, mode="markers",
+                marker={"color": style.color, "size": 5, "symbol": style.symbol, "opacity": 0.5},
+                hovertemplate=f"{escape(space.name)}, as inherited<br>%{{x:.3g}} ms, %{{y:.1f}} %<extra></extra>",
+            )  # fmt: skip
     return figure
 
 

@@ -4,7 +4,7 @@ import pytest
 from made_up_report import make_target
 from rich.console import Console
 
-from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison
+from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, FrontPoint
 from spaceevo.report import comparison as compared
 from spaceevo.report import figures, html
 from spaceevo.report.console import comparison_tables
@@ -63,6 +63,15 @@ def test_page_plot_and_tables(comparison: Comparison) -> None:
     assert [trace.name for trace in figure.data] == ["searched", "&lt;b&gt;hand", "alone"]
     assert figure.data[0].y == pytest.approx((65, 85))
     assert figure.data[0].error_y.array == pytest.approx((5, 5))
+    front = (
+        FrontPoint(encoding="d1", int8_ms=0.8, top1_int8=0.55),
+        FrontPoint(encoding="d2", int8_ms=1.7, top1_int8=0.8),
+    )
+    searched = comparison.spaces[0].model_copy(update={"fronts": (front, front[:1])})
+    figure = figures.plot_comparison(comparison.model_copy(update={"spaces": (searched, *comparison.spaces[1:])}))
+    assert [trace.legendgroup for trace in figure.data[:2]] == ["searched"] * 2
+    assert figure.data[1].x == (0.8, 1.7, 0.8)
+    assert figure.data[1].y == pytest.approx((55, 80, 55))
     console = Console(width=80, record=True)
     for table in comparison_tables(comparison):
         console.print(table)

@@ -217,7 +217,9 @@ def _inherited(context: Context, folder: Path, point: tuple[_Job, Subnet], progr
     train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
     network = load_network(context, job.entry.space, _folder(folder, job.entry, job.seed), "int8")
     with one_core():
-        return calibrated_top1(network, program_of(subnet), train_images, RECALIBRATION_BATCHES, val_images)
+        top1 = calibrated_top1(network, program_of(subnet), train_images, RECALIBRATION_BATCHES, val_images)
+    return_free_memory()
+    return top1
 
 
 def _folder(folder: Path, entry: _Entry, seed: int) -> Path:

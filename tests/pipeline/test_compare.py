@@ -18,6 +18,7 @@ from spaceevo.records import Comparison
 from spaceevo.search.pareto import hypervolume
 from spaceevo.search.subnet_search import RatedSubnet
 from spaceevo.spaces.encoding import decode
+from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.train.batches import split
 from spaceevo.train.evaluation import calibrated_top1
 
@@ -88,8 +89,8 @@ def check_fronts(context: Context, fronts: Any) -> None:
 
 
 def test_a_front_is_spread_from_the_fastest_to_the_most_accurate() -> None:
-    latencies = range(1, 40)
-    rated = [RatedSubnet(f"subnet {ms}", float(ms), ms / 100 if ms % 3 else 0.0) for ms in latencies]  # type: ignore[arg-type]
+    subnet = load_hyperspace("mobilenetv3micro").space(SpaceChoice((), ()), 10).smallest()
+    rated = [RatedSubnet(subnet, float(ms), ms / 100 if ms % 3 else 0.0) for ms in range(1, 40)]
     front = compare._front(rated[::-1])
     assert [one.latency_ms for one in front] == sorted(one.latency_ms for one in front)
     assert len(front) == compare.NUM_FRONT

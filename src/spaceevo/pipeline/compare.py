@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -300,11 +301,8 @@ def _compared(
 ) -> ComparedSpace:
     runs = [tuple(networks.get((entry.name, seed), ())) for seed in seeds]
     curves = [tuple(fronts.get((entry.name, seed), ())) for seed in seeds]
-    points = [
-        [(one.int8_ms, one.top1_int8) for one in own] + [(one.int8_ms, one.top1_int8) for one in curve]
-        for own, curve in zip(runs, curves, strict=True)
-    ]
-    areas = [hypervolume(own, reference) for own in points]
+    both = (chain[ComparedNetwork | FrontPoint](own, curve) for own, curve in zip(runs, curves, strict=True))
+    areas = [hypervolume([(one.int8_ms, one.top1_int8) for one in points], reference) for points in both]
     return ComparedSpace(
         name=entry.name,
         kind=entry.kind,

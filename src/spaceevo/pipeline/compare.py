@@ -199,28 +199,37 @@ def _fronts(
     context: Context, folder: Path, jobs: Sequence[_Job], results: Sequence[_Result], progress: ProgressCallback
 ) -> dict[tuple[str, int], list[FrontPoint]]:
     """By entry and seed, the fronts measured and judged."""
-    points = [(job, one.subnet) for job, result in zip(jobs, results, strict=True) for one in result.front]
-    measured = measured_subnets(context, [subnet for _, subnet in points], ("int8",), part(progress, 0, 0.5))
-    judged = context.engine.map(
-        partial(_inherited, context, folder), points, part(progress, 0.5, 1), needs=context.training
-    )
-    fronts: dict[tuple[str, int], list[FrontPoint]] = {}
-    for (job, subnet), one, top1 in zip(points, measured, in_order(judged, len(points)), strict=True):
-        own = fronts.setdefault((job.entry.name, job.seed), [])
-        own.append(FrontPoint(encoding=encode(subnet), int8_ms=one.latency_ms, top1_int8=top1))
-    return fronts
+    both = zip(jobs, results, strict=True)
+    fronts = [(job, [one.subnet for one in result.front]) for job, result in both if result.front]
+    subnets = [subnet for _, front in fronts for subnet in front]
+    measured = measured_subnets(context, subnets, ("int8",), part(progress, 0, 0.5))
+    judge = partial(_inherited, context, folder)
+    judged = context.engine.map(judge, fronts, part(progress, 0.5, 1), needs=context.training)
+    top1s = chain.from_iterable(in_order(judged, len(fronts)))
+    points: dict[tuple[str, int], list[FrontPoint]] = {}
+    owners = [job for job, front in fronts for _ in front]
+    for job, subnet, one, top1 in zip(owners, subnets, measured, top1s, strict=True):
+        point = FrontPoint(encoding=encode(subnet), int8_ms=one.latency_ms, top1_int8=top1)
+        points.setdefault((job.entry.name, job.seed), []).append(point)
+    return points
 
 
-def _inherited(context: Context, folder: Path, point: tuple[_Job, Subnet], progress: ProgressCallback) -> float:
-    """INT8 top-1 on validation images of a subnet as the supernet left it."""
-    job, subnet = point
+def _inherited(
+    context: Context, folder: Path, front: tuple[_Job, list[Subnet]], progress: ProgressCallback
+) -> list[float]:
+    """INT8 top-1 on validation images of subnets as the supernet left them."""
+    job, subnets = front
     assert job.entry.space is not None
     train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
     network = load_network(context, job.entry.space, _folder(folder, job.entry, job.seed), "int8")
+    top1s = []
     with one_core():
-        top1 = calibrated_top1(network, program_of(subnet), train_images, RECALIBRATION_BATCHES, val_images)
+        for number, subnet in enumerate(subnets, 1):
+            program = program_of(subnet)
+            top1s.append(calibrated_top1(network, program, train_images, RECALIBRATION_BATCHES, val_images))
+            progress(number, len(subnets))
     return_free_memory()
-    return top1
+    return top1s
 
 
 def _folder(folder: Path, entry: _Entry, seed: int) -> Path:

@@ -344,6 +344,7 @@ class PredictorAssessment(Record):
         mape: Mean absolute error relative to the measured latency, 0.05 for 5 %.
         spearman: Rank correlation.
         networks: The networks.
+        reference_ms: What all latencies are scaled to, see `measure.session`; None in files of earlier versions.
     """
 
     num_fit: int
@@ -353,6 +354,7 @@ class PredictorAssessment(Record):
     mape: float
     spearman: float
     networks: tuple[AssessedNetwork, ...]
+    reference_ms: float | None = None
 
 
 class DistilledCell(Record):
@@ -633,6 +635,7 @@ class PredictorSummary(Record):
     within_5_percent: float
     mape: float
     spearman: float
+    reference_ms: float | None = None
 
 
 class SpaceSummary(Record):
@@ -661,6 +664,7 @@ class Summary(Record):
     versions: dict[str, str]
     seed: int
     busy: bool = False
+    reference_ms: float | None = None
     stages: tuple[StageTime, ...]
     peak_rss_mib: float
     predictor: PredictorSummary

@@ -19,6 +19,7 @@ from spaceevo.measure.campaign import (
     Program,
     measure_files,
     measure_programs,
+    reference_ms,
     reference_subject,
     stale_measurements,
 )
@@ -285,13 +286,17 @@ def test_what_was_measured_while_the_device_was_busy_is_measured_again(tmp_path:
     device.settings = replace(device.settings, throttled_speed=0.5)
     device._heat = 1.0
     with Store(tmp_path / "m.db") as store:
+        assert reference_ms(store, described) is None
         slow = measure_programs(described, MANY[:2], store, tmp_path / "work", PLAN, ignore)
+        slow_ms = reference_ms(store, described)
+        assert slow_ms is not None
         device._heat = 0.0
         steps: list[float] = []
         found = measure_programs(
             described, MANY[:3], store, tmp_path / "work", PLAN, lambda done, total: steps.append(done / total)
         )
         assert found[0].latency_ms == pytest.approx(slow[0].latency_ms / 2)
+        assert reference_ms(store, described) == pytest.approx(slow_ms / 2)
         assert steps == sorted(steps)
         (stale,) = stale_measurements(store, described)
         assert stale.count == 2

@@ -91,7 +91,9 @@ def test_summary_has_the_promised_keys(tiny: Any, summary: dict[str, Any]) -> No
         "within_5_percent",
         "mape",
         "spearman",
+        "reference_ms",
     }
+    assert summary["reference_ms"] == summary["predictor"]["reference_ms"] > 0, "the same device all the time"
     assert (summary["predictor"]["num_fit"], summary["predictor"]["num_unseen"]) == (24, 5)
     assert set(summary["space"]) == {"encoding", "qt_score", "num_within_tolerance"}
     assert summary["space"]["encoding"].startswith("tiny-")

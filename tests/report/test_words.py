@@ -40,6 +40,21 @@ def test_the_headline_takes_the_middle_budget_and_the_best_baseline() -> None:
     assert words.baseline_for(chosen, baselines) is baselines[1]
 
 
+def test_a_target_that_became_faster_is_told() -> None:
+    summary = make_summary()
+
+    def told(before: float | None, now: float | None) -> list[str]:
+        predictor = summary.predictor.model_copy(update={"reference_ms": before})
+        both = summary.model_copy(update={"predictor": predictor, "reference_ms": now})
+        return [note for note in words.notes(both) if "reference model" in note]
+
+    (note,) = told(0.048, 0.04)
+    assert "took 0.0480 ms then, and 0.0400 ms when the models were measured" in note
+    assert "1.2× too long" in note
+    assert not told(0.04, 0.04)
+    assert not told(None, 0.04), "an older assessment"
+
+
 def test_notes_say_every_fault_in_words() -> None:
     model = make_model(
         1.2, 0.80, int8_ms=1.3, fp32_ms=1.2, speedup=0.923, predicted_ms=1.1, top1_fp32=0.83,

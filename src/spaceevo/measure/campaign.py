@@ -164,6 +164,15 @@ def reference_subject(target: TargetDescription) -> Subject:
     return Subject(_digest(repr(program)), REFERENCE, target, "", name=REFERENCE, program=_as_json(program))
 
 
+def reference_ms(store: Store, target: TargetDescription) -> float | None:
+    """What a target's reference model took when the target was first measured; None before it was.
+
+    Another one than before: the target has turned out to be faster than it was then.
+    """
+    reference = store.get(reference_subject(target))
+    return reference.latency_ms if reference else None
+
+
 def is_busy_throughout(store: Store, target: TargetDescription) -> bool:
     """Whether a target was busy all the time when it was first measured; see `Measurement.busy`."""
     reference = store.get(reference_subject(target))
@@ -172,8 +181,7 @@ def is_busy_throughout(store: Store, target: TargetDescription) -> bool:
 
 def stale_measurements(store: Store, target: TargetDescription) -> list[Stale]:
     """What the store has of a target that is not used any more, and why: see `Store.stale`."""
-    reference = store.get(reference_subject(target))
-    return store.stale(target, reference.latency_ms if reference else None)
+    return store.stale(target, reference_ms(store, target))
 
 
 @cache

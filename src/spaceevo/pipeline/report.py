@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spaceevo.artifacts import Manifest, write_atomically
-from spaceevo.measure.campaign import is_busy_throughout
+from spaceevo.measure.campaign import is_busy_throughout, reference_ms
 from spaceevo.pipeline import baselines, blocks, export, finetune, predict, space, study, subnets, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.provenance import versions
@@ -68,6 +68,7 @@ def _summary(context: Context) -> Summary:
     models, handmade = export.load(context)
     with context.store() as store:
         busy = is_busy_throughout(store, context.target)
+        scaled_to_ms = reference_ms(store, context.target)
     shared = set(PredictorSummary.model_fields)
     return Summary(
         name=context.recipe.name,
@@ -77,6 +78,7 @@ def _summary(context: Context) -> Summary:
         target=context.target,
         versions=versions(),
         busy=busy,
+        reference_ms=scaled_to_ms,
         seed=context.recipe.seed,
         stages=tuple(StageTime(name=manifest.stage, seconds=manifest.seconds) for manifest in manifests),
         peak_rss_mib=max(manifest.peak_rss_mib for manifest in manifests),

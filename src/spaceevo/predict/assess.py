@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from spaceevo.errors import TargetError
-from spaceevo.measure.campaign import Precision, Program, measure_programs
+from spaceevo.measure.campaign import Precision, Program, measure_programs, reference_ms
 from spaceevo.measure.session import Plan, Progress
 from spaceevo.measure.store import Store
 from spaceevo.predict.fit import PLAN, fit_subnets, random_pairs
@@ -84,7 +84,8 @@ def assess_networks(
         )
         for (space, subnet), program, measurement in zip(pairs, programs, measurements, strict=True)
     ]
-    return judge(predictor.num_fit, networks)
+    found = judge(predictor.num_fit, networks)
+    return found.model_copy(update={"reference_ms": reference_ms(store, target)})
 
 
 def judge(num_fit: int, networks: Sequence[AssessedNetwork]) -> PredictorAssessment:

@@ -138,6 +138,14 @@ def headline(summary: Summary) -> str:
 def notes(summary: Summary, cells: Sequence[DistilledCell] = ()) -> tuple[str, ...]:
     """What a reader should know before trusting the numbers; empty where all is well."""
     found = [BUSY] if summary.busy else []
+    before, now = summary.predictor.reference_ms, summary.reference_ms
+    if before and now and before != now:
+        found.append(
+            f"The target was busy or throttled when the predictor was fitted: its reference model took {ms(before)} "
+            f"then, and {ms(now)} when the models were measured. Predicted latencies are those of the slower state, "
+            f"{times(before / now)} too long, and budgets are met with that much to spare. A run in a new folder, now, "
+            "has both alike."
+        )
     for model, name in named_models(summary):
         found.extend(_model_notes(model, name))
     for model in summary.models:

@@ -21,7 +21,7 @@ demo: $(BASE) ## Run a whole job; another recipe with RECIPE=my.yaml
 	$(BIN)/spaceevo run "$(RECIPE)"
 
 test: $(DEV) ## Run the tests
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(DEV) ## Lint, formatting, types and import directions
 	$(BIN)/ruff check .

@@ -34,11 +34,6 @@ settings.load_profile("untimed")
 TINY = Path(__file__).parent / "pipeline" / "tiny"
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, as many tests wait for processes that they have started."""
-    return min(4, (os.cpu_count() or 1) + 1)
-
-
 @dataclass(frozen=True)
 class TinyRun:
     """The finished run: never write into `folder`, take a `copy`."""

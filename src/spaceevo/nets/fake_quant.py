@@ -153,7 +153,7 @@ class _FakeQuantizeWeight(torch.autograd.Function):
         ratio = weight / scale.view(-1, *[1] * (weight.dim() - 1))
         gw = torch.ops.aten.hardtanh_backward(g, ratio, *ctx.limits)
         # Inside the range y moves with the scale by (y - weight) / scale, at its ends by y / scale.
-        moved = ratio.copy_(weight).mul_(gw).addcmul_(g, y, value=-1).flatten(1).sum(1)
+        moved = torch.mul(weight, gw, out=ratio).addcmul_(g, y, value=-1).flatten(1).sum(1)
         grad_scale = -moved.sum_to_size(scale.shape) / scale
         num_shared = weight.numel() // scale.numel()
         return gw, grad_scale / math.sqrt(num_shared * ctx.limits[1]), None, None

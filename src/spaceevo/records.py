@@ -344,7 +344,8 @@ class PredictorAssessment(Record):
         mape: Mean absolute error relative to the measured latency, 0.05 for 5 %.
         spearman: Rank correlation.
         networks: The networks.
-        reference_ms: What all latencies are scaled to, see `measure.session`; None in files of earlier versions.
+        reference_ms: What the reference model took when the predictor was fitted, see `measure.session`; None where
+            the store of measurements had none yet.
     """
 
     num_fit: int

@@ -75,6 +75,7 @@ def assess_networks(
     jobs: list[tuple[str, Program, Precision]] = [
         (f"unseen {number}", program, precision) for number, program in enumerate(programs)
     ]
+    fitted_beside_ms = reference_ms(store, target)  # measuring can begin a new scale
     measurements = measure_programs(target, jobs, store, work_dir, plan, progress)
     networks = [
         AssessedNetwork(
@@ -85,7 +86,7 @@ def assess_networks(
         for (space, subnet), program, measurement in zip(pairs, programs, measurements, strict=True)
     ]
     found = judge(predictor.num_fit, networks)
-    return found.model_copy(update={"reference_ms": reference_ms(store, target)})
+    return found.model_copy(update={"reference_ms": fitted_beside_ms})
 
 
 def judge(num_fit: int, networks: Sequence[AssessedNetwork]) -> PredictorAssessment:

@@ -202,16 +202,16 @@ def _fronts(
     both = zip(jobs, results, strict=True)
     fronts = [(job, [one.subnet for one in result.front]) for job, result in both if result.front]
     subnets = [subnet for _, front in fronts for subnet in front]
-    measured = measured_subnets(context, subnets, ("int8",), part(progress, 0, 0.5))
+    measured = iter(measured_subnets(context, subnets, ("int8",), part(progress, 0, 0.5)))
     judge = partial(_inherited, context, folder)
     judged = context.engine.map(judge, fronts, part(progress, 0.5, 1), needs=context.training)
-    top1s = chain.from_iterable(in_order(judged, len(fronts)))
-    points: dict[tuple[str, int], list[FrontPoint]] = {}
-    owners = [job for job, front in fronts for _ in front]
-    for job, subnet, one, top1 in zip(owners, subnets, measured, top1s, strict=True):
-        point = FrontPoint(encoding=encode(subnet), int8_ms=one.latency_ms, top1_int8=top1)
-        points.setdefault((job.entry.name, job.seed), []).append(point)
-    return points
+    return {
+        (job.entry.name, job.seed): [
+            FrontPoint(encoding=encode(subnet), int8_ms=next(measured).latency_ms, top1_int8=top1)
+            for subnet, top1 in zip(front, top1s, strict=True)
+        ]
+        for (job, front), top1s in zip(fronts, in_order(judged, len(fronts)), strict=True)
+    }
 
 
 def _inherited(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spaceevo.errors import TargetError
-from spaceevo.measure.campaign import Program
+from spaceevo.measure.campaign import Program, reference_subject
 from spaceevo.measure.store import Store
 from spaceevo.predict import assess as assessing
 from spaceevo.predict.assess import assess, judge
@@ -62,14 +62,19 @@ def test_unseen_networks_are_unseen_and_named(tmp_path: Path, monkeypatch: pytes
     predictor = fit_measured(TARGET, programs, costs)
     measured: list[Program] = []
 
+    def took(ms: float) -> Measurement:
+        return Measurement(latency_ms=ms, low_ms=ms, high_ms=ms, samples_ms=(ms,))
+
     def fake(target: object, jobs: Sequence[tuple[str, Program, str]], *rest: object) -> list[Measurement]:
         measured.extend(program for _, program, _ in jobs)
         assert {precision for _, _, precision in jobs} == {"int8"}
         latencies = [predictor.program_ms(program) / 1.2 for _, program, _ in jobs]
-        return [Measurement(latency_ms=ms, low_ms=ms, high_ms=ms, samples_ms=(ms,)) for ms in latencies]
+        store.put(reference_subject(TARGET), took(0.04))  # the target turns out to be faster
+        return [took(ms) for ms in latencies]
 
     monkeypatch.setattr(assessing, "measure_programs", fake)
     with Store(tmp_path / "m.db") as store:
+        store.put(reference_subject(TARGET), took(0.05))
         found = assess(predictor, MICRO, TARGET, store, tmp_path, 25, seed, lambda done, total: None)
     assert found.num_unseen == len(found.networks) == 25
     assert found.num_fit == num_fit
@@ -77,6 +82,7 @@ def test_unseen_networks_are_unseen_and_named(tmp_path: Path, monkeypatch: pytes
     assert len(set(measured)) == 25
     assert found.mape == pytest.approx(0.2)
     assert found.within_10_percent == 0.0
+    assert found.reference_ms == 0.05, "of the fit"
     for assessed, program in zip(found.networks, measured, strict=True):
         space_name, encoding = assessed.encoding.split(" ")
         subnet = decode(encoding, MICRO.space(MICRO.decode(space_name), 10))

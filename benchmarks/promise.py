@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -92,9 +93,10 @@ def main() -> None:
     jobs = [(number, program_of(subnet)) for number, (_, subnet) in enumerate(subnets)]
     work = partial(measure, context, epochs, tuple(given.lr_factors))
     results: list[dict[str, float]] = [{}] * len(jobs)
-    for number, result in context.engine.map(work, jobs, silent):
-        results[number] = result
-        console.print(f"{encode(subnets[number][1])}: {result}", highlight=False, soft_wrap=True)
+    with closing(context.engine):
+        for number, result in context.engine.map(work, jobs, silent):
+            results[number] = result
+            console.print(f"{encode(subnets[number][1])}: {result}", highlight=False, soft_wrap=True)
     tuned = [max(value for name, value in result.items() if name.startswith("tuned")) for result in results]
     shown = Table(
         "predicted ms", *results[0], "gap", title=f"{epochs:g} epochs alone, {len(context.data.val_labels)} images"

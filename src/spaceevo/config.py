@@ -160,7 +160,7 @@ class SpaceSettings(Settings):
         1,
         ge=1,
         description="Best spaces of different block types, within tolerance, of which a network by each budget is "
-        "trained; the most accurate space is taken. 1: none.",
+        "trained; for the most accurate, with it so many of other widths. The most accurate is taken. 1: none.",
     )
     tried_share: float = Field(0.5, gt=0, le=1, description="How long: share of the epochs of a network trained alone.")
 

@@ -453,7 +453,8 @@ class SpaceSearchResult(Record):
         bound: None without a sweep over all spaces; with one, `num_evaluated + num_bounded` are all there are.
         num_allowed: Spaces without a failed cell; where all of them were scored, nothing better exists.
         why_unbounded: Why a sweep that was asked for gave no bound; empty otherwise.
-        trials: Of spaces within tolerance, the best-scored first; empty where the score alone decides.
+        trials: Of spaces within tolerance: of different block types, then of other widths for the best of them, each
+            the best-scored first; empty where the score alone decides.
     """
 
     hyperspace: str

@@ -13,7 +13,7 @@ from spaceevo.config import Recipe, load_recipe
 from spaceevo.pipeline import space
 from spaceevo.pipeline.context import Context
 from spaceevo.records import SpaceSearchResult
-from spaceevo.search.space_search import best_of_block_types
+from spaceevo.search.space_search import best_of_block_types, of_other_widths
 
 NUM_TRIED = 3
 
@@ -34,7 +34,11 @@ def test_near_equal_spaces_are_told_apart_by_trials(tiny: Any, tmp_path: Path, c
     found = space.load(context)
     best = best_of_block_types(found, context.hyperspace)
     assert len(best) > NUM_TRIED
-    assert tuple(trial.space for trial in found.trials) == best[:NUM_TRIED]
+    first, then = found.trials[:NUM_TRIED], found.trials[NUM_TRIED:]
+    assert tuple(trial.space for trial in first) == best[:NUM_TRIED]
+    winner = max(first, key=lambda trial: trial.mean_top1).space
+    assert tuple(trial.space for trial in then) == of_other_widths(found, context.hyperspace, winner)[: NUM_TRIED - 1]
+    assert 1 <= len(then) <= space.most_trials(NUM_TRIED) - NUM_TRIED
     assert all(len(trial.top1) == len(found.budgets_ms) for trial in found.trials)
     assert all(0 < top1 < 1 for trial in found.trials for top1 in trial.top1)
     assert len({trial.top1 for trial in found.trials}) > 1

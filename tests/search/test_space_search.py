@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from spaceevo.errors import ArtifactError, InfeasibleBudgetError, RecipeError
 from spaceevo.records import BlockTable
 from spaceevo.search.qt_score import ExactEvaluator, QTSettings, SampledEvaluator
-from spaceevo.search.space_search import best_of_block_types, search_spaces
+from spaceevo.search.space_search import best_of_block_types, of_other_widths, search_spaces
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage, SpaceChoice, load_hyperspace
 from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import BlockType, Head
@@ -246,7 +246,7 @@ def test_table_failures_and_exclusion_agree() -> None:
     assert MICRO.decode(result.best.encoding).blocks[0] != 1
 
 
-def test_best_of_block_types() -> None:
+def test_best_of_block_types_and_of_other_widths() -> None:
     hyperspace = small()
     result = search_spaces(hyperspace, Scores(rugged), num_spaces=1000, tolerance=0.5)
     scores = {one.encoding: one.qt_score for one in result.within_tolerance}
@@ -257,3 +257,12 @@ def test_best_of_block_types() -> None:
     assert [one.qt_score for one in found] == sorted((one.qt_score for one in found), reverse=True)
     for encoding, score in scores.items():
         assert score <= found[blocks.index(hyperspace.decode(encoding).blocks)].qt_score
+
+    for best, own in zip(found, blocks, strict=True):
+        others = of_other_widths(result, hyperspace, best)
+        assert {best.encoding, *(one.encoding for one in others)} == {
+            encoding for encoding in scores if hyperspace.decode(encoding).blocks == own
+        }
+        assert best not in others
+        assert [one.qt_score for one in others] == sorted((one.qt_score for one in others), reverse=True)
+    assert any(of_other_widths(result, hyperspace, best) for best in found)

@@ -6,6 +6,7 @@ What scores about equal can be told apart by trainings (`space.num_tried`).
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -25,7 +26,7 @@ from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import BlockTable, ScoredSpace, SpaceSearchResult, SpaceTrial, read_record
 from spaceevo.search.qt_score import ExactEvaluator, SampledEvaluator
-from spaceevo.search.space_search import best_of_block_types, search_spaces
+from spaceevo.search.space_search import best_of_block_types, of_other_widths, search_spaces
 from spaceevo.search.sweep import Sweep, sweep_spaces
 from spaceevo.search.tables import load_block_table
 from spaceevo.spaces.hyperspace import SpaceChoice
@@ -94,16 +95,32 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
 def _trials(
     context: Context, folder: Path, result: SpaceSearchResult, progress: ProgressCallback
 ) -> tuple[SpaceTrial, ...]:
-    """Train a large network for each budget of the best spaces of different block types; none for a single space."""
-    settings, budgets = context.recipe.space, predict.load_budgets(context)
-    spaces = best_of_block_types(result, context.hyperspace)[: settings.num_tried]
-    if len(spaces) == 1:
+    """Trials of the best spaces of different block types, then of other widths for the most accurate of them."""
+    hyperspace, num_tried = context.hyperspace, context.recipe.space.num_tried
+    if num_tried == 1 or len(result.within_tolerance) == 1:
         return ()
-    trials = folder.absolute() / TRIALS
-    jobs = [_Trial(space, number, trials / space.encoding) for space in spaces for number in range(len(budgets))]
+    spaces = best_of_block_types(result, hyperspace)[:num_tried]
+    others_share = 1 - len(spaces) / most_trials(num_tried)
+    trials = _tried(context, folder, spaces, part(progress, 0, 1 - others_share))
+    best = max(trials, key=lambda trial: trial.mean_top1).space
+    others = of_other_widths(result, hyperspace, best)[: num_tried - 1]
+    return trials + _tried(context, folder, others, part(progress, 1 - others_share, 1))
+
+
+def most_trials(num_tried: int) -> int:
+    """How many spaces are tried at most."""
+    return 2 * num_tried - 1 if num_tried > 1 else 0
+
+
+def _tried(
+    context: Context, folder: Path, spaces: Sequence[ScoredSpace], progress: ProgressCallback
+) -> tuple[SpaceTrial, ...]:
+    """Train a large network for each budget of each space."""
+    num_budgets, trials = len(predict.load_budgets(context)), folder.absolute() / TRIALS
+    jobs = [_Trial(space, number, trials / space.encoding) for space in spaces for number in range(num_budgets)]
     train = partial(_train, context, predict.load_predictor(context))
     top1s = iter(in_order(context.engine.map(train, jobs, progress, needs=context.training), len(jobs)))
-    return tuple(SpaceTrial(space=space, top1=tuple(islice(top1s, len(budgets)))) for space in spaces)
+    return tuple(SpaceTrial(space=space, top1=tuple(islice(top1s, num_budgets))) for space in spaces)
 
 
 @dataclass(frozen=True)

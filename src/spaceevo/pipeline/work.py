@@ -16,6 +16,7 @@ from spaceevo.pipeline import baselines
 from spaceevo.pipeline.blocks import all_cells
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.predict import AUTO_QUANTILES
+from spaceevo.pipeline.space import most_trials
 from spaceevo.pipeline.subnets import NUM_MEASURED
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import Hyperspace
@@ -121,7 +122,7 @@ def work_of(
     int8 = own.epochs_int8 * num_images * sandwich
     epochs_alone = own.epochs_fp32, own.epochs_int8 + recipe.finetune.epochs
     alone = epochs_alone[0] * num_images * subnet, epochs_alone[1] * num_images * subnet
-    num_trials = recipe.space.num_tried if recipe.space.num_tried > 1 else 0
+    num_trials = most_trials(recipe.space.num_tried)
     own_weights = mean(_random(space, "num_params") for space in spaces) * 4
     return RunWork(
         measured={

@@ -128,14 +128,18 @@ def search_spaces(
 
 
 def best_of_block_types(result: SpaceSearchResult, hyperspace: Hyperspace) -> tuple[ScoredSpace, ...]:
-    """Of each combination of block types within tolerance the best space, the best first.
-
-    Spaces that share their block types differ in widths only, and mostly train alike.
-    """
+    """Of each combination of block types within tolerance the best space, the best first."""
     best: dict[tuple[int, ...], ScoredSpace] = {}
     for space in result.within_tolerance:
         best.setdefault(hyperspace.decode(space.encoding).blocks, space)
     return tuple(best.values())
+
+
+def of_other_widths(result: SpaceSearchResult, hyperspace: Hyperspace, space: ScoredSpace) -> tuple[ScoredSpace, ...]:
+    """The other spaces within tolerance that have the block types of one, the best first."""
+    blocks = hyperspace.decode(space.encoding).blocks
+    alike = (one for one in result.within_tolerance if hyperspace.decode(one.encoding).blocks == blocks)
+    return tuple(one for one in alike if one != space)
 
 
 def _swept(

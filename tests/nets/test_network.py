@@ -329,6 +329,26 @@ def test_only_what_a_program_uses_learns():
     assert gradient[8:].abs().sum() == gradient[:, 8:].abs().sum() == 0
 
 
+def test_gradients_of_several_programs_add_up():
+    space = small_space()
+    supernet = Network(space.maximal_operators(), 127, generator())
+    x, largest, smallest = randn(4, 3, 20, 20), program_of(space.largest()), program_of(space.smallest())
+    supernet.start_quantization([(x, largest), (x, smallest)])
+
+    def gradients(*programs):
+        supernet.zero_grad()
+        for program in programs:
+            supernet(x, program).square().sum().backward()
+        return {name: parameter.grad for name, parameter in supernet.named_parameters()}
+
+    for programs in ((smallest, largest, smallest), (largest, smallest, smallest)):
+        together = gradients(*programs)
+        alone = [gradients(program) for program in programs]
+        for name, gradient in together.items():
+            terms = [own[name] for own in alone if own[name] is not None]
+            assert gradient is None if not terms else torch.equal(gradient, sum(terms[1:], terms[0])), name
+
+
 def test_taps():
     space = small_space()
     network = Network(space.maximal_operators(), 127, generator())

@@ -31,18 +31,23 @@ Program = tuple[Operator, ...]
 
 
 class _Part(torch.autograd.Function):
-    """Part of a tensor. Its gradient is written once; slices, one dimension after the other, write one for each."""
+    """Part of a parameter. Its gradient is added where it belongs: of the rest nothing is read or written."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, part: tuple[slice, ...]) -> Tensor:
-        ctx.shape, ctx.part = x.shape, part
+        ctx.part = part
+        ctx.save_for_backward(x)
         return x[part]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        gradient = gradients[0].new_zeros(ctx.shape)
-        gradient[ctx.part] = gradients[0]
-        return gradient, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        if x.grad is not None:
+            x.grad[ctx.part] += gradient
+            return None, None
+        whole = x.new_zeros(x.shape)
+        whole[ctx.part] = gradient
+        return whole, None
 
 
 _part: Callable[..., Tensor] = _Part.apply

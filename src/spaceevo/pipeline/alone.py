@@ -14,7 +14,7 @@ from spaceevo.train.batches import split, torch_generator
 from spaceevo.train.checkpoints import load_weights
 from spaceevo.train.loop import TrainedFiles, train
 
-ALONE = "baseline"
+BASELINE = "baseline"
 
 
 def settings_alone(context: Context, share: float = 1.0) -> TrainingSettings:
@@ -64,7 +64,7 @@ def train_alone(
         settings,
         recipe.data,
         seed=seed,
-        purpose=f"{ALONE}{number}",
+        purpose=f"{BASELINE}{number}",
         folder=folder,
         progress=progress,
     )
@@ -73,11 +73,11 @@ def train_alone(
 def load_alone(context: Context, subnet: Subnet, number: int, folder: Path, precision: str) -> Network:
     """What `train_alone` left in a folder, in evaluation mode, with the rounding of the target's runtime."""
     network = _network(context, subnet, number, context.recipe.seed)
-    load_weights(network, folder / f"{ALONE}{number}-{precision}.safetensors")
+    load_weights(network, folder / f"{BASELINE}{number}-{precision}.safetensors")
     network.quantized, network.arithmetic = precision == "int8", context.arithmetic
     return network.eval()
 
 
 def _network(context: Context, subnet: Subnet, number: int, seed: int) -> Network:
-    generator = torch_generator(seed, ALONE, number, "weights")
+    generator = torch_generator(seed, BASELINE, number, "weights")
     return single_network(program_of(subnet), context.target.w_qmax, generator, context.recipe.supernet.per_channel)

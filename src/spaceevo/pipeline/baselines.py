@@ -13,7 +13,7 @@ import numpy as np
 from spaceevo.artifacts import write_atomically
 from spaceevo.nets.network import Network
 from spaceevo.pipeline import predict
-from spaceevo.pipeline.alone import load_alone, settings_alone, train_alone
+from spaceevo.pipeline.alone import BASELINE, load_alone, settings_alone, train_alone
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.curves import read_curve, write_curve
 from spaceevo.pipeline.jobs import one_core
@@ -57,7 +57,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     for _ in context.engine.map(_fit, jobs, part(progress, FIT_SHARE, 1), needs=context.training):
         pass
     names = ("fp32.safetensors", "int8.safetensors", "curve.json")
-    return [path, *(folder / f"baseline{number}-{name}" for number in range(len(jobs)) for name in names)]
+    return [path, *(folder / f"{BASELINE}{number}-{name}" for number in range(len(jobs)) for name in names)]
 
 
 def fit_subnets(context: Context) -> list[Subnet]:
@@ -93,7 +93,7 @@ def _fit(job: _Job, progress: ProgressCallback) -> None:
             settings_alone(job.context),
             progress,
         )
-    write_curve(job.folder / f"baseline{job.number}-curve.json", curve)
+    write_curve(job.folder / f"{BASELINE}{job.number}-curve.json", curve)
     return_free_memory()
 
 
@@ -117,4 +117,4 @@ def load_network(context: Context, subnet: Subnet, number: int, precision: str) 
 
 def load_curve(context: Context, number: int) -> list[TrainingPoint]:
     """Losses of one baseline."""
-    return read_curve(context.path(NAME, f"baseline{number}-curve.json"))
+    return read_curve(context.path(NAME, f"{BASELINE}{number}-curve.json"))

@@ -31,7 +31,7 @@ def with_subnets(context: Context, subnets: str) -> Context:
 
 def test_those_within_the_largest_budget(context: Context) -> None:
     own, predictor = space.load_space(context), predict.load_predictor(context)
-    within = trained_subnets(with_subnets(context, "within-budgets"), own, predictor.network_ms)
+    within = trained_subnets(with_subnets(context, "within-budgets"), own, predictor.network_ms, 0)
     sample = sandwich_within(within, 2, 0)
     programs = [program for seed in range(20) for program in sample(random.Random(seed))]
     latencies = [predictor.program_ms(program) for program in programs]
@@ -43,18 +43,26 @@ def test_those_within_the_largest_budget(context: Context) -> None:
 def test_the_small_one_is_large_within_the_smallest_budget_that_can_be_met(context: Context) -> None:
     context, own = with_subnets(context, "within-budgets"), space.load_space(context)
     latency_ms, budgets = predict.load_predictor(context).network_ms, predict.load_budgets(context)
-    small = trained_subnets(context, own, latency_ms).small
+    small = trained_subnets(context, own, latency_ms, 0).small
     assert latency_ms(small) <= budgets[0] < budgets[-1]
     assert small.macs > 1.5 * own.smallest().macs
     # Where only the largest budget can be met, the small one is as fast as any
     factor = budgets[-1] / min(latency_ms(replace(own.smallest(), resolution=one)) for one in own.resolutions)
-    slow = trained_subnets(context, own, lambda one: 0.999 * factor * latency_ms(one)).small
+    slow = trained_subnets(context, own, lambda one: 0.999 * factor * latency_ms(one), 0).small
     assert slow == replace(own.smallest(), resolution=slow.resolution)
+
+
+def test_the_seed_decides_what_every_step_trains(context: Context) -> None:
+    context, own = with_subnets(context, "within-budgets"), space.load_space(context)
+    latency_ms = predict.load_predictor(context).network_ms
+    pairs = [trained_subnets(context, own, latency_ms, seed).extremes(seed) for seed in (0, 0, 1, 2, 3)]
+    assert pairs[0] == pairs[1]
+    assert len(set(pairs)) > 1
 
 
 def test_all(context: Context) -> None:
     own, predictor = space.load_space(context), predict.load_predictor(context)
-    within = trained_subnets(with_subnets(context, "all"), own, predictor.network_ms)
+    within = trained_subnets(with_subnets(context, "all"), own, predictor.network_ms, 0)
     programs = sandwich_within(within, 2, 0)(random.Random(0))
     assert programs[:2] == [program_of(own.largest()), program_of(own.smallest())]
     assert len(programs) == 4
@@ -69,4 +77,4 @@ def test_the_large_one_is_trained_alone_at_first(context: Context) -> None:
 def test_a_space_without_any(context: Context) -> None:
     own, predictor = space.load_space(context), predict.load_predictor(context)
     with pytest.raises(InfeasibleBudgetError, match="closest feasible budget"):
-        trained_subnets(with_subnets(context, "within-budgets"), own, lambda one: 1e3 * predictor.network_ms(one))
+        trained_subnets(with_subnets(context, "within-budgets"), own, lambda one: 1e3 * predictor.network_ms(one), 0)

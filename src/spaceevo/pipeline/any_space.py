@@ -93,7 +93,7 @@ def train_supernet(
     images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
     return train(
         network,
-        sandwich_within(trained_subnets(context, own, latency_ms), recipe.supernet.num_random, recipe.seed),
+        sandwich_within(trained_subnets(context, own, latency_ms, seed), recipe.supernet.num_random, seed),
         images,
         recipe.supernet,
         recipe.data,
@@ -108,7 +108,7 @@ def train_supernet(
     )
 
 
-def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float]) -> Within:
+def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float], seed: int) -> Within:
     """Those that the recipe wants trained.
 
     Within budgets, the small one is a large one of the smallest budget that the space can meet; of a single budget, a
@@ -119,7 +119,7 @@ def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Su
     """
     if context.recipe.supernet.subnets == "all":
         return Within.all_of(own)
-    seed, budgets = context.recipe.seed, predict.load_budgets(context)
+    budgets = predict.load_budgets(context)
     small = fastest = fastest_within(own, budgets[-1], latency_ms, seed)
     smaller = [budget_ms for budget_ms in budgets[:-1] if latency_ms(fastest) <= budget_ms]
     if smaller:
@@ -174,7 +174,7 @@ def search_supernet(
         latency_ms: Predicts.
         budgets_ms: Ascending.
         notes: Accuracies, one per line, as they come; those that are there are not asked for again.
-        seed: Of the search.
+        seed: Of training and search.
         progress: Called with subnets evaluated and in all.
         excess: See `search_subnets`.
     """
@@ -196,7 +196,7 @@ def search_supernet(
         each=each,
         method=settings.method,
         excess=excess,
-        trained=trained_subnets(context, own, latency_ms).extremes(context.recipe.seed),
+        trained=trained_subnets(context, own, latency_ms, seed).extremes(seed),
         window=settings.latency_window,
         population_size=settings.population_size,
         num_generations=settings.num_generations,

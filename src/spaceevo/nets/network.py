@@ -31,7 +31,7 @@ Program = tuple[Operator, ...]
 
 
 class _Part(torch.autograd.Function):
-    """Part of a parameter. Its gradient is added where it belongs: of the rest nothing is read or written."""
+    """Part of a parameter. Where that has a gradient, the part's is added in place: the rest is not touched."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, part: tuple[slice, ...]) -> Tensor:

@@ -112,7 +112,8 @@ def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Su
     """Those that the recipe wants trained.
 
     Within budgets, the small one is a large one of the smallest budget that the space can meet; of a single budget, a
-    fast one. What every step trains is by far the most accurate, so it should be something that may be chosen.
+    fast one. What every step trains is by far the most accurate, so it should be something that may be chosen. The seed
+    decides both.
 
     Raises:
         InfeasibleBudgetError: See `train_supernet`.

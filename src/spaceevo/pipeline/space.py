@@ -102,7 +102,7 @@ def _trials(
     spaces = best_of_block_types(result, hyperspace)[:num_tried]
     others_share = 1 - len(spaces) / most_trials(num_tried)
     trials = _tried(context, folder, spaces, part(progress, 0, 1 - others_share))
-    best = max(trials, key=lambda trial: trial.mean_top1).space
+    best = result.model_copy(update={"trials": trials}).chosen
     others = of_other_widths(result, hyperspace, best)[: num_tried - 1]
     return trials + _tried(context, folder, others, part(progress, 1 - others_share, 1))
 

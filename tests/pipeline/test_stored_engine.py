@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import fsspec
 import pytest
 
-SECONDS_AWAY = 20
 #: What a run does when the first finished cell has arrived in the store: the whole tiny distillation takes seconds.
 AT_FIRST_CELL = """
 import os, pathlib, re, signal, time
@@ -79,15 +77,22 @@ def test_another_machine_goes_on_while_the_store_comes_and_goes(
     waits = f"pathlib.Path({str(arrived)!r}).touch()\n        "
     waits += f"while not pathlib.Path({str(away)!r}).exists(): time.sleep(0.05)"
     script = AT_FIRST_CELL.format(then=waits)
-    with tiny.start("blocks", tiny.recipe, "--out", url, script=script, **machine("second")) as process:
+    told = tmp_path / "told.txt"
+
+    def words() -> str:
+        return " ".join(told.read_text().split())
+
+    with (
+        told.open("w") as out,
+        tiny.start("blocks", tiny.recipe, "--out", url, script=script, **machine("second"), stdout=out) as process,
+    ):
         tiny.wait_for(process, arrived.exists)
         with object_store.away():
             away.touch()
-            time.sleep(SECONDS_AWAY)
-        stdout, stderr = process.communicate(timeout=300)
+            tiny.wait_for(process, lambda: f"{url} does not answer" in words())
+        _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    assert f"{url} does not answer" in " ".join(stdout.split())
-    assert f"{url} answers again" in " ".join(stdout.split())
+    assert f"{url} answers again" in words()
 
     folder = copy_of_run(tmp_path / "second")
     assert tiny.files(folder, "blocks") == tiny.files(tiny.folder, "blocks")

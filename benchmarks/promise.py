@@ -43,7 +43,7 @@ def spread(context: Context, num_subnets: int) -> list[tuple[float, Subnet]]:
     own, predictor = space.load_space(context), predict.load_predictor(context)
     rng = python_random(context.recipe.seed, "promise")
     trained = trained_subnets(context, own, predictor.network_ms, context.recipe.seed)
-    drawn = filter(trained.fits, (own.sample(rng) for _ in range(NUM_SAMPLED)))
+    drawn = filter(trained.within.fits, (own.sample(rng) for _ in range(NUM_SAMPLED)))
     sampled = sorted(((predictor.network_ms(one), one) for one in drawn), key=lambda pair: pair[0])
     latencies = np.array([latency_ms for latency_ms, _ in sampled])
     wanted = np.linspace(*np.quantile(latencies, (0.02, 0.98)), num_subnets)

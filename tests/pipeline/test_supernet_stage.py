@@ -13,7 +13,6 @@ from spaceevo.pipeline import predict, space
 from spaceevo.pipeline.any_space import trained_subnets
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.supernet import load_curve
-from spaceevo.train.supernet import sandwich_within
 
 
 @pytest.fixture
@@ -31,8 +30,7 @@ def with_subnets(context: Context, subnets: str) -> Context:
 
 def test_those_within_the_largest_budget(context: Context) -> None:
     own, predictor = space.load_space(context), predict.load_predictor(context)
-    within = trained_subnets(with_subnets(context, "within-budgets"), own, predictor.network_ms, 0)
-    sample = sandwich_within(within, 2, 0)
+    sample = trained_subnets(with_subnets(context, "within-budgets"), own, predictor.network_ms, 0).programs(2)
     programs = [program for seed in range(20) for program in sample(random.Random(seed))]
     latencies = [predictor.program_ms(program) for program in programs]
     assert len(programs) == 20 * 4
@@ -55,15 +53,16 @@ def test_the_small_one_is_large_within_the_smallest_budget_that_can_be_met(conte
 def test_the_seed_decides_what_every_step_trains(context: Context) -> None:
     context, own = with_subnets(context, "within-budgets"), space.load_space(context)
     latency_ms = predict.load_predictor(context).network_ms
-    pairs = [trained_subnets(context, own, latency_ms, seed).extremes(seed) for seed in (0, 0, 1, 2, 3)]
+    sandwiches = [trained_subnets(context, own, latency_ms, seed) for seed in (0, 0, 1, 2, 3)]
+    pairs = [(sandwich.large, sandwich.small) for sandwich in sandwiches]
     assert pairs[0] == pairs[1]
     assert len(set(pairs)) > 1
 
 
 def test_all(context: Context) -> None:
     own, predictor = space.load_space(context), predict.load_predictor(context)
-    within = trained_subnets(with_subnets(context, "all"), own, predictor.network_ms, 0)
-    programs = sandwich_within(within, 2, 0)(random.Random(0))
+    sandwich = trained_subnets(with_subnets(context, "all"), own, predictor.network_ms, 0)
+    programs = sandwich.programs(2)(random.Random(0))
     assert programs[:2] == [program_of(own.largest()), program_of(own.smallest())]
     assert len(programs) == 4
 

@@ -17,7 +17,7 @@ from spaceevo.train import loop
 from spaceevo.train.batches import Images
 from spaceevo.train.checkpoints import load_weights
 from spaceevo.train.losses import alpha_divergence_loss
-from spaceevo.train.supernet import make_supernet, sandwich
+from spaceevo.train.supernet import Sandwich, make_supernet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,7 +47,7 @@ def images(count=26):
 def train(folder, progress=silent, seed=0, settings=SETTINGS, own_space=None, network=None):
     own_space = own_space or space()
     network = network or make_supernet(own_space, 63, seed)
-    sample = sandwich(own_space, settings.num_random)
+    sample = Sandwich.all_of(own_space).programs(settings.num_random)
     files, curve = loop.train(
         network, sample, images(), settings, DATA, seed=seed, purpose="test", folder=folder, progress=progress,
         first_alone=settings.large_first,
@@ -197,7 +197,7 @@ def test_every_range_is_started_from_data(tmp_path):
 
 def test_fp32_only(tmp_path):
     settings = TrainingSettings(epochs_fp32=2, epochs_int8=0, batch_size=8)
-    program = sandwich(space(), 0)(None)[0]
+    program = Sandwich.all_of(space()).programs(0)(None)[0]
     network = single_network(program, 63, torch.Generator().manual_seed(0))
     files, curve = loop.train(
         network, lambda _: [program], images(), settings, DATA, seed=0, purpose="one", folder=tmp_path, progress=silent
@@ -220,7 +220,7 @@ def test_shortest_training_has_one_step_of_each_phase(tmp_path):
 
 
 def test_one_program_learns_from_labels_alone(tmp_path):
-    program = sandwich(space(), 0)(None)[0]
+    program = Sandwich.all_of(space()).programs(0)(None)[0]
     network = single_network(program, 63, torch.Generator().manual_seed(0))
     assert isinstance(network, Network)
     _, curve = loop.train(
@@ -377,7 +377,7 @@ def one_step(settings, pixels, labels, **options):
         return forward(x, program, taps, dropout)
 
     network.forward = spied
-    programs = sandwich(space(), 1)(random.Random(0))
+    programs = Sandwich.all_of(space()).programs(1)(random.Random(0))
     losses = loop._step(network, loop._optimizer(network, settings), programs, pixels, labels, settings, **options)
     return network, losses, calls
 
@@ -438,8 +438,8 @@ def test_only_weights_decay():
 def test_other_distillation_losses(undisturbed, tmp_path):
     network = make_supernet(space(), 63, 0)
     _, curve = loop.train(
-        network, sandwich(space(), 1), images(), SETTINGS, DATA, seed=0, purpose="test", folder=tmp_path,
-        progress=silent, distillation_loss=lambda logits, soft: 0 * (logits - soft).sum() + 7,
+        network, Sandwich.all_of(space()).programs(1), images(), SETTINGS, DATA, seed=0, purpose="test",
+        folder=tmp_path, progress=silent, distillation_loss=lambda logits, soft: 0 * (logits - soft).sum() + 7,
     )  # fmt: skip
     labels_alone = 2 * (curve[0].loss_smallest - 3.5)
     assert 0.5 < labels_alone < 2 * math.log(NUM_CLASSES)
@@ -451,7 +451,7 @@ def test_no_tensor_is_made_elsewhere_than_where_the_network_is(phase):
     """Here the only device is the CPU, so what is made without naming one is sent where nothing can be computed."""
     network = make_supernet(space(), 63, 0)
     network.train()
-    programs = sandwich(space(), 1)(random.Random(0))
+    programs = Sandwich.all_of(space()).programs(1)(random.Random(0))
     own = images(26)
     settings = SETTINGS.model_copy(update={"dropout": 0.5, "accumulation": 2})
     calibration = [(loop.to_input(own.pixels, program[0].in_size), program) for program in programs]

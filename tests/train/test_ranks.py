@@ -44,7 +44,7 @@ def stop(done, total):
         os._exit(7)
 with joined() as ranks:
     network = make_supernet(space(), 63, 0)
-    _, curve = loop.train(network, sandwich(space(), 1), images(), LONGER, DATA, seed=0, purpose="test",
+    _, curve = loop.train(network, Sandwich.all_of(space()).programs(1), images(), LONGER, DATA, seed=0, purpose="test",
                           folder=Path(sys.argv[1]), progress=stop, ranks=ranks)
     (Path(sys.argv[1]) / f"told-{{ranks.rank}}.json").write_text(json.dumps([point.loss for point in curve]))
 """

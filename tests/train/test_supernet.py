@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from spaceevo.nets.network import program_of
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.train.supernet import Within, make_supernet, sandwich, sandwich_within
+from spaceevo.train.supernet import Sandwich, Within, make_supernet
 
 MICRO = load_hyperspace("micro")
 SPACE = MICRO.space(MICRO.decode("micro-012-000"), 10)
 
 
 def test_sandwich_is_largest_smallest_and_randoms():
-    sample = sandwich(SPACE, num_random=2)
+    sample = Sandwich.all_of(SPACE).programs(num_random=2)
     rng = random.Random(0)
     draws = [sample(rng) for _ in range(10)]
     for largest, smallest, *randoms in draws:
@@ -29,7 +29,7 @@ def test_sandwich_is_largest_smallest_and_randoms():
 
 
 def test_sandwich_without_randoms():
-    assert len(sandwich(SPACE, num_random=0)(random.Random(0))) == 2
+    assert len(Sandwich.all_of(SPACE).programs(num_random=0)(random.Random(0))) == 2
 
 
 @given(
@@ -68,19 +68,44 @@ def test_random_subnets_stay_random_where_many_meet_the_condition():
     assert [within.draw(rng) for _ in range(20)] == firsts
 
 
-def test_sandwich_within():
+def within_macs(share: float) -> Within:
+    """Subnets of so many of the random subnets."""
+    drawn = sorted(SPACE.sample(random.Random(n)).macs for n in range(200))
+    most = drawn[int(share * len(drawn))]
+    return Within(SPACE, lambda subnet: subnet.macs <= most, SPACE.smallest())
+
+
+def test_a_part_of_another_subnet_shares_its_weights():
+    large = within_macs(0.9).large(0)
+    smaller = within_macs(0.4)
+    part = smaller.part_of(large, 0)
+    assert smaller.fits(part)
+    assert part == smaller.part_of(large, 0) != smaller.part_of(large, 1)
+    common, rng = SPACE.common(part, large).macs, random.Random(0)
+    others = [smaller.draw(rng) for _ in range(100)]
+    assert sum(common > SPACE.common(other, large).macs for other in others) > 95
+    assert common > SPACE.common(smaller.large(0), large).macs
+    assert within_macs(0.95).part_of(large, 0) == large
+
+
+def test_sandwich_of_those_that_meet_a_condition():
     smallest = replace(SPACE.smallest(), resolution=36)
-
-    def fits(subnet):
-        return subnet.resolution == 36
-
-    sample = sandwich_within(Within(SPACE, fits, smallest), 2, 0)
+    within = Within(SPACE, lambda subnet: subnet.resolution == 36, smallest)
+    sandwich = Sandwich.of(within, None, 0)
+    sample = sandwich.programs(2)
     first, other = sample(random.Random(3)), sample(random.Random(4))
     assert len(first) == 4
-    assert first[:2] == other[:2] == [program_of(Within(SPACE, fits, smallest).large(0)), program_of(smallest)]
-    assert [program_of(subnet) for subnet in Within(SPACE, fits, smallest).extremes(0)] == first[:2]
+    assert first[:2] == other[:2] == [program_of(within.large(0)), program_of(smallest)]
+    assert [program_of(subnet) for subnet in sandwich.draw(2, random.Random(3))] == first
     assert first[2:] != other[2:]
     assert {program[0].in_size for program in (*first, *other)} == {36}
+
+
+def test_the_small_one_of_a_sandwich_is_part_of_the_large_one():
+    within, smaller = within_macs(0.9), within_macs(0.4)
+    sandwich = Sandwich.of(within, smaller, 3)
+    assert sandwich == Sandwich(within.large(3), smaller.part_of(within.large(3), 3), within)
+    assert Sandwich.of(within, smaller, 4) != sandwich
 
 
 def test_make_supernet():

@@ -26,7 +26,7 @@ from spaceevo.train.evaluation import BATCH_SIZE, calibrated_top1
 from spaceevo.train.loop import TrainedFiles, train
 from spaceevo.train.losses import DISTILLATION_LOSSES
 from spaceevo.train.ranks import ALONE, Ranks
-from spaceevo.train.supernet import Within, make_supernet, sandwich_within
+from spaceevo.train.supernet import Sandwich, Within, make_supernet
 
 SUPERNET, NOTES = "supernet", "evaluated.jsonl"
 TRAINED_SHARE = 0.7  # of the time, for the progress only
@@ -93,7 +93,7 @@ def train_supernet(
     images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
     return train(
         network,
-        sandwich_within(trained_subnets(context, own, latency_ms, seed), recipe.supernet.num_random, seed),
+        trained_subnets(context, own, latency_ms, seed).programs(recipe.supernet.num_random),
         images,
         recipe.supernet,
         recipe.data,
@@ -108,24 +108,22 @@ def train_supernet(
     )
 
 
-def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float], seed: int) -> Within:
+def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float], seed: int) -> Sandwich:
     """Those that the recipe wants trained.
 
-    Within budgets, the small one is a large one of the smallest budget that the space can meet; of a single budget, a
-    fast one. What every step trains is by far the most accurate, so it should be something that may be chosen. The seed
+    Within budgets, the small one meets the smallest budget that the space can meet; of a single budget, it is a fast
+    one. What every step trains is by far the most accurate, so it should be something that may be chosen. The seed
     decides both.
 
     Raises:
         InfeasibleBudgetError: See `train_supernet`.
     """
     if context.recipe.supernet.subnets == "all":
-        return Within.all_of(own)
-    budgets = predict.load_budgets(context)
-    small = fastest = fastest_within(own, budgets[-1], latency_ms, seed)
-    smaller = [budget_ms for budget_ms in budgets[:-1] if latency_ms(fastest) <= budget_ms]
-    if smaller:
-        small = _within(own, latency_ms, smaller[0], fastest).large(seed)
-    return _within(own, latency_ms, budgets[-1], small)
+        return Sandwich.all_of(own)
+    *smaller, largest = predict.load_budgets(context)
+    fastest = fastest_within(own, largest, latency_ms, seed)
+    met = [_within(own, latency_ms, budget_ms, fastest) for budget_ms in smaller if latency_ms(fastest) <= budget_ms]
+    return Sandwich.of(_within(own, latency_ms, largest, fastest), met[0] if met else None, seed)
 
 
 def large_within(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float) -> Subnet:
@@ -189,6 +187,7 @@ def search_supernet(
             values[number] = value
         return list(values.values())
 
+    sandwich = trained_subnets(context, own, latency_ms, seed)
     return search_subnets(
         own,
         budgets_ms=budgets_ms,
@@ -197,7 +196,7 @@ def search_supernet(
         each=each,
         method=settings.method,
         excess=excess,
-        trained=trained_subnets(context, own, latency_ms, seed).extremes(seed),
+        trained=(sandwich.large, sandwich.small),
         window=settings.latency_window,
         population_size=settings.population_size,
         num_generations=settings.num_generations,

@@ -124,13 +124,13 @@ def _supernet_rate(context: Context, own: SearchSpace, phase: str, progress: Pro
     images, *_ = split(context.data, recipe.data.search_share, recipe.seed)
     images = images.take(slice(recipe.supernet.batch_size))  # one batch: an epoch is a step
     network = make_supernet(own, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
-    draw = sandwich_of(recipe, context.hyperspace, own)
+    sandwich = sandwich_of(recipe, context.hyperspace, own)
     macs = 0.0
     times: list[float] = []
 
     def sample(rng: random.Random) -> list[Program]:
         nonlocal macs
-        subnets = draw(rng)
+        subnets = sandwich.draw(recipe.supernet.num_random, rng)
         macs = sum(subnet.macs for subnet in subnets) * len(images)
         return [program_of(subnet) for subnet in subnets]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import mean, median_low
@@ -21,10 +19,10 @@ from spaceevo.pipeline.subnets import NUM_MEASURED
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import Stage, Subnet, stage_layers
+from spaceevo.spaces.subnet import Stage, stage_layers
 from spaceevo.train.distillation import NUM_RANDOM, in_widths_of
 from spaceevo.train.evaluation import BATCH_SIZE
-from spaceevo.train.supernet import Within
+from spaceevo.train.supernet import Sandwich, Within
 from spaceevo.train.teachers import builtin_teacher, map_sizes
 
 NUM_SPACES = 15
@@ -219,21 +217,20 @@ def _random(space: SearchSpace, cost: str) -> float:
     return float(mean(getattr(space.sample(rng), cost) for _ in range(NUM_SAMPLES)))
 
 
-def sandwich_of(recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace) -> Callable[[random.Random], list[Subnet]]:
-    """Draws what a step of the supernet trains.
+def sandwich_of(recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace) -> Sandwich:
+    """What the steps of the supernet train.
 
     Latencies are not known yet: of random subnets of random spaces, those of fewest MACs are taken to meet a budget,
     as many as meet an automatic one.
     """
-    within = Within.all_of(space)
-    if recipe.supernet.subnets == "within-budgets":
-        least = within.small.macs
-        few, many = (max(macs, least) for macs in _most_macs(hyperspace, space.num_classes))
-        if recipe.budgets_ms == "auto" or len(recipe.budgets_ms) > 1:
-            smaller = replace(within, fits=lambda subnet: subnet.macs <= few)
-            within = replace(within, small=smaller.large(recipe.seed))
-        within = replace(within, fits=lambda subnet: subnet.macs <= many)
-    return within.sandwich(recipe.supernet.num_random, recipe.seed)
+    if recipe.supernet.subnets == "all":
+        return Sandwich.all_of(space)
+    smallest = space.smallest()
+    few, many = (max(macs, smallest.macs) for macs in _most_macs(hyperspace, space.num_classes))
+    within = Within(space, lambda subnet: subnet.macs <= many, smallest)
+    smaller = Within(space, lambda subnet: subnet.macs <= few, smallest)
+    has_smaller = recipe.budgets_ms == "auto" or len(recipe.budgets_ms) > 1
+    return Sandwich.of(within, smaller if has_smaller else None, recipe.seed)
 
 
 @cache
@@ -247,10 +244,9 @@ def _most_macs(hyperspace: Hyperspace, num_classes: int) -> tuple[float, float]:
 
 def _step_macs(recipe: Recipe, hyperspace: Hyperspace, space: SearchSpace) -> tuple[float, float]:
     """Per image, of a step that trains the large subnet alone, and of one that trains all."""
-    draw = sandwich_of(recipe, hyperspace, space)
-    rng = python_random(0, "work", "sandwich", space.encoding)
-    steps = [draw(rng) for _ in range(NUM_SAMPLES)]
-    return steps[0][0].macs, mean(sum(one.macs for one in subnets) for subnets in steps)
+    sandwich, rng = sandwich_of(recipe, hyperspace, space), python_random(0, "work", "sandwich", space.encoding)
+    steps = [sandwich.draw(recipe.supernet.num_random, rng) for _ in range(NUM_SAMPLES)]
+    return sandwich.large.macs, mean(sum(one.macs for one in subnets) for subnets in steps)
 
 
 def _generations(settings: SubnetsSettings, num_budgets: int) -> tuple[int, ...]:

@@ -195,6 +195,21 @@ class SearchSpace:
             stages.append(replace(a, blocks=tuple(blocks)))
         return self.subnet(rng.choice((first, second)).resolution, tuple(stages))
 
+    def common(self, first: Subnet, second: Subnet) -> Subnet:
+        """The largest subnet that is part of both, at the resolution of the first: each choice the smaller one."""
+        stages = []
+        for a, b in zip(first.stages, second.stages, strict=True):
+            blocks = (
+                Block(
+                    min(one.width, two.width),
+                    min(one.kernel_size, two.kernel_size),
+                    min(one.expand_ratio, two.expand_ratio),
+                )
+                for one, two in zip(a.blocks, b.blocks, strict=False)  # as many as the shallower one has
+            )
+            stages.append(replace(a, blocks=tuple(blocks)))
+        return self.subnet(first.resolution, tuple(stages))
+
     def maximal_operators(self, placement: Placement = "device") -> dict[str, Operator]:
         """Per operator name the largest one over all subnets: the parameters of the supernet."""
         program = operators(network_layers(self.largest()), placement)

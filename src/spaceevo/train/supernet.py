@@ -14,8 +14,8 @@ from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import torch_generator
 from spaceevo.train.loop import ProgramSampler
 
-#: Random subnets that meet a condition, of which the largest teaches the others.
-NUM_LARGE = 300
+#: Random subnets that meet a condition, of which the best one is taken for every step.
+NUM_DRAWN = 300
 #: Of a random subnet, before one that does not meet the condition is crossed with the smallest until it does.
 MAX_DRAWS = 20
 
@@ -23,17 +23,6 @@ MAX_DRAWS = 20
 def make_supernet(space: SearchSpace, w_qmax: int, seed: int, per_channel: bool = True) -> Network:
     """A supernet with fresh weights for every subnet of a space."""
     return Network(space.maximal_operators(), w_qmax, torch_generator(seed, "supernet", "weights"), per_channel)
-
-
-def sandwich(space: SearchSpace, num_random: int) -> ProgramSampler:
-    """The sandwich rule: the largest subnet, the smallest, and random ones."""
-    return sandwich_within(Within.all_of(space), num_random, 0)
-
-
-def sandwich_within(within: Within, num_random: int, seed: int) -> ProgramSampler:
-    """The sandwich rule among the subnets that meet a condition."""
-    draw = within.sandwich(num_random, seed)
-    return lambda rng: [program_of(subnet) for subnet in draw(rng)]
 
 
 @dataclass(frozen=True)
@@ -49,29 +38,6 @@ class Within:
     space: SearchSpace
     fits: Callable[[Subnet], bool]
     small: Subnet
-
-    @classmethod
-    def all_of(cls, space: SearchSpace) -> Self:
-        """Every subnet."""
-        return cls(space, lambda subnet: True, space.smallest())
-
-    def sandwich(self, num_random: int, seed: int) -> Callable[[random.Random], list[Subnet]]:
-        """Draws what a step trains: the large one and the small one, which stay, and random ones.
-
-        Args:
-            num_random: How many random ones.
-            seed: Decides the large one.
-        """
-        extremes = self.extremes(seed)
-        return lambda rng: [*extremes, *(self.draw(rng) for _ in range(num_random))]
-
-    def extremes(self, seed: int) -> tuple[Subnet, Subnet]:
-        """The large one and the small one.
-
-        Args:
-            seed: Decides the large one.
-        """
-        return self.large(seed), self.small
 
     def draw(self, rng: random.Random) -> Subnet:
         """A random one: uniform over the choices, unless few meet the condition."""
@@ -91,5 +57,63 @@ class Within:
         """
         if self.fits(largest := self.space.largest()):
             return largest
-        rng = python_random(seed, "supernet", "large")
-        return max((self.draw(rng) for _ in range(NUM_LARGE)), key=lambda subnet: subnet.macs)
+        return max(self._drawn(seed, "large"), key=lambda subnet: subnet.macs)
+
+    def part_of(self, other: Subnet, seed: int) -> Subnet:
+        """Another subnet itself; where that does not meet the condition, of many random ones the largest part of it.
+
+        That is the one of most MACs, counting only those with weights that the other has too.
+
+        Args:
+            other: Of the space.
+            seed: Of the draws.
+        """
+        if self.fits(other):
+            return other
+        return max(self._drawn(seed, "small"), key=lambda subnet: self.space.common(subnet, other).macs)
+
+    def _drawn(self, seed: int, purpose: str) -> list[Subnet]:
+        rng = python_random(seed, "supernet", purpose)
+        return [self.draw(rng) for _ in range(NUM_DRAWN)]
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """The sandwich rule: every step trains a large subnet, a small one, and random ones.
+
+    Attributes:
+        large: Teaches the others.
+        small: Another that stays.
+        within: Where the random ones are drawn.
+    """
+
+    large: Subnet
+    small: Subnet
+    within: Within
+
+    @classmethod
+    def all_of(cls, space: SearchSpace) -> Self:
+        """As published: the largest subnet of a space, the smallest, and any."""
+        smallest = space.smallest()
+        return cls(space.largest(), smallest, Within(space, lambda subnet: True, smallest))
+
+    @classmethod
+    def of(cls, within: Within, smaller: Within | None, seed: int) -> Self:
+        """The subnets that meet a condition.
+
+        Args:
+            within: They.
+            smaller: Those of them that the small one is to be one of: it shares as many weights with the large one as
+                it can. None: it is `within.small`.
+            seed: Decides the two.
+        """
+        large = within.large(seed)
+        return cls(large, smaller.part_of(large, seed) if smaller else within.small, within)
+
+    def draw(self, num_random: int, rng: random.Random) -> list[Subnet]:
+        """What a step trains, the large one first."""
+        return [self.large, self.small, *(self.within.draw(rng) for _ in range(num_random))]
+
+    def programs(self, num_random: int) -> ProgramSampler:
+        """Draws the programs of a step."""
+        return lambda rng: [program_of(subnet) for subnet in self.draw(num_random, rng)]

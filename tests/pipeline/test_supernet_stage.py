@@ -9,10 +9,11 @@ import pytest
 from spaceevo import plugins
 from spaceevo.errors import InfeasibleBudgetError
 from spaceevo.nets.network import program_of
-from spaceevo.pipeline import predict, space
-from spaceevo.pipeline.any_space import trained_subnets
+from spaceevo.pipeline import any_space, predict, space
+from spaceevo.pipeline.any_space import search_supernet, train_supernet, trained_subnets
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.supernet import load_curve
+from spaceevo.progress import silent
 
 
 @pytest.fixture
@@ -57,6 +58,34 @@ def test_the_seed_decides_what_every_step_trains(context: Context) -> None:
     pairs = [(sandwich.large, sandwich.small) for sandwich in sandwiches]
     assert pairs[0] == pairs[1]
     assert len(set(pairs)) > 1
+
+
+def test_training_and_search_draw_it_with_the_seed_that_they_are_given(
+    context: Context, tmp_path: Any, monkeypatch: Any
+) -> None:
+    own, latency_ms = space.load_space(context), predict.load_predictor(context).network_ms
+    asked = []
+
+    def note(context: Context, own: Any, latency_ms: Any, seed: int) -> Any:
+        asked.append(seed)
+        raise KeyError
+
+    monkeypatch.setattr(any_space, "trained_subnets", note)
+    with pytest.raises(KeyError):
+        train_supernet(context, own, tmp_path, 5, latency_ms, silent)
+    with pytest.raises(KeyError):
+        search_supernet(context, own, tmp_path, latency_ms, predict.load_budgets(context), tmp_path / "n", 6, silent)
+    assert asked == [5, 6]
+
+
+def test_the_small_one_shares_its_weights_with_the_large_one(context: Context) -> None:
+    context, own = with_subnets(context, "within-budgets"), space.load_space(context)
+    latency_ms, smallest_ms = predict.load_predictor(context).network_ms, predict.load_budgets(context)[0]
+    sandwich, rng = trained_subnets(context, own, latency_ms, 0), random.Random(1)
+    drawn = [one for one in (own.sample(rng) for _ in range(100)) if latency_ms(one) <= smallest_ms]
+    shared = [own.common(one, sandwich.large).macs for one in (*drawn, sandwich.small)]
+    assert len(set(shared)) > 10
+    assert shared[-1] == max(shared)
 
 
 def test_all(context: Context) -> None:

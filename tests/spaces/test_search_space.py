@@ -135,6 +135,29 @@ def test_crossover_mixes():
     assert firsts == {first.stages[1].blocks[0], second.stages[1].blocks[0]}
 
 
+@few
+@given(SPACES, SEEDS)
+def test_what_two_subnets_have_in_common_is_part_of_both(space, seed):
+    rng = random.Random(seed)
+    first, second = space.sample(rng), space.sample(rng)
+    common = space.common(first, second)
+    assert space.contains(common)
+    assert common.resolution == first.resolution
+    assert common.macs <= min(first.macs, replace(second, resolution=first.resolution).macs)
+    assert common == replace(space.common(second, first), resolution=first.resolution)
+    assert common == space.common(common, first) == space.common(common, second)
+    assert first == space.common(first, space.largest())
+
+
+def test_common_choices():
+    space = reduced_space()
+    wide, deep = Block(16, 3, 1.0), (Block(8, 5, 2.0), Block(16, 5, 1.0))
+    (stem, a, b) = space.largest().stages
+    first = space.subnet(20, (stem, replace(a, blocks=(wide,)), b))
+    second = space.subnet(16, (stem, replace(a, blocks=deep), b))
+    assert space.common(first, second) == space.subnet(20, (stem, replace(a, blocks=(Block(8, 3, 1.0),)), b))
+
+
 def change(subnet, index, **changes):
     stages = list(subnet.stages)
     stages[index] = replace(stages[index], **changes)

@@ -97,6 +97,20 @@ def test_each_cell_is_trained_once_where_all_is_well(context, trainings):
     assert len(trainings.done) == 4, "nothing is done twice"
 
 
+@pytest.mark.parametrize("finished", [ALL, ALL[:3]])
+def test_what_a_process_left_that_was_killed_at_its_end_is_deleted(context, trainings, finished):
+    distil(context, finished)
+    left = [context.run.path / name for name in ("cells/0-1-checkpoint.safetensors", "maps/stage1.safetensors")]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    distil(context, finished[:1])
+    assert [path.exists() for path in left] == [finished != ALL] * 2, "others may still be at theirs"
+    distil(context)
+    assert not any(path.exists() for path in left)
+    assert len(trainings.done) == len(ALL)
+
+
 @pytest.mark.parametrize(
     ("losses", "failures", "kept", "failed"),
     [

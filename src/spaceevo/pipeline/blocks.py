@@ -166,6 +166,7 @@ def distil(
 
     first = _missing(hyperspace, folder, wanted)
     if not first:
+        _clear(hyperspace, folder)
         return []
     stages = sorted({index for (index, _), _ in first})
     _when_free(
@@ -181,10 +182,17 @@ def distil(
         for number, is_ours in context.engine.map(_train, jobs, report, sizes):
             if not is_ours:
                 elsewhere.append(jobs[number].cell)
-    if not _missing(hyperspace, folder, all_cells(hyperspace)):
-        shutil.rmtree(folder / MAPS, ignore_errors=True)
+    _clear(hyperspace, folder)
     progress(1, 1)
     return elsewhere
+
+
+def _clear(hyperspace: Hyperspace, folder: Path) -> None:
+    """Once all cells are there, delete what only trainings need; one that was killed at its end leaves a checkpoint."""
+    if not _missing(hyperspace, folder, all_cells(hyperspace)):
+        shutil.rmtree(folder / MAPS, ignore_errors=True)
+        for path in folder.glob("cells/*-checkpoint.safetensors"):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

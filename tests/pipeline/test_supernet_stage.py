@@ -78,16 +78,6 @@ def test_training_and_search_draw_it_with_the_seed_that_they_are_given(
     assert asked == [5, 6]
 
 
-def test_the_small_one_shares_its_weights_with_the_large_one(context: Context) -> None:
-    context, own = with_subnets(context, "within-budgets"), space.load_space(context)
-    latency_ms, smallest_ms = predict.load_predictor(context).network_ms, predict.load_budgets(context)[0]
-    sandwich, rng = trained_subnets(context, own, latency_ms, 0), random.Random(1)
-    drawn = [one for one in (own.sample(rng) for _ in range(100)) if latency_ms(one) <= smallest_ms]
-    shared = [own.common(one, sandwich.large).macs for one in (*drawn, sandwich.small)]
-    assert len(set(shared)) > 10
-    assert shared[-1] == max(shared)
-
-
 def test_all(context: Context) -> None:
     own, predictor = space.load_space(context), predict.load_predictor(context)
     sandwich = trained_subnets(with_subnets(context, "all"), own, predictor.network_ms, 0)

@@ -122,8 +122,8 @@ def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Su
         return Sandwich.all_of(own)
     *smaller, largest = predict.load_budgets(context)
     fastest = fastest_within(own, largest, latency_ms, seed)
-    met = [_within(own, latency_ms, budget_ms, fastest) for budget_ms in smaller if latency_ms(fastest) <= budget_ms]
-    return Sandwich.of(_within(own, latency_ms, largest, fastest), met[0] if met else None, seed)
+    met = (_within(own, latency_ms, budget_ms, fastest) for budget_ms in smaller if latency_ms(fastest) <= budget_ms)
+    return Sandwich.of(_within(own, latency_ms, largest, fastest), next(met, None), seed)
 
 
 def large_within(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float) -> Subnet:

@@ -14,9 +14,24 @@ from spaceevo.errors import ArtifactError
 from spaceevo.spaces.operators import Operator
 
 
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """What of a data set was not read, for one reason.
+
+    Attributes:
+        reason: In the plural, for people, for example "files with the ending .avif".
+        count: How many, at least 1.
+        example: Where the first one lies.
+    """
+
+    reason: str
+    count: int
+    example: str
+
+
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A classification data set in memory, all images square and of one size.
+    """A classification data set, all images square and of one size; its arrays may be mapped from files.
 
     Attributes:
         name: Name of the data set, for reports.
@@ -25,6 +40,7 @@ class ImageData:
         train_labels: int64 [num_train], each in [0, num_classes).
         val_images: uint8 [num_val, 3, size, size], RGB; never used for training or searching.
         val_labels: int64 [num_val].
+        passed_over: What looked as if it belonged to it and was not read.
     """
 
     name: str
@@ -33,6 +49,7 @@ class ImageData:
     train_labels: np.ndarray
     val_images: np.ndarray
     val_labels: np.ndarray
+    passed_over: tuple[PassedOver, ...] = ()
 
     @property
     def num_classes(self) -> int:

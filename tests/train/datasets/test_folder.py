@@ -11,6 +11,7 @@ from spaceevo.errors import DataError, NoSpaceError
 from spaceevo.records import ImageData
 from spaceevo.train import datasets
 from spaceevo.train.datasets import folder
+from spaceevo.train.datasets._listing import endings
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -55,7 +56,7 @@ def test_names_labels_and_pixels(root: Path) -> None:
         assert (image == image[:, :1, :1]).all()
 
 
-@pytest.mark.parametrize("extension", [*folder.EXTENSIONS, ".JPG", ".Webp"])
+@pytest.mark.parametrize("extension", [*endings(), ".JPG", ".Webp"])
 def test_formats(root: Path, extension: str) -> None:
     _save(root / "val" / "cat" / f"1{extension}", (200, 100, 50))
     np.testing.assert_allclose(_load(root).val_images[1].mean(axis=(1, 2)), (200, 100, 50), atol=4)

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -17,15 +17,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from spaceevo.errors import DataError, NoSpaceError
+from spaceevo.records import ImageData, PassedOver
+from spaceevo.train.datasets._listing import FORMATS
+from spaceevo.train.datasets._names import difference, same_to_see, spelled, visible
 
 _DIGEST_BYTES = 32
 _CHUNK_BYTES = 1 << 20
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
 _IMAGES_PER_PART = 256
 _NUM_TOLD = 5  # names listed in an error; the rest is a count
+_GROUND = (255, 255, 255, 255)  # what shows through transparent pixels: white, as on a page
+# Pillow scales grey codes of two and four bits to eight, but not the one that is transparent
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
 
 
 def cached(
@@ -63,11 +68,12 @@ def cached(
 def decoded(files: Iterable[tuple[str, Path | bytes]], image_size: int) -> Iterator[np.ndarray]:
     """Decode image files, a part of them at a time.
 
-    An image is turned upright (EXIF), converted to RGB, resized with antialiasing so that its shorter side
-    is `image_size`, and cropped to the square in its centre. Only the first frame of an animation counts.
+    An image is turned upright (EXIF), composed on white where it is transparent, converted to RGB, resized with
+    antialiasing so that its shorter side is `image_size`, and cropped to the square in its centre. Only the first
+    frame of an animation counts.
 
     Args:
-        files: Of each image its name, for errors, and its file or content: png, jpg, bmp, webp or ppm.
+        files: Of each image its name, for errors, and its file or content, in one of `_listing.FORMATS`.
         image_size: Height = width in pixels, at least 1.
 
     Yields:
@@ -83,7 +89,9 @@ def decoded(files: Iterable[tuple[str, Path | bytes]], image_size: int) -> Itera
             num_files += len(part)
             images = list(pool.map(partial(_decode, image_size=image_size), [source for _, source in part]))
             unreadable += [
-                f"{name} ({image})" for (name, _), image in zip(part, images, strict=True) if isinstance(image, str)
+                f"{visible(name)} ({image})"
+                for (name, _), image in zip(part, images, strict=True)
+                if isinstance(image, str)
             ]
             if not unreadable:
                 yield np.stack(images).transpose(0, 3, 1, 2)
@@ -91,7 +99,7 @@ def decoded(files: Iterable[tuple[str, Path | bytes]], image_size: int) -> Itera
         raise DataError(
             f"{len(unreadable)} of {num_files} images cannot be read",
             found=some(unreadable),
-            remedy="Replace or remove these files",
+            remedy="Save these anew in a usual format, or take them out of the data set",
         )
 
 
@@ -117,6 +125,13 @@ def check_classes(labels: dict[str, np.ndarray], class_names: tuple[str, ...], s
             "Two classes of the data set have the same name",
             found=f"{some(name for name in class_names if class_names.count(name) > 1)} in {source}",
             remedy="Give each a name of its own",
+        )
+    if pairs := same_to_see(class_names):
+        raise DataError(
+            "Two classes of the data set have names that look the same",
+            found=f"{some(f'{spelled(one)} and {spelled(other)}' for one, other in pairs)} in {source}; "
+            f"they differ in {difference(*pairs[0])}",
+            remedy="Spell a class alike everywhere; give two classes names that can be told apart",
         )
     for part, found in labels.items():
         strange = np.setdiff1d(found, np.arange(len(class_names)))
@@ -150,23 +165,86 @@ def some(names: Iterable[str]) -> str:
     >>> some(["a", "b"]), some([])
     ('a, b', 'nothing')
     """
-    names = list(names)
+    names = [visible(name) for name in names]
     more = f" and {len(names) - _NUM_TOLD} more" if len(names) > _NUM_TOLD else ""
     return (", ".join(names[:_NUM_TOLD]) or "nothing") + more
+
+
+def told(data: ImageData) -> str:
+    """One line on how many images of how many classes were read in each part, and what was passed over, and why.
+
+    >>> import numpy as np
+    >>> images, labels = np.zeros((3, 3, 8, 8), np.uint8), np.array([0, 1, 1])
+    >>> told(ImageData("pets", ("cat", "dog"), images, labels, images[:2], labels[:2]))
+    'Data pets: 3 training images of 2 classes, 2 validation images of 2 classes; nothing passed over.'
+    """
+    parts = (("training", data.train_labels), ("validation", data.val_labels))
+    read = ", ".join(f"{len(own):,} {name} images of {len(np.unique(own)):,} classes" for name, own in parts)
+    return f"Data {visible(data.name)}: {read}; {told_passed_over(data.passed_over)}."
+
+
+def told_passed_over(found: Sequence[PassedOver]) -> str:
+    """What was passed over: how many, why, and where the first one lies.
+
+    >>> told_passed_over([PassedOver("hidden files", 2, "train/.a"), PassedOver("links that lead nowhere", 1, "val/b")])
+    'passed over: 2 hidden files (train/.a), 1 of links that lead nowhere (val/b)'
+    """
+    if not found:
+        return "nothing passed over"
+    reasons = [
+        f"{one.count:,} {'of ' * (one.count == 1)}{one.reason} ({visible(one.example)})" for one in found[:_NUM_TOLD]
+    ]
+    if rest := found[_NUM_TOLD:]:
+        reasons.append(f"{sum(one.count for one in rest):,} for other reasons ({some(one.reason for one in rest)})")
+    return f"passed over: {', '.join(reasons)}"
 
 
 def _decode(source: Path | bytes, image_size: int) -> np.ndarray | str:
     """One image, uint8 [H, W, 3], or why it cannot be read."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            return "it is no regular file"  # to open a pipe would wait for ever
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             image.draft(None, (2 * image_size, 2 * image_size))  # JPEG: skip the detail that resizing would drop
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bit grey, which Pillow would clip instead of scaling
-                upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
-            size = (image_size, image_size)
-            return np.asarray(ImageOps.fit(upright.convert("RGB"), size, Image.Resampling.BILINEAR))
+            return np.asarray(ImageOps.fit(_rgb(image), (image_size, image_size), Image.Resampling.BILINEAR))
+    except UnidentifiedImageError:
+        return f"its content is none of {', '.join(FORMATS)}"
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        return str(error) or type(error).__name__
+        return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
+def _rgb(image: ImageFile.ImageFile) -> Image.Image:
+    """The image upright, on the ground, 8 bits per channel."""
+    codec = image.tile[0].args if image.tile else ""
+    stored = str(codec[0] if isinstance(codec, tuple) and codec else codec)  # such as "I;12": 12 bits of grey
+    is_negative = image.format == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
+    scaled_by_pillow = image.format in ("PNG", "PPM")
+    upright = ImageOps.exif_transpose(image)
+    transparent = upright.info.get("transparency")
+    if transparent is not None and stored in _GREY_STEPS:
+        upright.info["transparency"] = transparent * _GREY_STEPS[stored]
+    if transparent is not None and stored.startswith("RGB;16"):
+        raise ValueError("its transparent colour has 16 bits per channel, of which Pillow keeps 8")
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and scaled_by_pillow):
+        upright = _grey(np.asarray(upright), 4095 if stored == "I;12" else 65535, is_negative, transparent)
+    elif upright.mode in ("I", "F", "LAB"):
+        what = {"I": "signed or 32-bit integers", "F": "floating-point numbers", "LAB": "CIELAB colours"}[upright.mode]
+        raise ValueError(f"its pixels are {what}, of which no file says how they are shown")
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    if upright.mode == "La":  # for which Pillow has no direct way
+        upright = upright.convert("LA")
+    ground = Image.new("RGBA", upright.size, _GROUND)
+    return Image.alpha_composite(ground, upright.convert("RGBA")).convert("RGB")
+
+
+def _grey(codes_HW: np.ndarray, highest: int, is_negative: bool, transparent: int | None) -> Image.Image:
+    """Grey of more than 8 bits as L, or LA where a code is transparent; Pillow would clip instead of scaling."""
+    bytes_HW = (codes_HW / (highest / 255)).round().astype(np.uint8)
+    grey = Image.fromarray(255 - bytes_HW if is_negative else bytes_HW)
+    if transparent is not None:
+        grey.putalpha(Image.fromarray(np.where(codes_HW == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _intact(path: Path, key: bytes) -> bool:

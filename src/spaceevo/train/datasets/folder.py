@@ -1,12 +1,15 @@
 """The user's own images: `PATH/train/<class>/...` and `PATH/val/<class>/...`.
 
-Files in nested folders count too; hidden files and files that are no images are passed over.
-The contract of a data set is in `procedural`.
+Files in nested and in linked folders count too. What is passed over is counted: files that are no images, hidden files,
+what systems leave behind, and folders that are read already. The contract of a data set is in `procedural`.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +17,27 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spaceevo.errors import DataError
 from spaceevo.records import ImageData
-from spaceevo.train.datasets import cached, decoded, some, version
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
+from spaceevo.train.datasets import cached, decoded, some, told_passed_over, version
+from spaceevo.train.datasets._listing import (
+    NO_FILES,
+    NO_PICTURES,
+    NOWHERE,
+    Tally,
+    endings,
+    is_picture,
+    why_no_picture,
+    why_not_entered,
+)
+from spaceevo.train.datasets._names import composed, difference, outline, same_to_see, spelled
 
 _SPLITS = ("train", "val")
 _LAYOUT = "Arrange the images as PATH/train/<class>/... and PATH/val/<class>/..."
+_NO_CLASS = "files outside of a class folder"
+_BESIDE = "files and folders beside 'train' and 'val'"
+_READ_ALREADY = "folders that are read already, or lie above a link to them"
+
+#: Image files by class name.
+Classes = dict[str, list[Path]]
 
 
 class Settings(BaseModel):
@@ -32,6 +50,15 @@ class Settings(BaseModel):
     )
 
 
+@dataclass(frozen=True)
+class _Listing:
+    """What lies in the folder: image files by split and class, and an account of all else."""
+
+    files: dict[str, Classes]
+    class_names: list[str]
+    passed: Tally
+
+
 def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     """Decode the images, or read their pixels from the cache where no file has changed.
 
@@ -41,12 +68,13 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
         cache: Folder for the decoded pixels.
 
     Raises:
-        DataError: A folder is missing or empty, there is only one class, a class is missing in one split,
-            or an image cannot be read.
+        DataError: A folder is missing or empty, there is only one class, a class is missing in one split or spelled
+            otherwise there, or an image cannot be read.
         NoSpaceError: The cache cannot be written.
     """
     root = _root(settings)
-    files, class_names = _listing(root)
+    listing = _listing(root)
+    files, class_names = listing.files, listing.class_names
     listed = {split: [file for name in class_names for file in files[split][name]] for split in _SPLITS}
     every = listed["train"] + listed["val"]
     versions = [(file.relative_to(root).as_posix(), *version(file)) for file in every]
@@ -60,12 +88,13 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
 
     num_train = len(listed["train"])
     return ImageData(
-        name=root.resolve().name,
+        name=root.resolve().name or str(root),
         class_names=tuple(class_names),
         train_images=images_NCHW[:num_train],
         train_labels=labels("train"),
         val_images=images_NCHW[num_train:],
         val_labels=labels("val"),
+        passed_over=listing.passed.result(),
     )
 
 
@@ -78,27 +107,34 @@ def check(settings: Settings) -> list[str]:
     Raises:
         DataError: As `load`, but for images that cannot be read.
     """
-    return _listing(_root(settings))[1]
+    return _listing(_root(settings)).class_names
 
 
 def _root(settings: Settings) -> Path:
     return Path(os.path.expanduser(settings.path))
 
 
-def _listing(root: Path) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
-    """(image files by split and class, class names)."""
+def _listing(root: Path) -> _Listing:
+    passed = Tally()
     try:
-        files = {split: _class_files(root, split) for split in _SPLITS}
+        found = {split: _class_files(root, split, passed) for split in _SPLITS}
+        for entry in _entries(root):
+            if entry.name not in _SPLITS:
+                passed.add(why_not_entered(entry.name) or _BESIDE, entry.name)
     except OSError as error:
         raise DataError(
             "The data set cannot be listed",
             found=f"{error.filename}: {error.strerror}",
             remedy="Make all of its folders readable",
         ) from error
-    return files, _class_names(root, files)
+    for split in _SPLITS:
+        _check_spelling(found[split], root / split)
+    train, val = found["train"], found["val"]
+    files = {"train": _spelled_alike(train, val), "val": _spelled_alike(val, train)}
+    return _Listing(files, _class_names(root, files, passed), passed)
 
 
-def _class_files(root: Path, split: str) -> dict[str, list[Path]]:
+def _class_files(root: Path, split: str, passed: Tally) -> Classes:
     """The image files of each class folder of a split, sorted; a class may have none."""
     if not root.is_dir():
         raise DataError(
@@ -110,42 +146,137 @@ def _class_files(root: Path, split: str) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise DataError(
             f"The data set has no folder {split!r}",
-            found=f"{root} holds {some(sorted(entry.name for entry in root.iterdir()))}",
+            found=f"{root} holds {some(entry.name for entry in _entries(root))}",
             remedy=_LAYOUT,
         )
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
-    files = {entry.name: _image_files(entry) for entry in classes}
+    above = [os.path.realpath(root), os.path.realpath(folder)]
+    files: Classes = {}
+    others = []
+    for entry in _entries(folder):
+        where = _where(entry, root)
+        reason = why_not_entered(entry.name) or (None if _is_folder(entry) else _NO_CLASS)
+        if reason is None and _leads_back(entry.path, above):
+            reason = _READ_ALREADY
+        if reason:
+            others.append(entry.name)
+            passed.add(reason, where, _num_files(entry))
+        else:
+            files[entry.name] = _image_files(entry, root, above, passed)
     if not any(files.values()):
-        others = sorted(entry.name for entry in folder.iterdir() if entry not in classes)
         raise DataError(
             f"The folder {split!r} of the data set has no image in a class folder",
-            found=f"{folder} holds {len(classes)} class folders, all without images, and {some(others)}",
-            remedy=f"{_LAYOUT}, as {', '.join(EXTENSIONS)} files",
+            found=f"{folder} holds {len(files)} class folders, all without images, and {some(others)}; "
+            f"{told_passed_over(passed.result())}",
+            remedy=f"{_LAYOUT}, as {', '.join(endings())} files",
         )
     return files
 
 
-def _image_files(folder: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:  # os.walk would pass over what it cannot list
-        raise error
-
-    found = []
-    for parent, subfolders, names in os.walk(folder, onerror=refuse):
-        subfolders[:] = [name for name in subfolders if not _hidden(name)]
-        found += [Path(parent, name) for name in names if not _hidden(name) and name.lower().endswith(EXTENSIONS)]
+def _image_files(class_folder: os.DirEntry[str], root: Path, above: list[str], passed: Tally) -> list[Path]:
+    """The images of a class folder, sorted. No folder is read twice: links may lead in circles."""
+    found: list[Path] = []
+    known: set[str] = set()
+    above = [*above, os.path.realpath(class_folder)]
+    waiting = deque([class_folder])
+    while waiting:
+        folder = waiting.popleft()
+        real = os.path.realpath(folder)
+        if real in known or (folder is not class_folder and _leads_back(real, above)):
+            passed.add(_READ_ALREADY, _where(folder, root))
+            continue
+        known.add(real)
+        for entry in _entries(folder):
+            is_folder = _is_folder(entry)
+            reason = why_not_entered(entry.name) if is_folder else _why_passed_over(entry)
+            if reason:
+                passed.add(reason, _where(entry, root), _num_files(entry))
+            elif not is_folder:
+                found.append(Path(entry.path))
+            elif entry.is_symlink():  # last, so that of a folder and a link to it the folder itself is read
+                waiting.append(entry)
+            else:
+                waiting.appendleft(entry)
     return sorted(found)
 
 
-def _class_names(root: Path, files: dict[str, dict[str, list[Path]]]) -> list[str]:
+def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _where(entry: os.DirEntry[str], root: Path) -> str:
+    return Path(entry.path).relative_to(root).as_posix()
+
+
+def _leads_back(folder: str, above: list[str]) -> bool:
+    """Whether a folder, maybe a link, is one of some others or holds one."""
+    real = os.path.realpath(folder)
+    return any(Path(own).is_relative_to(real) for own in above)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except PermissionError:
+        raise
+    except OSError:  # a link to itself
+        return False
+
+
+def _why_passed_over(entry: os.DirEntry[str]) -> str | None:
+    if reason := why_no_picture(entry.name):
+        return reason
+    if not os.path.exists(entry.path):  # with the ending of a picture one is missing, which decoding tells
+        return None if Path(entry.name).suffix else NOWHERE
+    if not entry.is_file():
+        return NO_FILES
+    return None if is_picture(Path(entry.path)) else NO_PICTURES
+
+
+def _num_files(entry: os.DirEntry[str]) -> int:
+    """How many files one passes over with an entry; a folder that cannot be listed counts as one."""
+    if entry.is_symlink() or not entry.is_dir():
+        return 1
+    unlisted: list[OSError] = []
+    return sum(len(files) for _, _, files in os.walk(entry, onerror=unlisted.append)) + len(unlisted)
+
+
+def _check_spelling(names: Iterable[str], folder: Path) -> None:
+    """Make sure that the names of class folders can be written and told apart."""
+    if wrong := [name for name in names if "\\ud" in ascii(name)]:
+        raise DataError(
+            "The name of a class folder is no text",
+            found=f"{some(map(ascii, wrong))} in {folder}, which is not UTF-8",
+            remedy="Rename it",
+        )
+    if pairs := same_to_see(names):
+        raise DataError(
+            f"Two class folders of {folder.name!r} have names that look the same",
+            found=f"{some(f'{spelled(one)} and {spelled(other)}' for one, other in pairs)} in {folder}; "
+            f"they differ in {difference(*pairs[0])}",
+            remedy="Move the images of a class into one folder, or give two classes names that can be told apart",
+        )
+
+
+def _spelled_alike(own: Classes, other: Classes) -> Classes:
+    """The classes of a split; a name that is composed here and decomposed in the other split is the same, composed."""
+    known = {composed(name) for name in other}
+    return {
+        composed(name) if name not in other and composed(name) in known else name: found for name, found in own.items()
+    }
+
+
+def _class_names(root: Path, files: dict[str, Classes], passed: Tally) -> list[str]:
     """The classes, sorted, once it is sure that each has images in both splits."""
     with_images = {split: {name for name, found in files[split].items() if found} for split in _SPLITS}
+    _check_pairs(root, with_images["train"], with_images["val"])
     for split, other in (("val", "train"), ("train", "val")):
         missing = sorted((with_images[split] | set(files[other])) - with_images[other])
         if missing:
             raise DataError(
                 "Every class needs images in both 'train' and 'val'",
-                found=f"{root / other} has no image of {some(missing)}",
-                remedy=f"Add images of these classes to {other!r}, or remove their folders from both splits",
+                found=f"{root / other} has no image of {some(missing)}; {told_passed_over(passed.result())}",
+                remedy=f"Add images of these classes to {other!r}, or keep the classes in a folder outside of the data",
             )
     names = sorted(with_images["train"])
     if len(names) < 2:
@@ -157,5 +288,14 @@ def _class_names(root: Path, files: dict[str, dict[str, list[Path]]]) -> list[st
     return names
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".")
+def _check_pairs(root: Path, train: set[str], val: set[str]) -> None:
+    """Tell of classes that are spelled otherwise in the other split, and so would lack images there."""
+    lonely = {outline(name): name for name in sorted(val - train)}
+    pairs = [(name, lonely[outline(name)]) for name in sorted(train - val) if outline(name) in lonely]
+    if pairs:
+        raise DataError(
+            "A class is spelled otherwise in 'train' and in 'val'",
+            found=f"{some(f'{spelled(one)} and {spelled(other)}' for one, other in pairs)} in {root}; "
+            f"they differ in {difference(*pairs[0])}",
+            remedy="Rename the folder in one of them, so that both have the same name",
+        )

@@ -7,31 +7,103 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spaceevo.config import DataSettings
+from spaceevo.errors import DataError
 from spaceevo.records import ImageData
+from spaceevo.seeding import numpy_random
 from spaceevo.train.augmentation import augment, draw
-from spaceevo.train.batches import Images, batch_indices, equal_parts, split, to_input, torch_generator, training_batch
+from spaceevo.train.batches import (
+    Images,
+    batch_indices,
+    equal_parts,
+    not_searched,
+    split,
+    to_input,
+    torch_generator,
+    training_batch,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def data(num_train=40, num_val=6):
-    """Images whose pixels and label tell their position."""
+    """Images whose pixels tell their position, and it the label."""
     train = np.broadcast_to(np.arange(num_train, dtype=np.uint8)[:, None, None, None], (num_train, 3, 4, 4)).copy()
     val = np.full((num_val, 3, 4, 4), 200, np.uint8)
-    return ImageData("made up", ("a", "b"), train, np.arange(num_train), val, np.zeros(num_val, np.int64))
+    return ImageData("made up", ("a", "b"), train, np.arange(num_train) % 2, val, np.zeros(num_val, np.int64))
+
+
+def positions(images):
+    return images.pixels[:, 0, 0, 0].tolist()
 
 
 def test_split():
     train, search, val = split(data(), 0.25, seed=3)
     assert (len(train), len(search), len(val)) == (30, 10, 6)
-    assert sorted(train.labels.tolist() + search.labels.tolist()) == list(range(40))
+    assert sorted(positions(train) + positions(search)) == list(range(40))
     for part in (train, search):
-        assert torch.equal(part.pixels[:, 0, 0, 0].long(), part.labels), "labels stay with their images"
+        assert [position % 2 for position in positions(part)] == part.labels.tolist(), "labels stay with their images"
     assert (val.pixels == 200).all()
-    again = split(data(), 0.25, seed=3)
-    assert torch.equal(again[1].labels, search.labels)
-    assert not torch.equal(split(data(), 0.25, seed=4)[1].labels, search.labels)
+    assert positions(split(data(), 0.25, seed=3)[1]) == positions(search)
+    assert positions(split(data(), 0.25, seed=4)[1]) != positions(search)
     assert len(split(data(), 0.001, seed=0)[1]) == 1
+
+
+def long_tail(*counts):
+    """So many training images of each class."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    names = tuple(f"class{number}" for number in range(len(counts)))
+    pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None, None]
+    return ImageData("made up", names, pixels, labels, pixels, labels)
+
+
+@pytest.mark.parametrize("counts", [(20, 20), (30, 15, 12)])
+def test_the_draw_stays_where_no_class_lacks(counts):
+    made = long_tail(*counts)
+    for seed in range(5):
+        order = numpy_random(seed, "search split").permutation(len(made.train_labels))
+        num = round(0.4 * len(order))
+        assert set(made.train_labels[order[:num]]) == set(range(len(counts))), "the case is meant to be an easy one"
+        train, search, _ = split(made, 0.4, seed)
+        assert (positions(search), positions(train)) == (order[:num].tolist(), order[num:].tolist())
+        assert not_searched(made, 0.4, seed) == ()
+
+
+@pytest.mark.parametrize("counts", [(120, 1), (40, 2, 1, 3), (1, 2), (2, 2, 2, 2), (60, 2, 2, 2, 2, 2)])
+@pytest.mark.parametrize("share", [0.15, 0.5, 0.89])
+def test_no_class_is_missing_in_training_and_none_of_two_images_in_the_search(counts, share):
+    made = long_tail(*counts)
+    num_search = max(1, round(share * sum(counts)))
+    moved = sum(count > 1 for count in counts)
+    for seed in range(30):
+        train, search, _ = split(made, share, seed)
+        assert sorted(positions(train) + positions(search)) == list(range(sum(counts)))
+        assert len(search) == min(num_search, sum(counts) - len(counts))
+        assert set(train.labels.tolist()) == set(range(len(counts)))
+        if num_search >= moved:
+            assert set(search.labels.tolist()) == {label for label, count in enumerate(counts) if count > 1}
+        else:
+            assert len(set(search.labels.tolist())) == num_search, "as many classes as there is room for"
+        lacking = set(made.class_names) - {f"class{label}" for label in search.labels.tolist()}
+        assert set(not_searched(made, share, seed)) == lacking
+
+
+def test_what_completes_the_search_part_comes_first():
+    made = long_tail(100, 2)
+    lacking = [seed for seed in range(40) if 1 not in made.train_labels[drawn(made, seed)]]
+    assert lacking
+    for seed in lacking:
+        _, search, _ = split(made, 0.1, seed)
+        assert search.labels.tolist() == [1, *[0] * 9]
+        assert positions(search)[1:] == drawn(made, seed)[:-1].tolist(), "only the last one drawn makes room"
+
+
+def drawn(made, seed):
+    return numpy_random(seed, "search split").permutation(len(made.train_labels))[:10]
+
+
+def test_a_data_set_of_which_nothing_can_be_held_out():
+    with pytest.raises(DataError, match="No image can be held out"):
+        split(long_tail(1, 1, 1), 0.5, 0)
 
 
 def test_take():

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaceevo.config import DataSettings
+from spaceevo.errors import DataError
 from spaceevo.records import ImageData, Preprocessing
 from spaceevo.seeding import derive, numpy_random
 from spaceevo.train.augmentation import augment, draw, mix, parts
@@ -62,16 +63,73 @@ class Images:
 def split(data: ImageData, search_share: float, seed: int) -> tuple[Images, Images, Images]:
     """(training, search, validation) images; search images are held out of the training set.
 
+    They are drawn at random. Then images change sides, as few as can be, so that every class stays in the training
+    part, and one of two images or more is in the search part, too, if that has room for all of these.
+
+    Args:
+        data: The data set.
+        search_share: Share of the training images that is held out.
+        seed: Of the run.
+
+    Raises:
+        DataError: Every class has a single training image.
+    """
+    train = Images(torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels))
+    order = numpy_random(seed, "search split").permutation(len(train))
+    num_search = max(1, round(search_share * len(train)))
+    drawn, added = _held_out(data.train_labels[order], num_search)
+    val = Images(torch.from_numpy(data.val_images), torch.from_numpy(data.val_labels))
+    # Those that were added come first: some who judge look at the first ones only
+    return train.take(order[~(drawn | added)]), train.take(np.concatenate([order[added], order[drawn]])), val
+
+
+def not_searched(data: ImageData, search_share: float, seed: int) -> tuple[str, ...]:
+    """Names of the classes of which `split` holds no image out, so that the subnet search does not see them.
+
     Args:
         data: The data set.
         search_share: Share of the training images that is held out.
         seed: Of the run.
     """
-    train = Images(torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels))
-    order = numpy_random(seed, "search split").permutation(len(train))
-    num_search = max(1, round(search_share * len(train)))
-    val = Images(torch.from_numpy(data.val_images), torch.from_numpy(data.val_labels))
-    return train.take(order[num_search:]), train.take(order[:num_search]), val
+    _, search, _ = split(data, search_share, seed)
+    return tuple(data.class_names[label] for label in np.setdiff1d(data.train_labels, search.labels.numpy()))
+
+
+def _held_out(labels_N: np.ndarray, num_search: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which images of a drawn order to hold out, bool [N]: of the first `num_search`, and of the others."""
+    drawn, added = np.arange(len(labels_N)) < num_search, np.zeros(len(labels_N), bool)
+    num_images = np.bincount(labels_N)
+    if num_images.max() == 1:
+        raise DataError(
+            "No image can be held out for the subnet search",
+            found="Every class has a single training image",
+            remedy="Add training images; of a class with two, one can be held out",
+        )
+    num_held = np.bincount(labels_N[drawn], minlength=len(num_images))
+
+    def move(held: np.ndarray, index: int, is_held: bool) -> None:
+        held[index] = is_held
+        num_held[labels_N[index]] += 1 if is_held else -1
+
+    for label in np.flatnonzero((num_held == num_images) & (num_images > 0)):
+        move(drawn, np.flatnonzero(labels_N == label)[-1], False)
+    for label in np.flatnonzero((num_held == 0) & (num_images > 1)):
+        move(added, np.flatnonzero((labels_N == label) & ~drawn)[0], True)
+    # As many as before, if it can be: others go back to the training part, or come from there. Where there is no room
+    # for all classes, those that were drawn stay
+    for least in (1, 0):
+        for held in (added, drawn):
+            for index in np.flatnonzero(held)[::-1]:
+                if num_held.sum() <= num_search:
+                    break
+                if num_held[labels_N[index]] > least:
+                    move(held, index, False)
+    for index in np.flatnonzero(~(drawn | added)):
+        if num_held.sum() >= num_search:
+            break
+        if num_held[labels_N[index]] < num_images[labels_N[index]] - 1:
+            move(added, index, True)
+    return drawn, added
 
 
 def to_input(pixels_BCHW: Tensor, resolution: int) -> Tensor:

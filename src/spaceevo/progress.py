@@ -12,11 +12,34 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 #: Called with (done, total) as work goes on.
 ProgressCallback = Callable[[int, int], None]
 
+#: Called with a line for people.
+LineCallback = Callable[[str], None]
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def silent(done: int, total: int) -> None:
     """A progress callback that shows nothing."""
+
+
+def mute(line: str) -> None:
+    """A line callback that tells nothing."""
+
+
+def lines(console: Console) -> LineCallback:
+    """A callback that prints lines as they are, each of them once.
+
+    Args:
+        console: Where to print.
+    """
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    return tell
 
 
 def part(progress: ProgressCallback, start: float, end: float) -> ProgressCallback:

@@ -673,12 +673,21 @@ class StageTime(Record):
 
 
 class Summary(Record):
-    """`summary.json`: the numbers of one run."""
+    """`summary.json`: the numbers of one run.
+
+    Attributes:
+        num_train_images: Those held out for the search included; None in summaries of earlier versions.
+        passed_over: What of the data was not read.
+        not_searched: Classes that the subnet search saw no image of.
+    """
 
     name: str
     data: str
     num_classes: int
     num_val_images: int
+    num_train_images: int | None = None
+    passed_over: tuple[PassedOver, ...] = ()
+    not_searched: tuple[str, ...] = ()
     target: TargetDescription
     versions: dict[str, str]
     seed: int

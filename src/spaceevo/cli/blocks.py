@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,15 +80,15 @@ def register(app: typer.Typer) -> None:
         """
         from spaceevo import interrupts
         from spaceevo.pipeline import blocks as room
-        from spaceevo.progress import shown
+        from spaceevo.progress import lines, shown
 
+        console = Console(stderr=as_json, highlight=False)
         context = _context(out, recipe, hyperspace, data, image_size, {
             "teacher_network": teacher, "num_images": num_images, "steps_fp32": steps_fp32, "steps_int8": steps_int8,
             "batch_size": batch_size, "lr": lr, "substages": substages, "score_images": score_images,
-        }, teacher_epochs, weight_scales, seed)  # fmt: skip
+        }, teacher_epochs, weight_scales, seed, lines(console))  # fmt: skip
         searched = context.hyperspace.searched
         cells = _cells(context.hyperspace, stage or [], block or [])
-        console = Console(stderr=as_json, highlight=False)
         console.print(f"{len(cells)} cells in {out}", soft_wrap=True)
         with shown(console, "distil") as show:
 
@@ -168,6 +168,7 @@ def _context(
     teacher_epochs: float | None,
     weight_scales: str | None,
     seed: int | None,
+    say: Callable[[str], None],
 ) -> Any:
     """The context of a recipe, or of a new one, with what the options change."""
     from spaceevo.artifacts import RunFolder
@@ -194,7 +195,7 @@ def _context(
         content["data"] = named_data(data, largest if image_size is None else image_size).model_dump()
     elif image_size is not None:
         content["data"]["image_size"] = image_size
-    return Context(parse(Recipe, content, "The command line"), RunFolder(out))
+    return Context(parse(Recipe, content, "The command line"), RunFolder(out), say=say)
 
 
 def _cells(hyperspace: Any, stages: Sequence[str], blocks: Sequence[int]) -> list[tuple[int, int]]:

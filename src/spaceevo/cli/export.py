@@ -51,15 +51,16 @@ def register(app: typer.Typer) -> None:
             run_until(source, out, "export", as_json)
             return
         from spaceevo.pipeline import handout
-        from spaceevo.progress import shown
+        from spaceevo.progress import lines, shown
 
         console = Console(stderr=as_json)
+        say = lines(console)
         jobs = [(path, name) for path in handout.networks_of(source) for name in _runtimes(runtime, console)]
         verified, failures = [], []
         for path, name in jobs:
             with shown(console, f"{path.stem} for {name}") as progress:
                 try:
-                    handed_out = handout.export_network(path, name, Path(out or path.parent), data, progress)
+                    handed_out = handout.export_network(path, name, Path(out or path.parent), data, progress, say)
                     verified.append(handed_out.verification)
                 except handout.FAILURES as error:
                     failures.append({"network": str(path), "runtime": name, "error": str(error)})
@@ -86,14 +87,17 @@ def register(app: typer.Typer) -> None:
         from; where a bound is broken, the first tensor that differs is told. The exit code is 1 if any is broken.
         """
         from spaceevo.pipeline import handout
-        from spaceevo.progress import shown
+        from spaceevo.progress import lines, shown
 
         console = Console(stderr=as_json)
+        say = lines(console)
         verified = []
         for path in (file for source in sources for file in handout.int8_files_of(source)):
             with shown(console, path.name) as progress:
                 verified.append(
-                    handout.verify_file(path, network=network, runtime_name=runtime, data=data, progress=progress)
+                    handout.verify_file(
+                        path, network=network, runtime_name=runtime, data=data, progress=progress, say=say
+                    )
                 )
         _tell(console, verified, as_json)
 

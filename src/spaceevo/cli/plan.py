@@ -57,13 +57,13 @@ def register(app: typer.Typer) -> None:
         from spaceevo.pipeline.plan import plan as planned
         from spaceevo.pipeline.rates import load_rates, measure_rates
         from spaceevo.pipeline.work import typical_space, work_of
-        from spaceevo.progress import shown
+        from spaceevo.progress import lines, shown
         from spaceevo.storage import located
 
         folder, storage = located(out or Path("runs") / settings.name)
         if storage:
             storage.joined().pull()
-        context = Context(settings, RunFolder(folder))
+        context = Context(settings, RunFolder(folder), say=lines(console))
         if num_train is None:
             data = context.data
             counts = len(data.train_labels), len(data.val_labels), data.num_classes

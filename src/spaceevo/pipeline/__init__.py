@@ -28,8 +28,9 @@ from spaceevo.pipeline import (
 )
 from spaceevo.pipeline.context import Context, StageModule, write_recipe
 from spaceevo.pipeline.memory import peak_rss_mib, return_free_memory
-from spaceevo.progress import shown
+from spaceevo.progress import lines, shown
 from spaceevo.storage import located
+from spaceevo.train.datasets import some
 from spaceevo.train.ranks import ALONE, Ranks
 
 STAGES: tuple[StageModule, ...] = (
@@ -66,7 +67,7 @@ def run(recipe: Recipe, place: Path | str, console: Console, until: str = report
         SpaceEvoError: Whatever is wrong; finished stages and checkpoints are kept.
     """
     folder, storage = located(place)
-    context = Context(recipe, RunFolder(folder), ranks, storage)
+    context = Context(recipe, RunFolder(folder), ranks, storage, lines(console))
     wanted = _with_needs(until)
 
     def say(sentence: str) -> None:
@@ -76,6 +77,11 @@ def run(recipe: Recipe, place: Path | str, console: Console, until: str = report
         shutil.rmtree(context.work_dir, ignore_errors=True)  # what a killed process left there
         # What is wrong with them is told before long work
         _ = context.target, context.hyperspace, context.data, context.engine
+        if context.not_searched:
+            context.say(
+                f"The subnet search sees no image of {some(context.not_searched)}: such a class has one training image "
+                "alone, or data.search_share leaves no room for it."
+            )
         write_recipe(context)
         outputs: dict[str, str] = {}
         with closing(context.engine):

@@ -69,7 +69,7 @@ class Distillation(Record):
     Attributes:
         hyperspace: Name of the preset.
         hyperspace_hash: Of what it holds.
-        data: Where the images come from.
+        data: What counts of the settings of the data, beside the images.
         data_hash: Of all images and labels.
         num_classes: Of the data set.
         settings: Of the teacher and the distillation.
@@ -119,7 +119,7 @@ def distillation_of(context: Context, w_qmax: int) -> Distillation:
     return Distillation(
         hyperspace=context.hyperspace.name,
         hyperspace_hash=content_hash(repr(context.hyperspace)),
-        data=recipe.data,
+        data=context.data_settings,
         data_hash=context.data_hash,
         num_classes=context.data.num_classes,
         settings=recipe.blocks,

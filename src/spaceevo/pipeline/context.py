@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,13 +22,17 @@ from spaceevo.measure.store import Store
 from spaceevo.measure.target import RUNTIMES, describe
 from spaceevo.pipeline.provenance import versions
 from spaceevo.pipeline.stored_engine import StoredEngine
-from spaceevo.progress import ProgressCallback, silent
+from spaceevo.progress import LineCallback, ProgressCallback, mute, silent
 from spaceevo.records import Arithmetic, ImageData, TargetDescription
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
 from spaceevo.storage import Storage
+from spaceevo.train.batches import not_searched
+from spaceevo.train.datasets import told
 from spaceevo.train.ranks import ALONE, Ranks
 
 DATASETS = "spaceevo.train.datasets"
+#: Data sets that are made, not read. Their options stay in `data_hash`, so that runs of earlier versions go on.
+MADE = ("digits", "procedural")
 R = TypeVar("R")
 
 
@@ -71,12 +75,14 @@ class Context:
         run: The run folder.
         ranks: The processes that train the supernet together.
         storage: Where the run folder is kept beside this machine, if anywhere.
+        say: Told what has been read when the data are opened; jobs say nothing.
     """
 
     recipe: Recipe
     run: RunFolder
     ranks: Ranks = ALONE
     storage: Storage | None = None
+    say: LineCallback = field(default=mute, compare=False, repr=False)
 
     @classmethod
     def of_folder(cls, path: Path) -> Context:
@@ -126,11 +132,28 @@ class Context:
     @cached_property
     def data(self) -> ImageData:
         """The data set, from its cache in the run folder where it has been read before."""
-        return load_data(self.recipe.data, self.run.path / "cache")
+        data = load_data(self.recipe.data, self.run.path / "cache")
+        self.say(told(data))
+        return data
+
+    @cached_property
+    def not_searched(self) -> tuple[str, ...]:
+        """Names of the classes that the subnet search does not see.
+
+        Raises:
+            DataError: Nothing can be held out of the training images.
+        """
+        return not_searched(self.data, self.recipe.data.search_share, self.recipe.seed)
+
+    @property
+    def data_settings(self) -> DataSettings:
+        """What of the settings counts beside the images themselves; where they lie and how they are stored does not."""
+        settings = self.recipe.data
+        return settings if settings.name in MADE else settings.model_copy(update={"name": "", "options": {}})
 
     @cached_property
     def data_hash(self) -> str:
-        """Hash over all images and labels."""
+        """Hash over all images and labels, and over what else of the settings a training depends on."""
         digest = hashlib.sha256(repr(self.data.class_names).encode())
         for array in (
             self.data.train_images,
@@ -139,7 +162,7 @@ class Context:
             self.data.val_labels,
         ):
             digest.update(array.data)
-        return content_hash([digest.hexdigest(), self.recipe.data.model_dump()])
+        return content_hash([digest.hexdigest(), self.data_settings.model_dump()])
 
     @cached_property
     def target(self) -> TargetDescription:

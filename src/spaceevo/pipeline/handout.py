@@ -19,12 +19,13 @@ from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
 from spaceevo.pipeline.context import Context, load_data, named_data
-from spaceevo.progress import ProgressCallback, part, silent
+from spaceevo.progress import LineCallback, ProgressCallback, mute, part, silent
 from spaceevo.records import ExtractedNetwork, Verification
 from spaceevo.runtimes import Profile, this_profile
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import PREPROCESSING, Images, to_input
+from spaceevo.train.datasets import told
 from spaceevo.train.evaluation import BATCH_SIZE, top1
 
 PRECISION = "spaceevo.precision"
@@ -132,6 +133,7 @@ def verify_file(
     runtime_name: str | None = None,
     data: str | None = None,
     progress: ProgressCallback = silent,
+    say: LineCallback = mute,
 ) -> Verification:
     """Verify an exported INT8 file against the extracted network that lies beside it.
 
@@ -142,6 +144,7 @@ def verify_file(
         data: Name of a built-in data set, a folder of images, or a recipe; without it, the data of the run that the
             file lies in.
         progress: Called as work goes on.
+        say: Told what of the data has been read.
 
     Raises:
         ArtifactError: The file or the network is missing, damaged or foreign.
@@ -156,12 +159,17 @@ def verify_file(
         )
     runtime = plugins.load(RUNTIMES, runtime_name or written_for)
     extracted = load_extracted(network) if network else find_network(path, stored)
-    images, bounds = validation_images(path, extracted, data), bounds_of(path)
+    images, bounds = validation_images(path, extracted, data, say), bounds_of(path)
     return _verify(path, runtime, extracted, images, bounds.min_agreement, progress)
 
 
 def export_network(
-    path: Path, runtime_name: str, folder: Path, data: str | None, progress: ProgressCallback
+    path: Path,
+    runtime_name: str,
+    folder: Path,
+    data: str | None,
+    progress: ProgressCallback,
+    say: LineCallback = mute,
 ) -> HandedOut:
     """Write an extracted network for a runtime and verify the file.
 
@@ -171,6 +179,7 @@ def export_network(
         folder: For the files.
         data: As in `verify_file`.
         progress: Called as work goes on.
+        say: Told what of the data has been read.
 
     Raises:
         ArtifactError: The network is missing or damaged.
@@ -178,7 +187,7 @@ def export_network(
         ExportError: The file breaks a bound, or the runtime lacks an operator.
     """
     network = load_extracted(path)
-    images = validation_images(path, network, data)
+    images = validation_images(path, network, data, say)
     out = hand_out(network, runtime_name, folder, path.stem, images, bounds_of(path).min_agreement, progress)
     if folder.resolve() != path.parent.resolve():
         save_extracted(folder / path.name, network)
@@ -273,13 +282,14 @@ def run_of(path: Path) -> Context | None:
     return None
 
 
-def validation_images(path: Path, network: ExtractedNetwork, data: str | None) -> Images:
+def validation_images(path: Path, network: ExtractedNetwork, data: str | None, say: LineCallback = mute) -> Images:
     """Labelled images that fit a network, none of them trained on.
 
     Args:
         path: Of a file; its run names the data where `data` is None.
         network: Says which classes, and at which size.
         data: Name of a built-in data set, a folder of images, or a recipe.
+        say: Told what of the data has been read.
 
     Raises:
         DataError: There is no data, or it has other classes.
@@ -296,6 +306,7 @@ def validation_images(path: Path, network: ExtractedNetwork, data: str | None) -
             found="It does not lie in a run folder, and no data is named",
             remedy="Name a data set or a folder of images with --data",
         )
+    say(told(loaded))
     classes = tuple(json.loads(network.metadata["class_names"]))
     if loaded.class_names != classes:
         raise DataError(

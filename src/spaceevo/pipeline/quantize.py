@@ -31,7 +31,7 @@ from spaceevo.pipeline.curves import write_curve
 from spaceevo.pipeline.handout import hand_out, metadata_of
 from spaceevo.pipeline.memory import peak_rss_mib
 from spaceevo.pipeline.provenance import versions
-from spaceevo.progress import ProgressCallback, shown
+from spaceevo.progress import LineCallback, ProgressCallback, lines, shown
 from spaceevo.records import ExtractedNetwork, FloatGraph, Record, TargetDescription, Verification
 from spaceevo.runtimes import profile_of
 from spaceevo.seeding import numpy_random
@@ -200,7 +200,7 @@ def quantize(
         SpaceEvoError: Whatever is wrong with the arguments; a finished or interrupted fine-tuning is kept.
     """
     source = _source(network)
-    context, train_images = _data(inputs, source.subnet, folder)
+    context, train_images = _data(inputs, source.subnet, folder, lines(console))
     if context.data.num_classes != source.subnet.num_classes:
         raise DataError(
             f"The data set {context.data.name} has {context.data.num_classes} classes",
@@ -360,13 +360,14 @@ def _finetune(
     folder.finish(input_hash, seconds, peak_rss_mib(), [files.int8, curve_path])
 
 
-def _data(inputs: InputSettings, subnet: Subnet, folder: Path) -> tuple[Context, Images]:
+def _data(inputs: InputSettings, subnet: Subnet, folder: Path, say: LineCallback) -> tuple[Context, Images]:
     """The context, and the training images in random order: those of a folder are sorted by class."""
     given = {"flip": inputs.flip, "image_size": inputs.image_size}
     changes = {key: value for key, value in given.items() if value is not None}
     data = named_data(inputs.data, max(MIN_IMAGE_SIZE, subnet.resolution)).model_copy(update=changes)
     target = TargetSettings(name=inputs.target)
-    context = Context(Recipe(name="quantize", seed=inputs.seed, data=data, target=target), RunFolder(folder))
+    recipe = Recipe(name="quantize", seed=inputs.seed, data=data, target=target)
+    context = Context(recipe, RunFolder(folder), say=say)
     _ = context.target  # what is wrong with it is told before images are read
     path = Path(inputs.data).expanduser()
     if is_recipe(path):

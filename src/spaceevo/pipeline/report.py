@@ -13,6 +13,7 @@ from spaceevo.progress import ProgressCallback
 from spaceevo.records import PredictorSummary, SpaceSummary, StageTime, Summary, read_record
 from spaceevo.report.data import ReportData
 from spaceevo.report.html import render
+from spaceevo.train.datasets import told
 
 NAME = "report"
 TITLE = "Write the report"
@@ -21,8 +22,8 @@ REPORT, SUMMARY = "report.html", "summary.json"
 
 
 def inputs(context: Context) -> dict[str, object]:
-    """Its name; all else comes from the stages."""
-    return {"name": context.recipe.name}
+    """Its name and what is told of the data; all else comes from the stages."""
+    return {"name": context.recipe.name, "data": told(context.data)}
 
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
@@ -75,6 +76,9 @@ def _summary(context: Context) -> Summary:
         data=context.data.name,
         num_classes=context.data.num_classes,
         num_val_images=len(context.data.val_labels),
+        num_train_images=len(context.data.train_labels),
+        passed_over=context.data.passed_over,
+        not_searched=context.not_searched,
         target=context.target,
         versions=versions(),
         busy=busy,

@@ -25,6 +25,7 @@ from spaceevo.records import (
 from spaceevo.report import comparison as compared
 from spaceevo.report import figures, words
 from spaceevo.report.data import ReportData
+from spaceevo.train.datasets import told_passed_over
 
 #: A choice decides where the best space without it scores lower by this share.
 DECIDES = 0.002
@@ -66,6 +67,7 @@ def render(data: ReportData) -> str:
         study=data.study,
         assessment=data.assessment,
         summary=summary,
+        passed_over=told_passed_over(summary.passed_over),
         headline=words.headline(summary),
         model=model,
         baseline=words.baseline_for(model, summary.baselines) if model else None,

@@ -146,6 +146,11 @@ def notes(summary: Summary, cells: Sequence[DistilledCell] = ()) -> tuple[str, .
             f"{times(before / now)} too long, and budgets are met with that much to spare. A run in a new folder, now, "
             "has both alike."
         )
+    if summary.not_searched:
+        found.append(
+            f"The subnet search saw no image of {', '.join(summary.not_searched)}: such a class has one training image "
+            "alone, or data.search_share leaves no room for it."
+        )
     for model, name in named_models(summary):
         found.extend(_model_notes(model, name))
     for model in summary.models:

@@ -107,7 +107,7 @@ def _held_out(labels_N: np.ndarray, num_search: int) -> tuple[np.ndarray, np.nda
         )
     num_held = np.bincount(labels_N[drawn], minlength=len(num_images))
 
-    def move(held: np.ndarray, index: int, is_held: bool) -> None:
+    def move(held: np.ndarray, index: np.intp, is_held: bool) -> None:
         held[index] = is_held
         num_held[labels_N[index]] += 1 if is_held else -1
 

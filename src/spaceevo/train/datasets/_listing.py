@@ -50,7 +50,7 @@ class Tally:
         elif count:
             self._found[reason] = PassedOver(reason, count, example)
 
-    def result(self) -> tuple[PassedOver, ...]:
+    def passed_over(self) -> tuple[PassedOver, ...]:
         """By reason, the most frequent one first."""
         return tuple(sorted(self._found.values(), key=lambda one: (-one.count, one.reason)))
 

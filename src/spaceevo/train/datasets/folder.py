@@ -94,7 +94,7 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
         train_labels=labels("train"),
         val_images=images_NCHW[num_train:],
         val_labels=labels("val"),
-        passed_over=listing.passed.result(),
+        passed_over=listing.passed.passed_over(),
     )
 
 
@@ -117,7 +117,8 @@ def _root(settings: Settings) -> Path:
 def _listing(root: Path) -> _Listing:
     passed = Tally()
     try:
-        found = {split: _class_files(root, split, passed) for split in _SPLITS}
+        read: dict[str, set[str]] = {split: set() for split in _SPLITS}
+        found = {split: _class_files(root, split, passed, read[split]) for split in _SPLITS}
         for entry in _entries(root):
             if entry.name not in _SPLITS:
                 passed.add(why_not_entered(entry.name) or _BESIDE, entry.name)
@@ -127,6 +128,12 @@ def _listing(root: Path) -> _Listing:
             found=f"{error.filename}: {error.strerror}",
             remedy="Make all of its folders readable",
         ) from error
+    if both := read["train"] & read["val"]:
+        raise DataError(
+            "Images of a folder are in 'train' and in 'val'",
+            found=f"{some(sorted(both))}, by a link",
+            remedy="Accuracies would be those of images that were trained on: link to other images",
+        )
     for split in _SPLITS:
         _check_spelling(found[split], root / split)
     train, val = found["train"], found["val"]
@@ -134,8 +141,8 @@ def _listing(root: Path) -> _Listing:
     return _Listing(files, _class_names(root, files, passed), passed)
 
 
-def _class_files(root: Path, split: str, passed: Tally) -> Classes:
-    """The image files of each class folder of a split, sorted; a class may have none."""
+def _class_files(root: Path, split: str, passed: Tally, read: set[str]) -> Classes:
+    """The image files of each class folder of a split, sorted; a class may have none. `read` gets all folders."""
     if not root.is_dir():
         raise DataError(
             "The folder of the data set is missing",
@@ -161,18 +168,20 @@ def _class_files(root: Path, split: str, passed: Tally) -> Classes:
             others.append(entry.name)
             passed.add(reason, where, _num_files(entry))
         else:
-            files[entry.name] = _image_files(entry, root, above, passed)
+            files[entry.name] = _image_files(entry, root, above, passed, read)
     if not any(files.values()):
         raise DataError(
             f"The folder {split!r} of the data set has no image in a class folder",
             found=f"{folder} holds {len(files)} class folders, all without images, and {some(others)}; "
-            f"{told_passed_over(passed.result())}",
+            f"{told_passed_over(passed.passed_over())}",
             remedy=f"{_LAYOUT}, as {', '.join(endings())} files",
         )
     return files
 
 
-def _image_files(class_folder: os.DirEntry[str], root: Path, above: list[str], passed: Tally) -> list[Path]:
+def _image_files(
+    class_folder: os.DirEntry[str], root: Path, above: list[str], passed: Tally, read: set[str]
+) -> list[Path]:
     """The images of a class folder, sorted. No folder is read twice: links may lead in circles."""
     found: list[Path] = []
     known: set[str] = set()
@@ -196,6 +205,7 @@ def _image_files(class_folder: os.DirEntry[str], root: Path, above: list[str], p
                 waiting.append(entry)
             else:
                 waiting.appendleft(entry)
+    read |= known
     return sorted(found)
 
 
@@ -273,9 +283,12 @@ def _class_names(root: Path, files: dict[str, Classes], passed: Tally) -> list[s
     for split, other in (("val", "train"), ("train", "val")):
         missing = sorted((with_images[split] | set(files[other])) - with_images[other])
         if missing:
+            others = sorted(with_images[other] - with_images[split])
+            alone = f", but of {some(map(spelled, others))}, which {split!r} lacks" if others else ""
             raise DataError(
                 "Every class needs images in both 'train' and 'val'",
-                found=f"{root / other} has no image of {some(missing)}; {told_passed_over(passed.result())}",
+                found=f"{root / other} has no image of {some(map(spelled, missing) if others else missing)}{alone}; "
+                f"{told_passed_over(passed.passed_over())}",
                 remedy=f"Add images of these classes to {other!r}, or keep the classes in a folder outside of the data",
             )
     names = sorted(with_images["train"])

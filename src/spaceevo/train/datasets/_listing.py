@@ -48,7 +48,8 @@ class Tally:
         if before is not None:
             self._found[reason] = PassedOver(reason, before.count + count, before.example)
         elif count:
-            self._found[reason] = PassedOver(reason, count, example)
+            # The name of a file may hold bytes that are no text
+            self._found[reason] = PassedOver(reason, count, example.encode(errors="backslashreplace").decode())
 
     def passed_over(self) -> tuple[PassedOver, ...]:
         """By reason, the most frequent one first."""

@@ -24,6 +24,15 @@ def spelled(name: str) -> str:
     return repr(name) if name.isascii() else f"{name!r} ({ascii(name)[1:-1]})"
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written: that of a file may hold bytes that are no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def composed(name: str) -> str:
     """The name with letters and accents in one: systems differ in that (NFC, NFD), people see no difference."""
     return unicodedata.normalize("NFC", name)

@@ -28,7 +28,7 @@ from spaceevo.train.datasets._listing import (
     why_no_picture,
     why_not_entered,
 )
-from spaceevo.train.datasets._names import composed, difference, outline, same_to_see, spelled
+from spaceevo.train.datasets._names import composed, difference, is_text, outline, same_to_see, spelled
 
 _SPLITS = ("train", "val")
 _LAYOUT = "Arrange the images as PATH/train/<class>/... and PATH/val/<class>/..."
@@ -253,7 +253,7 @@ def _num_files(entry: os.DirEntry[str]) -> int:
 
 def _check_spelling(names: Iterable[str], folder: Path) -> None:
     """Make sure that the names of class folders can be written and told apart."""
-    if wrong := [name for name in names if "\\ud" in ascii(name)]:
+    if wrong := [name for name in names if not is_text(name)]:
         raise DataError(
             "The name of a class folder is no text",
             found=f"{some(map(ascii, wrong))} in {folder}, which is not UTF-8",

@@ -1,17 +1,22 @@
 """The user's images: what is decoded, and what each thing that is wrong with a folder is called."""
 
 import os
+import shutil
+import tempfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from spaceevo.errors import DataError, NoSpaceError
 from spaceevo.records import ImageData
 from spaceevo.train import datasets
-from spaceevo.train.datasets import folder
-from spaceevo.train.datasets._listing import endings
+from spaceevo.train.datasets import folder, told
+from spaceevo.train.datasets._listing import endings, why_no_picture, why_not_entered
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -117,14 +122,190 @@ def test_exif_orientation_is_honoured(root: Path) -> None:
     assert (turned[0, :, 5:] > 200).all()
 
 
-def test_hidden_and_other_files_are_passed_over(root: Path) -> None:
-    for name in (".hidden.png", "notes.txt", "Thumbs.db", ".cache/0.png"):
-        file = root / "train" / "cat" / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(b"no image")
+def _passed(data: ImageData) -> dict[str, tuple[int, str]]:
+    return {one.reason: (one.count, one.example) for one in data.passed_over}
+
+
+def test_what_is_passed_over_is_counted(root: Path) -> None:
+    for name in (
+        *(
+            "train/cat/.hidden.png",
+            "train/.cache/0.png",
+            "train/cat/notes.txt",
+            "val/dog/notes.TXT",
+            "train/dog/deep/a.b1",
+        ),
+        *("train/cat/README", "train/readme.md", "train/0.png", "photos.txt", "test/cat/0.png"),
+        *(
+            "train/cat/Thumbs.db",
+            "train/cat/.DS_Store",
+            "val/dog/._0.png",
+            "val/@eaDir/cat/S.jpg",
+            "val/cat/@eaDir/S.jpg",
+        ),
+        *("__MACOSX/train/cat/._0.png", "train/lost+found/0.png", "train/$RECYCLE.BIN/0.png", ".git/HEAD"),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"no image")
     (root / "train" / ".ipynb_checkpoints").mkdir()
-    (root / "train" / "readme.md").write_text("x")
-    assert len(_load(root).train_images) == 2
+    os.mkfifo(root / "train" / "cat" / "pipe.png")
+    os.mkfifo(root / "train" / "cat" / "pipe")
+    os.mkfifo(root / "train" / "pipe")
+    (root / "train" / "cat" / "device.png").symlink_to("/dev/zero")
+    (root / "train" / "cat" / "more").symlink_to(root / "unmounted")
+    (root / "train" / "cat" / "self").symlink_to("self")
+    data = _load(root)
+    assert len(data.train_images) == 2
+    assert _passed(data) == {
+        "files that systems leave behind": (8, "train/$RECYCLE.BIN"),
+        "hidden files": (3, "train/.cache"),
+        "files with the ending .txt": (2, "train/cat/notes.txt"),
+        "files with the ending .b1": (1, "train/dog/deep/a.b1"),
+        "files without an ending that are no pictures": (1, "train/cat/README"),
+        "files outside of a class folder": (3, "train/0.png"),
+        "pipes, sockets and devices": (3, "train/cat/device.png"),
+        "links that lead nowhere": (2, "train/cat/more"),
+        "files and folders beside 'train' and 'val'": (2, "photos.txt"),
+    }
+
+
+def test_one_line_tells_what_was_read_and_passed_over(root: Path) -> None:
+    assert told(_load(root)) == (
+        "Data pets: 2 training images of 2 classes, 2 validation images of 2 classes; nothing passed over."
+    )
+    for number in range(3):
+        (root / "train" / "cat" / f"{number}.heic").touch()
+    (root / "val" / "cat" / "a\nb.txt").touch()
+    assert told(_load(root)).endswith(
+        "; passed over: 3 files with the ending .heic (train/cat/0.heic), "
+        "1 of files with the ending .txt ('val/cat/a\\nb.txt')."
+    )
+
+
+def test_files_without_an_ending_are_read_by_content(root: Path) -> None:
+    for kind in ("PNG", "JPEG", "GIF", "TIFF"):
+        Image.new("RGB", (10, 10), BLUE).save(root / "val" / "dog" / kind, kind)
+    (root / "val" / "dog" / "LICENSE").write_text("free")
+    data = _load(root)
+    assert data.val_labels.tolist() == [0, 1, 1, 1, 1, 1]
+    assert _passed(data) == {"files without an ending that are no pictures": (1, "val/dog/LICENSE")}
+
+
+def test_links_to_folders_are_followed_once(root: Path) -> None:
+    disk = root.parent / "disk"
+    for number in range(3):
+        _save(disk / "sub" / f"{number}.png", BLUE)
+    dogs = root / "train" / "dog"
+    (dogs / "a").symlink_to(disk / "sub")  # part of what is linked next
+    (dogs / "b").symlink_to(disk)
+    (dogs / "deep").mkdir()
+    _save(dogs / "deep" / "1.png", BLUE)
+    (dogs / "again").symlink_to("deep")
+    for link, goal in (("up", ".."), ("self", "."), ("top", root), ("all", "/"), ("deep/round", "..")):
+        (dogs / link).symlink_to(goal)
+    (root / "train" / "eel").symlink_to("..")  # would be a class of all images
+    (disk / "back").symlink_to(dogs)
+    data = _load(root)
+    assert data.class_names == ("cat", "dog")
+    assert data.train_labels.tolist() == [0, 1, 1, 1, 1, 1]
+    ((reason, (count, _)),) = _passed(data).items()
+    assert (reason, count) == ("folders that are read already, or lie above a link to them", 9)
+
+
+def test_linked_splits_and_class_folders(root: Path) -> None:
+    before = _load(root)
+    (root / "train").rename(root.parent / "elsewhere")
+    (root / "train").symlink_to("../elsewhere")
+    (root / "val" / "dog").rename(root.parent / "dogs")
+    (root / "val" / "dog").symlink_to(root.parent / "dogs")
+    data = _load(root)
+    assert (data.train_images == before.train_images).all()
+    assert data.val_labels.tolist() == [0, 1]
+    assert data.passed_over == ()
+
+
+@pytest.mark.parametrize("link", ["val", "val/cat"])
+def test_one_folder_in_both_splits(root: Path, link: str) -> None:
+    shutil.rmtree(root / link)
+    (root / link).symlink_to(root / link.replace("val", "train"))
+    assert "in 'train' and in 'val'" in _error(root).problem
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+def test_a_name_composed_and_decomposed_is_one_class(root: Path) -> None:
+    (root / "train" / "cat").rename(root / "train" / DECOMPOSED)
+    (root / "val" / "cat").rename(root / "val" / COMPOSED)
+    data = _load(root)
+    assert data.class_names == (COMPOSED, "dog")
+    assert data.train_labels.tolist() == data.val_labels.tolist() == [0, 1]
+    (root / "val" / COMPOSED).rename(root / "val" / DECOMPOSED)
+    assert _load(root).class_names == (DECOMPOSED, "dog"), "one spelling stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("name", "quoted", "difference"),
+    [
+        ("cat ", "'cat ' and 'cat'", "blanks"),
+        ("Cat", "'Cat' and 'cat'", "upper and lower case"),
+        ("c\u200bat", "'c\\u200bat' (c\\u200bat) and 'cat'", "characters that cannot be seen"),
+        ("\uff43at", "'\uff43at' (\\uff43at) and 'cat'", "letters that look alike"),
+    ],
+)
+def test_a_class_that_is_spelled_otherwise_in_the_other_split(
+    root: Path, name: str, quoted: str, difference: str
+) -> None:
+    (root / "train" / "cat").rename(root / "train" / name)
+    error = _error(root)
+    assert "spelled otherwise" in error.problem
+    assert quoted in error.found
+    assert error.found.endswith(difference)
+    assert "emove" not in error.remedy
+
+
+def test_a_letter_of_another_alphabet_is_shown(root: Path) -> None:
+    (root / "train" / "cat").rename(root / "train" / "c\u0430t")
+    assert "train has no image of 'cat', but of 'c\u0430t' (c\\u0430t), which 'val' lacks" in _error(root).found
+
+
+@pytest.mark.parametrize("pair", [(COMPOSED, DECOMPOSED), ("eel", "eel "), ("a b", "a  b")])
+def test_two_classes_of_a_split_that_look_the_same(root: Path, pair: tuple[str, str]) -> None:
+    for split in ("train", "val"):
+        for name in pair:
+            _save(root / split / name / "0.png")
+    assert "look the same" in _error(root).problem
+
+
+def test_case_may_tell_classes_apart(root: Path) -> None:
+    for split in ("train", "val"):
+        _save(root / split / "Cat" / "0.png")
+    assert _load(root).class_names == ("Cat", "cat", "dog")
+
+
+def test_a_class_name_that_is_no_text(root: Path) -> None:
+    for split in ("train", "val"):
+        os.mkdir(os.fsencode(root / split) + b"/caf\xe9")
+    error = _error(root)
+    assert "no text" in error.problem
+    assert "caf\\udce9" in error.found
+
+
+def test_a_class_whose_files_were_passed_over_says_so(root: Path) -> None:
+    (root / "val" / "cat" / "0.png").rename(root / "val" / "cat" / "0.heic")
+    assert "no image of cat; passed over: 1 of files with the ending .heic (val/cat/0.heic)" in _error(root).found
+
+
+def test_a_moved_folder_is_the_same_data(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _load(root)
+    monkeypatch.setattr(datasets, "_decode", lambda *_, **__: pytest.fail("decoded again"))
+    moved = root.rename(root.parent / "animals [v2]")
+    cache = root.parent / "cache"
+    monkeypatch.chdir(root.parent)
+    for path in (str(moved), "animals [v2]", "./animals [v2]/"):
+        data = folder.load(folder.Settings(path=path), 8, cache)
+        assert data.name == "animals [v2]"
+        assert (data.train_images == first.train_images).all()
 
 
 def test_home_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,3 +411,112 @@ def test_cache_that_cannot_be_written(root: Path) -> None:
     with pytest.raises(NoSpaceError) as caught:
         _load(root)
     assert "cache" in caught.value.found
+
+
+ENDINGS = st.sampled_from(["", ".png", ".PNG", ".Jpg", ".tiff", ".txt", ".png.bak", ".7", " ", ".png "])
+STEMS = st.sampled_from(
+    ["a", "b", "\u00e9", "e\u0301", "[x]", " ", "a\nb", "#1", "{0..9}", "*", "~", ".hidden", "._a", "\udcff", "@eaDir"]
+)
+KINDS = st.sampled_from(
+    ["picture", "text", "empty", "cut", "pipe", "device", "dangling", "file link", "folder link", "loop", "folder"]
+)
+PLACES = st.sampled_from(
+    ["train/cat", "train/dog", "val/dog", "train", "val", "train/cat/deep", "train/dog/.hid", "val/cat/@eaDir"]
+)
+GOALS = st.sampled_from(["", ".", "..", "../.."])
+
+
+def _make(root: Path, place: str, name: str, kind: str, goal: str) -> tuple[int, bool]:
+    """Make an entry: how many files that adds, and whether the folder may be refused for it."""
+    file = root / place / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(file):
+        return 0, False
+    is_out = any(why_not_entered(step) for step in Path(place, name).parts)
+    may_be_picture = not is_out and "/" in place and why_no_picture(name) is None
+    is_class = not is_out and "/" not in place
+    content = (root / "train" / "cat" / "0.png").read_bytes()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind in ("device", "dangling", "file link"):
+        goals = {"device": "/dev/zero", "dangling": "not there", "file link": root / "train" / "cat" / "0.png"}
+        file.symlink_to(goals[kind])
+    elif kind == "loop":
+        file.symlink_to(goal or file.name)
+    elif kind == "folder link":
+        disk = Path(tempfile.mkdtemp(dir=root.parent))
+        for number in range(2):
+            (disk / f"{number}.png").write_bytes(content)
+        file.symlink_to(disk)
+        return 1 if is_out else 2, is_class
+    elif kind == "folder":
+        file.mkdir()
+        (file / "0.png").write_bytes(content)
+        return 1, is_class
+    else:
+        file.write_bytes({"picture": content, "text": b"text", "empty": b"", "cut": content[:-20]}[kind])
+    return 1, may_be_picture and kind in ("text", "empty", "cut", "dangling", "loop")
+
+
+def _result(root: Path) -> ImageData | DataError:
+    try:
+        data = _load(root)
+    except DataError as error:
+        result: ImageData | DataError = error
+        line = str(error)
+    else:
+        result, line = data, told(data)
+    assert line.isprintable(), line
+    return result
+
+
+@given(st.lists(st.tuples(PLACES, STEMS, ENDINGS, KINDS, GOALS), max_size=12))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_any_folder_is_refused_or_every_file_of_it_is_counted(made: list[tuple[str, str, str, str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        root = Path(parent, "set")
+        for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+            _save(root / name / "0.png")
+        entries = [_make(root, place, stem + ending, kind, goal) for place, stem, ending, kind, goal in made]
+        data = _result(root)
+        if isinstance(data, DataError):
+            assert any(may_be_refused for _, may_be_refused in entries), str(data)
+            return
+        counted = len(data.train_images) + len(data.val_images) + sum(one.count for one in data.passed_over)
+        assert counted == 4 + sum(count for count, _ in entries), told(data)
+
+
+NAMES = st.sampled_from(
+    [
+        "cat",
+        "Cat",
+        "cat ",
+        "c\u200bat",
+        "c\u0430t",
+        "\uff43at",
+        COMPOSED,
+        DECOMPOSED,
+        "[x]",
+        "a\nb",
+        "~",
+        "{a}",
+        "\udcff",
+    ]
+)
+
+
+@given(st.sets(NAMES, min_size=1, max_size=4), st.sets(NAMES, min_size=1, max_size=4), st.booleans())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_any_class_names(train: set[str], val: set[str], are_alike: bool) -> None:
+    val = train if are_alike else val
+    with tempfile.TemporaryDirectory() as parent:
+        for split, names in (("train", train), ("val", val)):
+            for name in names:
+                _save(Path(parent, "set", split, name, "0.png"))
+        data = _result(Path(parent, "set"))
+        if isinstance(data, DataError):
+            assert not are_alike or len(train) == 1 or "look the same" in data.problem or "no text" in data.problem
+            return
+        own, other = ({unicodedata.normalize("NFC", name) for name in names} for names in (train, val))
+        assert {unicodedata.normalize("NFC", name) for name in data.class_names} == own == other
+        assert len(data.class_names) == len(train) == len(val)

@@ -248,7 +248,11 @@ def _num_files(entry: os.DirEntry[str]) -> int:
     if entry.is_symlink() or not entry.is_dir():
         return 1
     unlisted: list[OSError] = []
-    return sum(len(files) for _, _, files in os.walk(entry, onerror=unlisted.append)) + len(unlisted)
+    inner = os.walk(entry, onerror=unlisted.append)
+    return len(unlisted) + sum(
+        len(files) + sum(os.path.islink(os.path.join(parent, name)) for name in folders)
+        for parent, folders, files in inner
+    )
 
 
 def _check_spelling(names: Iterable[str], folder: Path) -> None:

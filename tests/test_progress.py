@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from spaceevo import progress
-from spaceevo.progress import part, shown, silent
+from spaceevo.progress import lines, part, shown, silent
 
 
 def test_silent_takes_anything() -> None:
@@ -78,3 +78,11 @@ def test_errors_inside_pass_through() -> None:
         console = Console(file=io.StringIO(), force_terminal=terminal)
         with pytest.raises(KeyError), shown(console, "blocks"):
             raise KeyError
+
+
+def test_lines_are_printed_as_they_are_and_once() -> None:
+    console = Console(file=io.StringIO(), width=20)
+    say = lines(console)
+    for line in ("[bold]a[/x] :smile: " + 20 * "b", "c", "c"):
+        say(line)
+    assert console.file.getvalue() == "[bold]a[/x] :smile: " + 20 * "b" + "\nc\n"  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -277,7 +278,7 @@ def named_data(name: str, image_size: int) -> DataSettings:
     path = Path(name).expanduser()
     if is_recipe(path):
         return load_recipe(path).data
-    if path.is_dir():
+    if os.path.isdir(path):  # also where nobody may look
         return DataSettings(name="folder", image_size=image_size, options={"path": str(path)})
     known = [known for known in plugins.names(DATASETS) if known != "folder"]
     if name not in known:

@@ -7,6 +7,7 @@ The contract of every data set in this folder (a file here, or an entry point in
 - `load(settings, image_size, cache) -> ImageData`: square uint8 RGB images of `image_size` pixels, int64
   labels, every class in both splits. The same arguments give the same arrays, with or without a cache.
   `cache` is a folder, possibly missing, for rendered or decoded pixels (`spaceevo.train.datasets.cached`).
+  `passed_over` accounts for what was not read: a line tells it to the user.
   A data set that cannot be used raises `DataError`; a cache that cannot be written, `NoSpaceError`.
 - Neither torch nor the network is needed.
 

@@ -406,6 +406,20 @@ def test_unlisted_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Permission denied" in error.found
 
 
+def test_an_unlisted_folder_that_is_passed_over(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only root may list what a file system keeps there."""
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if "lost+found" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (root / "train" / "lost+found").mkdir()
+    assert _passed(_load(root)) == {"files that systems leave behind": (1, "train/lost+found")}
+
+
 def test_cache_that_cannot_be_written(root: Path) -> None:
     (root.parent / "cache").write_text("a file where the folder should be")
     with pytest.raises(NoSpaceError) as caught:

@@ -99,7 +99,7 @@ def decoded(files: Iterable[tuple[str, Path | bytes]], image_size: int) -> Itera
         raise DataError(
             f"{len(unreadable)} of {num_files} images cannot be read",
             found=some(unreadable),
-            remedy="Save these anew in a usual format, or take them out of the data set",
+            remedy="Replace them, make them readable, or take them out of the data set",
         )
 
 

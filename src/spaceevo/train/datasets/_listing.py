@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
@@ -73,7 +74,7 @@ def why_no_picture(name: str) -> str | None:
     (None, 'files with the ending .txt', 'files that systems leave behind')
     """
     reason = why_not_entered(name)
-    ending = PurePath(name).suffix.lower()
+    ending = os.path.splitext(name)[1].lower()
     if reason or not ending or ending in endings():
         return reason
     return f"files with the ending {ending}" if _ENDING.fullmatch(ending) else "files with other endings"
@@ -87,12 +88,10 @@ def why_not_entered(name: str) -> str | None:
 
 
 def is_picture(file: Path) -> bool:
-    """Whether a regular file is a picture by its ending or, without one, by its content.
+    """Whether the content of a regular file is that of a picture.
 
     One that cannot be opened counts as a picture, so that decoding tells of it.
     """
-    if file.suffix:
-        return file.suffix.lower() in endings()
     try:
         with Image.open(file, formats=FORMATS):
             return True

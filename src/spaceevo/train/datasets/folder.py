@@ -236,11 +236,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _why_passed_over(entry: os.DirEntry[str]) -> str | None:
     if reason := why_no_picture(entry.name):
         return reason
-    if not os.path.exists(entry.path):  # with the ending of a picture one is missing, which decoding tells
-        return None if Path(entry.name).suffix else NOWHERE
+    ending = os.path.splitext(entry.name)[1]
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return None if ending else NOWHERE  # with the ending of a picture one is missing, which decoding tells
     if not entry.is_file():
         return NO_FILES
-    return None if is_picture(Path(entry.path)) else NO_PICTURES
+    return None if ending or is_picture(Path(entry.path)) else NO_PICTURES
 
 
 def _num_files(entry: os.DirEntry[str]) -> int:
@@ -248,11 +249,11 @@ def _num_files(entry: os.DirEntry[str]) -> int:
     if entry.is_symlink() or not entry.is_dir():
         return 1
     unlisted: list[OSError] = []
-    inner = os.walk(entry, onerror=unlisted.append)
-    return len(unlisted) + sum(
+    listed = sum(
         len(files) + sum(os.path.islink(os.path.join(parent, name)) for name in folders)
-        for parent, folders, files in inner
+        for parent, folders, files in os.walk(entry, onerror=unlisted.append)
     )
+    return listed + len(unlisted)
 
 
 def _check_spelling(names: Iterable[str], folder: Path) -> None:

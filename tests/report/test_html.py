@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from made_up_report import make_data, make_model, make_target
 
+from spaceevo.records import PassedOver
 from spaceevo.report import html
 from spaceevo.report.data import ReportData
 
@@ -195,3 +196,13 @@ def test_short_trainings_of_spaces_are_shown(data: ReportData, page: Page) -> No
     assert "Trials of near-equal" in tried.text
     assert "65.0 %" in tried.text
     assert f"The space that was trained: {spaces[1].encoding}" in tried.text
+
+
+def test_what_was_read_of_the_data_is_told() -> None:
+    read = "5,000 training and 2,000 validation images; "
+    passed = (PassedOver("files with the ending .heic", 2, "train/<i>cat</i>/0.heic"),)
+    text = html.render(make_data(num_train_images=5000, passed_over=passed, not_searched=("eel",)))
+    assert f"{read}passed over: 2 files with the ending .heic (train/&lt;i&gt;cat&lt;/i&gt;/0.heic)" in text
+    assert "The subnet search saw no image of eel: " in text
+    assert f"{read}nothing passed over" in html.render(make_data(num_train_images=5000))
+    assert "passed over" not in html.render(make_data()), "an earlier version did not know"

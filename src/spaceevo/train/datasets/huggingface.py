@@ -7,22 +7,27 @@ fetched in a cache of its own. Source of the layout: huggingface.co/docs/dataset
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from spaceevo.errors import DataError
 from spaceevo.records import ImageData
-from spaceevo.train.datasets import cached, check_classes, decoded, some, version
+from spaceevo.train.datasets import _shards, _tables, cached, check_classes, decoded, some, version
 
 _ROWS = 256  # read at once
+_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+_NUM_LISTED = 10_000  # files of a folder that an error looks at
+_NAME = r"^[^\x00]+$"
 
 
 class Settings(BaseModel):
@@ -35,27 +40,10 @@ class Settings(BaseModel):
     )
     config: str = Field("", description="Configuration, where the data set has several; of a folder: a folder in it.")
     revision: str = Field("", description="Commit or tag of a data set of the hub; none: the newest.")
-    train: str = Field("train", min_length=1, description="Name of the training split.")
-    val: str = Field("validation", min_length=1, description="Name of the validation split; often also test.")
+    train: str = Field("train", pattern=_NAME, description="Name of the training split.")
+    val: str = Field("validation", pattern=_NAME, description="Name of the validation split; often also test.")
     image: str = Field("image", min_length=1, description="Column of the images.")
     label: str = Field("label", min_length=1, description="Column of the labels: numbers or names.")
-
-
-@dataclass(frozen=True)
-class _Split:
-    """One split, not yet read.
-
-    Attributes:
-        source: Its name, for errors.
-        schema: Of all columns.
-        version: What changes when the content does.
-        batches: Reads one column, some rows at a time.
-    """
-
-    source: str
-    schema: pa.Schema
-    version: object
-    batches: Callable[[str], Iterator[pa.Table | pa.RecordBatch]]
 
 
 def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
@@ -67,70 +55,156 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
         cache: Folder for the decoded pixels.
 
     Raises:
-        DataError: It cannot be found, fetched or read, lacks a split or a column, has a label that is missing or
-            none of a class, or an image cannot be read.
+        DataError: It cannot be found, fetched or read, lacks a split, a file of one or a column, has a label that is
+            missing or none of a class or means another class elsewhere, or an image cannot be read.
         NoSpaceError: The cache cannot be written.
     """
-    folder = Path(settings.path).expanduser()
-    open_split = _from_folder if folder.exists() else _from_hub
-    splits = {part: open_split(settings, name) for part, name in (("train", settings.train), ("val", settings.val))}
-    for split in splits.values():
-        _check_columns(split, settings)
-    values = {part: _labels(split, settings.label) for part, split in splits.items()}
-    class_names, labels = _numbered(values, _declared_names(splits["train"].schema, settings.label))
+    tally = _shards.Tally()
+    folder = Path(os.path.expanduser(settings.path))
+    is_folder = os.path.exists(folder)
+    tables: list[_tables.Table] = []
+    columns: dict[str, list[_tables.Labels]] = {}
+    for part, found in (_from_folder if is_folder else _from_hub)(settings, tally).items():
+        read = [table.labels(settings.label) for table in found]
+        for empty in (column for column in read if not column.values):
+            tally.add("tables without a row", empty.source)
+        tables += [table for table, column in zip(found, read, strict=True) if column.values]
+        columns[part] = [column for column in read if column.values]
+        if not columns[part]:
+            raise DataError(
+                f"The split {getattr(settings, part)!r} has no rows",
+                found=some(table.source for table in found),
+                remedy=f"Name a split that has images with `{part}`",
+            )
+    class_names, labels = _tables.numbered(columns, settings.path)
     check_classes(labels, class_names, settings.path)
+    named = [table.named_files(settings.image) for table in tables]
+    versions = [table.version for table in tables] + _versions([file for files in named for file in files.values()])
     num_train, num_val = len(labels["train"]), len(labels["val"])
+    nums_rows = [len(column.values) for column in (*columns["train"], *columns["val"])]
     images_NCHW = cached(
         cache,
         __file__,
-        ([split.version for split in splits.values()], settings.model_dump(), image_size),
+        (versions, settings.model_dump(), image_size),
         (num_train + num_val, 3, image_size, image_size),
-        lambda: decoded((image for split in splits.values() for image in _images(split, settings.image)), image_size),
+        lambda: decoded(
+            chain.from_iterable(
+                table.images(settings.image, files, num_rows)
+                for table, files, num_rows in zip(tables, named, nums_rows, strict=True)
+            ),
+            image_size,
+        ),
     )
     return ImageData(
-        name=folder.name,
+        name=(folder.resolve() if is_folder else folder).name,
         class_names=class_names,
         train_images=images_NCHW[:num_train],
         train_labels=labels["train"],
         val_images=images_NCHW[num_train:],
         val_labels=labels["val"],
+        passed_over=tally.passed_over(),
     )
 
 
-def _from_folder(settings: Settings, name: str) -> _Split:
-    """A split of a folder: `name.parquet`, `name-*.parquet` or `name/*.parquet`, there or in its folder `data`."""
-    root = Path(settings.path).expanduser() / settings.config
-    endings = (f"{name}.parquet", f"{name}-*.parquet", f"{name}/*.parquet")
-    files = sorted({file for where in ("", "data/") for ending in endings for file in root.glob(where + ending)})
-    if not files:
+def _from_folder(settings: Settings, tally: _shards.Tally) -> dict[str, list[_tables.Table]]:
+    """The files of both splits, not yet read."""
+    base = Path(os.path.expanduser(settings.path))
+    if not base.is_dir():
         raise DataError(
-            f"The data set has no split {name!r}",
-            found=f"{root} holds {some(sorted(str(file.relative_to(root)) for file in root.rglob('*.parquet')))}",
-            remedy=f"Name its splits with `train` and `val`; this one would be {' or '.join(endings)}",
+            "The path of the data set is no folder",
+            found=str(base),
+            remedy="Name the folder that it lies in with `path`",
         )
-    schemas = []
-    for file in files:
-        with _explained(file):
-            schemas.append(pq.read_schema(file))
-        if schemas[-1].types != schemas[0].types or schemas[-1].names != schemas[0].names:
+    root = base / settings.config
+    files = {part: _files(root, name, tally) for part, name in (("train", settings.train), ("val", settings.val))}
+    _shards.check_apart(files["train"], files["val"], "Name two splits with `train` and `val`")
+    _tell_unread(root, settings, files["train"] + files["val"], tally)
+    return {part: [_parquet(file, base) for file in found] for part, found in files.items()}
+
+
+def _files(root: Path, name: str, tally: _shards.Tally) -> list[Path]:
+    """The files of a split: `name.parquet`, `name-*.parquet` or `name/*.parquet`, there or in its folder `data`."""
+    endings = (".parquet", "-*.parquet", "/*.parquet")
+    forms = [
+        sorted(map(Path, glob.glob(glob.escape(str(where / name)) + ending)))
+        for where in (root, root / "data")
+        for ending in endings
+    ]
+    files = next(filter(None, forms), [])
+    if not files:
+        raise _no_split(root, name, " or ".join(f"{name}{ending}" for ending in endings))
+    if sum(map(bool, forms)) > 1:
+        raise DataError(
+            f"The split {name!r} is there more than once",
+            found=some(str(found[0]) for found in forms if found),
+            remedy=f"Keep one: {' or '.join(f'{name}{ending}' for ending in endings)}, in {root} or its folder data",
+        )
+    _shards.check_files(files)
+    _shards.check_complete(files, "Fetch or write them again; without them, give the others names without `-of-`")
+    _shards.tell_gaps(files, tally)
+    return _shards.distinct(files, tally)
+
+
+def _no_split(root: Path, name: str, names: str) -> DataError:
+    """What is there instead, and what to do with it."""
+    present = [file.relative_to(root) for file in islice(root.rglob("*"), _NUM_LISTED) if file.is_file()]
+    tables = sorted(str(file) for file in present if file.suffix == ".parquet")
+    kinds = Counter(file.suffix or file.name for file in present)
+    listed = some(f"{count} {kind}" for kind, count in kinds.most_common())
+    problem = f"The data set has no split {name!r}"
+    remedy = f"Name its splits with `train` and `val`; this one would be {names}"
+    if "[" in name:
+        remedy += "; parts of a split, such as train[:90%], are of the hub only"
+    if not tables and ".arrow" in kinds:
+        problem += " in parquet files: it is a folder of `save_to_disk`, which is not read"
+        data = f"load_from_disk({str(root)!r})" + f"[{name!r}]" * (root / name).is_dir()
+        remedy = f"Write parquet files in Python: datasets.{data}.to_parquet({str(root / f'{name}.parquet')!r})"
+    elif not tables and present:
+        remedy = f"Only parquet files are read, {names}, with a column of image files and one of labels: convert it"
+    return DataError(problem, found=f"{root} holds {some(tables) if tables else listed}", remedy=remedy)
+
+
+def _tell_unread(root: Path, settings: Settings, read: list[Path], tally: _shards.Tally) -> None:
+    """Count the parquet files that are neither split's, where the files of splits are looked for."""
+    places = [where / name for where in (root, root / "data") for name in (settings.train, settings.val)]
+    found = {*root.glob("*"), *root.glob("data/*"), *(file for place in places for file in place.rglob("*"))}
+    for file in sorted(found - set(read)):
+        if file.name.lower().endswith(".parquet") and os.path.realpath(file) not in map(os.path.realpath, read):
+            tally.add("parquet files of neither split", str(file))
+
+
+def _parquet(file: Path, base: Path) -> _tables.Table:
+    with _explained(file):
+        schema = pq.read_schema(file)
+
+    def batches(column: str, field: str = "") -> Iterator[pa.RecordBatch]:
+        with _explained(file), pq.ParquetFile(file) as parquet:
+            yield from parquet.iter_batches(_ROWS, columns=[f"{column}.{field}" if field else column])
+
+    return _tables.Table(str(file), schema, _versions([file]), (base,), batches)
+
+
+def _from_hub(settings: Settings, tally: _shards.Tally) -> dict[str, list[_tables.Table]]:
+    """Both splits, fetched where they are not in the cache of the package."""
+    if not _HUB_NAME.fullmatch(settings.path):
+        raise DataError(
+            "The folder of the data set is missing",
+            found=f"{settings.path} is not there",
+            remedy="Correct `path`; a relative one starts at the current folder",
+        )
+    for one, other in ((settings.train, settings.val), (settings.val, settings.train)):
+        if one.strip() in (other.strip(), other.partition("[")[0].strip()):
             raise DataError(
-                "Two files of a split have different columns",
-                found=f"{files[0]}: {some(schemas[0].names)}; {file}: {some(schemas[-1].names)}",
-                remedy="Keep only the files of one data set there",
+                "The training and the validation part have images in common",
+                found=f"{settings.train} and {settings.val}",
+                remedy="Name two splits with `train` and `val`, or parts of one, such as train[:90%] and train[90%:]",
             )
-
-    def batches(column: str) -> Iterator[pa.RecordBatch]:
-        for file in files:
-            with _explained(file), pq.ParquetFile(file) as parquet:
-                yield from parquet.iter_batches(_ROWS, columns=[column])
-
-    return _Split(f"{name!r} of {root}", schemas[0], _versions(files), batches)
+    return {"train": [_hub_split(settings, settings.train)], "val": [_hub_split(settings, settings.val)]}
 
 
-def _from_hub(settings: Settings, name: str) -> _Split:
-    """A split of a data set of the hub, fetched where it is not in the cache of the package."""
+def _hub_split(settings: Settings, name: str) -> _tables.Table:
     try:
-        from datasets import load_dataset
+        import datasets
     except ImportError as error:
         raise DataError(
             f"There is no folder {settings.path}, and the hub needs the package datasets",
@@ -138,7 +212,7 @@ def _from_hub(settings: Settings, name: str) -> _Split:
             remedy="Correct `path`, or install it: pip install 'spaceevo[huggingface]'",
         ) from error
     try:
-        data = load_dataset(
+        data = datasets.load_dataset(
             settings.path,
             settings.config or None,
             split=name,
@@ -152,11 +226,16 @@ def _from_hub(settings: Settings, name: str) -> _Split:
             remedy="Correct `path`, `config`, `train` or `val`; a path of your own must be a folder with parquet files",
         ) from error
     files = [Path(file["filename"]) for file in data.cache_files]
+    source = f"{name!r} of {settings.path}"
+    # Images may lie as files where the package keeps what it fetched, and nowhere else
+    kept = [getattr(datasets.config, key, None) for key in ("HF_CACHE_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE")]
+    folders = tuple(Path(folder) for folder in kept if folder)
 
-    def batches(column: str) -> Iterator[pa.Table]:
-        yield from data.select_columns([column]).with_format("arrow").iter(_ROWS)
+    def batches(column: str, field: str = "") -> Iterator[pa.Table]:  # mapped: other fields cost nothing
+        with _explained(source):
+            yield from data.select_columns([column]).with_format("arrow").iter(_ROWS)
 
-    return _Split(f"{name!r} of {settings.path}", data.features.arrow_schema, _versions(files), batches)
+    return _tables.Table(source, data.features.arrow_schema, _versions(files), folders, batches)
 
 
 def _versions(files: list[Path]) -> list[tuple[str, int, int]]:
@@ -164,73 +243,12 @@ def _versions(files: list[Path]) -> list[tuple[str, int, int]]:
 
 
 @contextmanager
-def _explained(file: Path) -> Iterator[None]:
+def _explained(source: Path | str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:  # damaged files make pyarrow raise nearly anything
         raise DataError(
-            "A parquet file cannot be read", found=f"{file}: {error}", remedy="Fetch or write it again"
+            "A parquet file cannot be read",
+            found=f"{source}: {' '.join(str(error).split()) or type(error).__name__}",
+            remedy="Fetch or write it again",
         ) from error
-
-
-def _check_columns(split: _Split, settings: Settings) -> None:
-    for key, column in (("image", settings.image), ("label", settings.label)):
-        if column not in split.schema.names:
-            raise DataError(
-                f"The data set has no column {column!r}",
-                found=f"{split.source} has {some(split.schema.names)}",
-                remedy=f"Name the column with `{key}`",
-            )
-    kind = split.schema.field(settings.image).type
-    if not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise DataError(
-            f"The column {settings.image!r} holds no image files",
-            found=f"Its type is {kind} in {split.source}",
-            remedy="Images are encoded (png, jpg, webp, ...), as bytes or as a struct of bytes and path",
-        )
-
-
-def _labels(split: _Split, column: str) -> list[int] | list[str]:
-    values = [value for batch in split.batches(column) for value in batch.column(column).to_pylist()]
-    kind = str if any(isinstance(value, str) for value in values) else int
-    for row, value in enumerate(values):
-        if not isinstance(value, kind):
-            raise DataError(
-                "A label is neither a number nor a name",
-                found=f"{value!r} in row {row} of {split.source}",
-                remedy="Name the column of the labels with `label`, and leave out rows without one",
-            )
-    return values
-
-
-def _declared_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """The names of the classes that the schema's metadata declares; none where labels are plain."""
-    declared = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = declared.get("info", {}).get("features", {}).get(label, {})
-    return tuple(feature.get("names", ()))
-
-
-def _numbered(
-    values: dict[str, list[int] | list[str]], names: tuple[str, ...]
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """(class names, labels by part); names that are not declared count in alphabetical order."""
-    every = {value for part in values.values() for value in part}
-    highest = max((value for value in every if isinstance(value, int)), default=-1)
-    if not names:
-        named = any(isinstance(value, str) for value in every)
-        names = tuple(sorted(map(str, every))) if named else tuple(map(str, range(highest + 1)))
-    numbers = {name: number for number, name in enumerate(names)}
-    return names, {
-        part: np.array([numbers.get(value, -1) if isinstance(value, str) else value for value in found], np.int64)
-        for part, found in values.items()
-    }
-
-
-def _images(split: _Split, column: str) -> Iterator[tuple[str, Path | bytes]]:
-    """(name, file or content) of each image."""
-    row = 0
-    for batch in split.batches(column):
-        for value in batch.column(column).to_pylist():
-            content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-            yield f"row {row} of {split.source}", Path(path) if content is None and path else content or b""
-            row += 1

@@ -31,6 +31,7 @@ Sample = dict[str, tuple[str, bytes]]
 
 _RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 _NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_PATH = r"^[^\x00]+$"
 _MAX_SHARDS = 1_000_000
 _MAX_BYTES = 1 << 30  # of an image or a label; a damaged header claims any size
 _CHUNK_BYTES = 1 << 20
@@ -43,9 +44,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     train: str = Field(
-        min_length=1, description="Shards of the training part: a path with {000..146}, *, ? or neither of them."
+        pattern=_PATH, description="Shards of the training part: a path with {000..146}, *, ? or neither of them."
     )
-    val: str = Field(min_length=1, description="Shards of the validation part, likewise.")
+    val: str = Field(pattern=_PATH, description="Shards of the validation part, likewise.")
     label: str = Field(
         "cls",
         pattern=r"^[A-Za-z0-9_]+$|^json\.[A-Za-z0-9_.]+$",
@@ -356,6 +357,10 @@ def _reason(shard: Path, error: Exception) -> str:
         for first, kind in _STARTS.items():
             if start.startswith(first):
                 return f"it is {kind}; a tar may be compressed by gzip, bzip2 or xz"
+        if not start:
+            return "the file is empty"
+    if "- method" in str(error):  # one line for each compression that it is not
+        return "it is no tar, or its beginning is damaged"
     return " ".join(str(error).split()) or type(error).__name__
 
 

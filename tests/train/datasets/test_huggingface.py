@@ -5,8 +5,13 @@ The hub is played by a module that answers as `datasets.load_dataset` does and, 
 
 import io
 import json
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import combinations_with_replacement
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -14,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from spaceevo.errors import DataError
@@ -22,6 +29,9 @@ from spaceevo.train.datasets import huggingface
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+#: The labels of two rows, and the names that are declared
+Declared = tuple[list[object] | pa.Array, tuple[str, ...]]
 
 
 def _picture(colour: tuple[int, int, int]) -> bytes:
@@ -162,12 +172,324 @@ def test_unreadable_files_and_images(root: Path) -> None:
     error = _error(root)
     assert "images cannot be read" in error.problem or broken.name in error.found
     _save(broken, pa.table({"image": [b"no image", None], "label": [0, 1]}))
-    assert "different columns" in _error(root).problem
-    _save(root / "other.parquet", pa.table({"image": [b"no image", None], "label": [0, 1]}))
-    error = _error(root, train="other")
-    assert "2 of 4 images" in error.problem
-    assert "row 0 of 'other'" in error.found
-    assert "row 1 of 'other'" in error.found
+    assert "without the names" in _error(root).problem
+    for part in ("other", "another"):
+        _save(root / f"{part}.parquet", pa.table({"image": [b"no image", b""], "label": [0, 1]}))
+    error = _error(root, train="other", val="another")
+    assert "4 of 4 images" in error.problem
+    assert f"row 0 of {root}/other.parquet" in error.found
+    assert f"row 1 of {root}/another.parquet" in error.found
+
+
+def _parts(root: Path, train: list[pa.Table], val: list[pa.Table]) -> Path:
+    """A data set of its own, of some files per part."""
+    for part, tables in (("train", train), ("validation", val)):
+        for number, table in enumerate(tables):
+            _save(root / "own" / part / f"{number}.parquet", table)
+    return root / "own"
+
+
+#: All mean that red is a cat and blue a dog
+CAT_DOG: dict[str, Declared] = {
+    "numbers": ([0, 1], ("cat", "dog")),
+    "the other way round": ([1, 0], ("dog", "cat")),
+    "names": (["cat", "dog"], ()),
+    "names, declared": (["cat", "dog"], ("dog", "cat")),
+    "small numbers": (pa.array([1, 0], pa.int8()), ("dog", "cat")),
+    "truth": (pa.array([True, False]), ("dog", "cat")),
+    "large text": (pa.array(["cat", "dog"], pa.large_string()), ()),
+    "categories": (pa.array(["cat", "dog"]).dictionary_encode(), ()),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), combinations_with_replacement(CAT_DOG, 2))
+def test_classes_have_one_number_whatever_files_say(root: Path, first: str, second: str) -> None:
+    """The colours tell the truth, within a split as between splits."""
+    one, other = (_table([RED, BLUE], *CAT_DOG[key]) for key in (first, second))
+    data = _load(_parts(root, [one, other], [other, one]))
+    for images, labels in ((data.train_images, data.train_labels), (data.val_images, data.val_labels)):
+        named = [
+            (tuple(image[:, 0, 0].tolist()), data.class_names[label])
+            for image, label in zip(images, labels, strict=True)
+        ]
+        assert named == [(RED, "cat"), (BLUE, "dog")] * 2
+    if not any(CAT_DOG[key][1] for key in (first, second)):
+        assert data.class_names == ("cat", "dog"), "in alphabetical order"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "problem", "found"),
+    [
+        (([0, 1], ("cat", "dog")), ([0, 1], ("cat", "eel")), "declare other classes", "0.parquet: 'dog'; only"),
+        (([0, 1], ("cat", "dog")), ([0, 1], ("cat", "dog", "eel")), "declare other classes", "'eel'"),
+        (([0, 1], ("cat", "dog")), ([0, 1], ("cat", "dog ")), "declare other classes", "'dog '"),
+        (([0, 1], ("cat", "caf\u00e9")), ([0, 1], ("cat", "cafe\u0301")), "declare other classes", "'cafe\\u0301'"),
+        (([0, 1], ("cat", "dog")), ([0, 1], ()), "without the names", "has 0, 1 (int64) and declares no names"),
+        (([0, 1], ("1", "0")), ([0, 1], ()), "without the names", "declares '1', '0'"),
+        (([0, 1], ("cat", "dog")), (["cat", "eel"], ()), "none of the classes", "'eel' in"),
+        (([0, 1], ("cat", "dog")), (["Cat", "dog"], ()), "none of the classes", "'Cat' in"),
+        (([0, 1], ()), (["cat", "dog"], ()), "names in one table", "has 'cat', 'dog' (string) and declares no names"),
+        (([0, 1], ()), (["00", "1"], ()), "names in one table", "'00'"),
+        (([0, 1], ("cat", "cat")), ([0, 1], ("cat", "cat")), "not understood", "same name: 'cat'"),
+        ((["cat", "cat "], ()), (["cat", "cat "], ()), "only in blanks", "'cat' and 'cat '"),
+        (([0, 10**15], ()), ([0, 1], ()), "higher than there are images", "1000000000000000"),
+        ((pa.array([0, 2**63], pa.uint64()), ()), ([0, 1], ()), "neither a number", "row 1 of"),
+        (([0, 1], ("cat", "dog")), ([[0], [1]], ("cat", "dog")), "neither a number", "[0] in row 0"),
+        (([0, 1], ("cat", "dog")), ([b"cat", b"dog"], ()), "neither a number", "the column is binary"),
+        (([0, 1], ("cat", "dog")), ([{"id": 0}, {"id": 1}], ()), "neither a number", "the column is struct<id: int64>"),
+        (([0, 1], ("cat", "dog")), ([0.0, float("nan")], ("cat", "dog")), "neither a number", "the column is double"),
+    ],
+)
+def test_classes_that_cannot_be_compared(root: Path, one: Declared, other: Declared, problem: str, found: str) -> None:
+    tables = [_table([RED, BLUE], *about) for about in (one, other)]
+    for train, val in ((tables, tables[:1]), (tables[:1], tables[1:]), (tables[1:], tables[:1])):
+        error = _error(_parts(root, train, val))
+        assert problem in error.problem
+        if val != tables[:1] or train == tables:
+            assert found in error.found
+        shutil.rmtree(root / "own")
+
+
+def test_numbers_as_text_are_numbers(root: Path) -> None:
+    one, other = _table([RED, BLUE], [0, 1]), _table([RED, BLUE], ["0", "1"])
+    for names in ((), ("0", "1")):
+        data = _load(_parts(root, [_table([RED, BLUE], [0, 1], names), other], [other, one]))
+        assert data.class_names == ("0", "1")
+        assert data.train_labels.tolist() == data.val_labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["", "no", "null", "3", "[]", '"x"', "{", "[" * 100_000, '{"info": null}', '{"info": []}',
+     '{"info": {"features": null}}',
+     '{"info": {"features": [1]}}', '{"info": {"features": {"label": {"names": null}}}}',
+     '{"info": {"features": {"label": {"names": "ab"}}}}', '{"info": {"features": {"label": {"names": [0, 1]}}}}',
+     '{"info": {"features": {"label": {"names": {"0": "a", "1": "b"}}}}}', b"\xff\xfe"],
+)  # fmt: skip
+def test_metadata_that_are_not_understood(root: Path, metadata: str | bytes) -> None:
+    for part in ("a", "b"):
+        _save(root / f"{part}.parquet", _table([RED, BLUE], [0, 1]).replace_schema_metadata({"huggingface": metadata}))
+    error = _error(root, train="a", val="b")
+    assert "not understood" in error.problem
+    assert f"{root}/a.parquet" in error.found
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["{}", '{"info": {}}', '{"info": {"features": {"label": null}}}', '{"info": {"features": {"label": [{}]}}}'],
+)
+def test_metadata_that_declare_nothing(root: Path, metadata: str) -> None:
+    for part in ("a", "b"):
+        _save(root / f"{part}.parquet", _table([RED, BLUE], [0, 1]).replace_schema_metadata({"huggingface": metadata}))
+    assert _load(root, train="a", val="b").class_names == ("0", "1")
+
+
+def test_rows_that_name_files(root: Path) -> None:
+    """Inside of the data set they are read, and read again once they change; outside of it they are refused."""
+    own = root / "own"
+    _save(own / "pictures" / "x.parquet", _table([RED], [0]))  # makes the folder
+    for name, colour in (("red", RED), ("blue", BLUE)):
+        (own / "pictures" / f"{name}.png").write_bytes(_picture(colour))
+        (root / f"{name}.png").write_bytes(_picture(colour))
+
+    def load(*paths: str | None, label: str = "label", contents: tuple[bytes | None, ...] = (None, None)) -> ImageData:
+        images = [{"bytes": content, "path": path} for content, path in zip(contents, paths, strict=True)]
+        for part in ("train", "validation"):
+            kept = (
+                images if part == "train" else [{"bytes": _picture(c), "path": "pictures/red.png"} for c in (RED, BLUE)]
+            )
+            _save(own / "data" / f"{part}.parquet", pa.table({"image": pa.array(kept, STRUCT), "label": [0, 1]}))
+        return _load(own)
+
+    inside = ("pictures/red.png", str(own / "pictures" / ".." / "pictures" / "blue.png"))
+    data = load(*inside)
+    assert [image[:, 0, 0].tolist() for image in data.train_images] == [list(RED), list(BLUE)]
+    assert [image[:, 0, 0].tolist() for image in data.val_images] == [list(RED), list(BLUE)], "content before path"
+    (own / "pictures" / "red.png").write_bytes(_picture(GREEN) + b" ")
+    assert load(*inside).train_images[0, :, 0, 0].tolist() == list(GREEN)
+
+    (own / "link.png").symlink_to(root / "red.png")
+    (own / "folder").symlink_to(root)
+    os.mkfifo(own / "pipe.png")
+    for path, problem in (
+        (str(root / "red.png"), "outside"),
+        ("../red.png", "outside"),
+        ("pictures/../../red.png", "outside"),
+        ("link.png", "outside"),
+        ("folder/red.png", "outside"),
+        ("/dev/zero", "outside"),
+        ("red\0.png", "outside"),
+        ("pipe.png", "not there"),
+        ("pictures", "not there"),
+        ("pictures/no.png", "not there"),
+        ("https://x.org/a.png", "not there"),
+        (None, "has no image"),
+        ("", "has no image"),
+    ):
+        with pytest.raises(DataError, match=problem) as caught:
+            load(inside[0], path)
+        assert f"row 1 of {own}/data/train.parquet" in caught.value.found
+        assert (path or "row 1") in caught.value.found
+
+
+def test_image_columns_that_hold_none(root: Path) -> None:
+    for images in (
+        pa.array(["a.png", "b.png"]),
+        pa.array([[1, 2], [3]]),
+        pa.array([{"x": b"1"}, {"x": b"2"}]),
+        pa.array([{"bytes": [1], "path": "a"}, {"bytes": [2], "path": "b"}]),
+        pa.nulls(2),
+    ):
+        for part in ("a", "b"):
+            _save(root / f"{part}.parquet", pa.table({"image": images, "label": [0, 1]}))
+        error = _error(root, train="a", val="b")
+        assert str(images.type).replace("<item", "<element") in error.found
+        assert f"{root}/a.parquet" in error.found
+    _save(root / "a.parquet", pa.table({"image": pa.array([_picture(RED), None]), "label": [0, 1]}))
+    _save(root / "b.parquet", pa.table({"image": pa.array([_picture(RED)] * 2, pa.large_binary()), "label": [0, 1]}))
+    assert f"row 1 of {root}/a.parquet" in _error(root, train="a", val="b").found
+    _save(root / "a.parquet", pa.table({"image": [_picture(RED)] * 2, "label": [0, 1]}))
+    assert _load(root, train="a", val="b").val_labels.tolist() == [0, 1]
+    twice = pa.table([pa.array([_picture(RED)]), pa.array([0]), pa.array([1])], names=["image", "label", "label"])
+    _save(root / "a.parquet", twice)
+    assert "two columns 'label'" in _error(root, train="a", val="b").problem
+
+
+def test_text_that_is_none(root: Path) -> None:
+    """Parquet files of others may hold bytes that are no UTF-8 as text."""
+    labels = pa.array([b"\xff", b"b"]).view(pa.string())
+    for part in ("a", "b"):
+        _save(root / f"{part}.parquet", pa.table({"image": [_picture(RED)] * 2, "label": labels}))
+    assert f"{root}/a.parquet" in _error(root, train="a", val="b").found
+
+
+def _told(data: ImageData) -> list[tuple[str, int, str]]:
+    return [(told.reason, told.count, Path(told.example).name) for told in data.passed_over]
+
+
+def test_shards_that_are_missing_or_too_many(root: Path) -> None:
+    data = root / "data"
+    table = _table([RED, BLUE], [0, 1], ("cat", "dog"))
+    (data / "train-00001-of-00002.parquet").rename(data / "t")
+    assert "train-00001-of-00002.parquet is not among" in _error(root).found
+    (data / "t").rename(data / "train-00001-of-00002.parquet")
+    _save(data / "train-00000-of-00001.parquet", table)
+    assert "two sets" in _error(root).problem
+    (data / "train-00000-of-00001.parquet").unlink()
+    for place in ("train.parquet", "data/train.parquet", "train/0.parquet"):
+        _save(root / place, table)
+        error = _error(root)
+        assert "more than once" in error.problem
+        assert str(root / place) in error.found
+        (root / place).unlink()
+    assert "in both" in _error(root, val="train").found
+    for name in ("x-0.parquet", "x-3.parquet", "test.parquet", "X.PARQUET", "x/more/a.parquet"):
+        _save(root / name, table)
+    (root / "x-link.parquet").symlink_to(root / "x-0.parquet")
+    loaded = _load(root, train="x")
+    assert len(loaded.train_labels) == 4
+    assert _told(loaded) == [
+        ("shards that are missing between two others", 2, "x-1.parquet"),
+        ("shards that are another one under a second name", 1, "x-link.parquet"),
+        ("parquet files of neither split", 5, "X.PARQUET"),
+    ]
+
+
+def test_files_without_a_row_and_with_other_columns(root: Path) -> None:
+    table = _table([RED, BLUE], [0, 1], ("cat", "dog"))
+    empty = pa.table({"image": pa.nulls(0), "label": pa.nulls(0)})
+    more = table.append_column("width", pa.array([1, 2])).select(["width", "label", "image"])
+    data = _load(_parts(root, [empty, table, more], [table]))
+    assert data.train_labels.tolist() == [0, 1, 0, 1]
+    assert _told(data) == [("tables without a row", 1, "0.parquet")]
+    _save(root / "own" / "validation" / "0.parquet", table.slice(0, 0))
+    assert "'validation' has no rows" in _error(root / "own").problem
+    _save(root / "own" / "validation" / "0.parquet", table.drop_columns(["label"]))
+    assert "own/validation/0.parquet has image" in _error(root / "own").found
+
+
+def test_what_is_no_parquet_folder(root: Path) -> None:
+    own = root / "own"
+    own.mkdir()
+    for name in (
+        "a/data-00000-of-00001.arrow",
+        "b/train/data-00000-of-00001.arrow",
+        "b/dataset_dict.json",
+        "c/train.csv",
+    ):
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).write_bytes(b"x")
+    error = _error(own / "a")
+    assert "save_to_disk" in error.problem
+    assert f"datasets.load_from_disk('{own}/a').to_parquet('{own}/a/train.parquet')" in error.remedy
+    assert (
+        f"datasets.load_from_disk('{own}/b')['train'].to_parquet('{own}/b/train.parquet')" in _error(own / "b").remedy
+    )
+    assert "1 .csv" in _error(own / "c").found
+    assert "Only parquet" in _error(own / "c").remedy
+    assert "no folder" in _error(own / "c" / "train.csv").problem
+    assert "c/small is not there" in _error(own / "c", config="small").found
+    assert "hub only" in _error(root, train="train[:90%]").remedy
+    for path in (own / "nowhere", "~nobody/x", "a/b/c", "x" * 5000 + "/y/z"):
+        assert "folder of the data set is missing" in _error(Path(path)).problem
+    os.mkfifo(root / "p.parquet")
+    (root / "d.parquet").mkdir()
+    assert "p.parquet is no regular file" in _error(root, train="p").found
+    assert "d.parquet is a folder" in _error(root, train="d").found
+
+
+def test_names_of_splits_are_letters(root: Path) -> None:
+    table = _table([RED, BLUE], [0, 1], ("cat", "dog"))
+    for name in ("[v2]", "a*"):
+        _save(root / f"{name}-0.parquet", table)
+        assert len(_load(root, train=name).train_labels) == 2
+    assert "no split" in _error(root, train="trai?").problem
+    assert "no split" in _error(root, train="/nowhere").problem
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_any_tables_are_read_right_or_refused(data: st.DataObject) -> None:
+    """Whatever is declared, in whatever order: the names of labels are those that were meant, and counts are told."""
+    names = ("cat", "dog", "eel")
+    colours = dict(zip(names, (RED, BLUE, GREEN), strict=True))
+    draw = data.draw
+
+    def table() -> tuple[pa.Table, int, bool]:
+        """With the number of its rows, and whether it declares or writes names."""
+        meant = draw(st.permutations(names)) * draw(st.integers(0, 2))
+        declared = tuple(draw(st.permutations(names)))
+        written = draw(st.sampled_from(["numbers", "names", "both", "plain"]))
+        labels = [(declared if written != "plain" else names).index(name) for name in meant]
+        kind = draw(st.sampled_from([pa.int64(), pa.int8(), pa.uint32()]))
+        column = pa.array(meant, pa.string()) if written in ("names", "both") else pa.array(labels, kind)
+        made = _table([colours[name] for name in meant], column, declared if written in ("numbers", "both") else ())
+        if draw(st.integers(0, 9)) == 0:
+            junk = draw(st.one_of(st.binary(max_size=20), st.just(b'{"info": {"features": {"label": {"names": 3}}}}')))
+            made = made.replace_schema_metadata({"huggingface": junk})
+        return made, len(meant), written != "plain"
+
+    with tempfile.TemporaryDirectory() as folder:
+        root, num_rows, empty, named = Path(folder) / "set", {"train": 0, "validation": 0}, 0, False
+        for part in num_rows:
+            for number in range(draw(st.integers(1, 3))):
+                made, rows, is_named = table()
+                _save(root / f"{part}-{number}.parquet", made)
+                num_rows[part] += rows
+                empty += rows == 0
+                named |= is_named and rows > 0
+        read = None
+        with suppress(DataError):
+            read = _load(root)
+        event(f"read: {bool(read)}")
+        if read is None:
+            return
+        assert (len(read.train_labels), len(read.val_labels)) == tuple(num_rows.values())
+        assert sum(told.count for told in read.passed_over) == empty
+        truth = {colour: name if named else str(names.index(name)) for name, colour in colours.items()}
+        for images, labels in ((read.train_images, read.train_labels), (read.val_images, read.val_labels)):
+            for image, label in zip(images, labels, strict=True):
+                assert read.class_names[label] == truth[tuple(image[:, 0, 0].tolist())]
 
 
 class _Columns:
@@ -206,6 +528,7 @@ def _played(root: Path) -> ModuleType:
     _save(root / "both.parquet", _table([RED, BLUE] * 2, [0, 1] * 2, ("cat", "dog")))
     module = ModuleType("datasets")
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
+    module.config = SimpleNamespace(HF_CACHE_HOME=str(root / "kept"))  # type: ignore[attr-defined]
     return module
 
 
@@ -234,7 +557,9 @@ def test_the_hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_hub_without_its_package(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert "pip install 'spaceevo[huggingface]'" in _error(root / "nowhere").remedy
+    with pytest.raises(DataError) as caught:
+        huggingface.load(huggingface.Settings(path="someone/pets"), 8, root)
+    assert "pip install 'spaceevo[huggingface]'" in caught.value.remedy
 
 
 def test_the_package_reads_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

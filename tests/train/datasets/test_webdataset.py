@@ -4,10 +4,15 @@ import io
 import json
 import os
 import tarfile
+import tempfile
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
@@ -308,7 +313,11 @@ def test_more_behind_the_end_and_samples_in_two_places(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(b"\x28\xb5\x2f\xfd" + bytes(600), "by zstd"), (b"PK\x03\x04" + bytes(600), "zip"), (b"<html>" * 200, "it is no tar")],
+    [
+        (b"\x28\xb5\x2f\xfd" + bytes(600), "by zstd"),
+        (b"PK\x03\x04" + bytes(600), "zip"),
+        (b"<html>" * 200, "it is no tar"),
+    ],
 )
 def test_what_is_no_tar(root: Path, content: bytes, found: str) -> None:
     (root / "v.tar").write_bytes(content)
@@ -446,3 +455,48 @@ def test_class_names_are_checked(root: Path) -> None:
 def test_label_option(label: str) -> None:
     with pytest.raises(ValidationError, match="label"):
         webdataset.Settings(train="a", val="b", label=label)
+
+
+PARTS = {  # members of stem `s`, and as what they are told; none: a sample
+    "sample": (lambda s: _sample(s, RED, 0), None),
+    "another": (lambda s: [(f"{s}.JPG", _picture(BLUE, "JPEG")), (f"{s}.json", b"{}"), (f"{s}.Cls", b"1\n")], None),
+    "notes": (lambda s: [(f"{s}.txt", b"x"), (f"{s}.json", b"{}")], "samples without image and label"),
+    "mask": (lambda s: [(f"{s}.seg.png", b"x")], "samples without image and label"),
+    "hidden": (lambda s: [(f"{s[:-1]}.{s[-1]}.png", b"x")], "hidden members"),
+    "plain": (lambda s: [(f"{s}", b"x")], "members without an ending"),
+    "dotted": (lambda s: _sample(f"{s}.v2", RED, 0), "error"),
+    "lone": (lambda s: _sample(s, RED, 0)[:1], "error"),
+    "strange": (lambda s: _sample(s, RED, "fish"), "error"),
+}
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from(list(PARTS)), max_size=8),
+    st.sampled_from(["{}", "d.1/{}", "/x/{}", "[é]/../{}"]),
+    st.sampled_from(["w", "w:gz", "w:xz"]),
+    st.lists(st.tuples(st.integers(0, 1 << 15), st.sampled_from(b"\0\x80\xff-7xLSg")), max_size=2),
+)
+def test_any_shard_is_read_right_or_refused(
+    kinds: list[str], stem: str, mode: str, damage: list[tuple[int, int]]
+) -> None:
+    """What is read and what is told make up what was packed; damage ends in a `DataError`, or changes content only."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _pack(root / "val.tar", *_sample("a", RED, 0), *_sample("b", BLUE, 1))
+        members = [member for number, kind in enumerate(kinds) for member in PARTS[kind][0](stem.format(number))]
+        shard = _pack(root / "train.tar", *members, *_sample("a", RED, 0), *_sample("b", BLUE, 1), mode=mode)
+        content = bytearray(shard.read_bytes())
+        for place, value in damage:
+            content[place % len(content)] = value
+        shard.write_bytes(content)
+        told = [PARTS[kind][1] for kind in kinds]
+        data = None
+        with suppress(DataError):
+            data = _load(root, train=str(shard))
+        if data is None:
+            assert damage or "error" in told
+        elif not damage:
+            assert "error" not in told
+            assert len(data.train_labels) == told.count(None) + 2
+            assert {entry.reason: entry.count for entry in data.passed_over} == Counter(filter(None, told))

@@ -6,8 +6,10 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +75,17 @@ class Table:
                 remedy=f"Name the column with `{key}`; all files of a data set have it, each once",
             )
 
+    def values(self, column: str, field: str = "") -> Iterator[Any]:
+        """Read one column, or one field of it, row by row.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        with explained(self.source):
+            for batch in self.batches(column, field):
+                array = batch.column(column)
+                yield from (pc.struct_field(array, field) if field else array).to_pylist()
+
     def labels(self, column: str) -> Labels:
         """Read the labels.
 
@@ -82,7 +95,7 @@ class Table:
         """
         self.check_column(column, "label")
         kind = str(self.schema.field(column).type)
-        values = [value for batch in self.batches(column) for value in batch.column(column).to_pylist()]
+        values = list(self.values(column))
         for row, value in enumerate(values):
             if not isinstance(value, (int, str)) or (isinstance(value, int) and value >> 63 not in (0, -1)):
                 raise DataError(
@@ -103,18 +116,14 @@ class Table:
         kind = self.schema.field(column).type
         self._check_images(column, kind)
         files: dict[int, Path] = {}
-        if not pa.types.is_struct(kind) or "path" not in kind.names:
-            return files
-        row = 0
         listed: dict[str, frozenset[str]] = {}  # names by folder: most rows name what is nowhere
-        for batch in self.batches(column, "path"):
-            for path in pc.struct_field(batch.column(column), "path").to_pylist():
-                folder, name = os.path.split(path or "")
-                if folder not in listed:
-                    listed[folder] = self._names(folder)
-                if name in listed[folder] and (file := self._inside(path)) and os.path.isfile(file):
-                    files[row] = file
-                row += 1
+        has_paths = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+        for row, path in enumerate(self.values(column, "path") if has_paths else ()):
+            folder, name = os.path.split(path or "")
+            if folder not in listed:
+                listed[folder] = self._names(folder)
+            if name in listed[folder] and (file := self._inside(path)) and os.path.isfile(file):
+                files[row] = file
         return files
 
     def images(self, column: str, files: dict[int, Path], num_rows: int) -> Iterator[tuple[str, Path | bytes]]:
@@ -129,19 +138,18 @@ class Table:
             DataError: A row has no image, or names a file that is not there or outside of the data set; or there are
                 more or fewer images than labels.
         """
-        row = 0
-        for batch in self.batches(column):
-            for value in batch.column(column).to_pylist():
-                content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-                where = f"row {row} of {self.source}"
-                if content is None and row not in files:
-                    raise self._no_image(where, path)
-                yield where, files[row] if content is None else content
-                row += 1
-        if row != num_rows:
+        num_images = 0
+        for row, value in enumerate(self.values(column)):
+            content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+            where = f"row {row} of {self.source}"
+            if content is None and row not in files:
+                raise self._no_image(where, path)
+            yield where, files[row] if content is None else content
+            num_images += 1
+        if num_images != num_rows:
             raise DataError(
                 "A table is damaged, or changed while it was read",
-                found=f"{self.source} has {num_rows} labels and {row} images",
+                found=f"{self.source} has {num_rows} labels and {num_images} images",
                 remedy="Fetch or write it again",
             )
 
@@ -214,6 +222,19 @@ class Table:
                 remedy="Write the file again, with right metadata or with none",
             )
         return tuple(names)
+
+
+@contextmanager
+def explained(source: str) -> Iterator[None]:
+    """Errors of pyarrow as a `DataError`."""
+    try:
+        yield
+    except Exception as error:  # damaged files make it raise nearly anything
+        raise DataError(
+            "A parquet file cannot be read",
+            found=f"{source}: {' '.join(str(error).split()) or type(error).__name__}",
+            remedy="Fetch or write it again",
+        ) from error
 
 
 def numbered(columns: dict[str, list[Labels]], source: str) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:

@@ -12,7 +12,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 
@@ -62,6 +61,12 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     tally = _shards.Tally()
     folder = Path(os.path.expanduser(settings.path))
     is_folder = os.path.exists(folder)
+    if not is_folder and not _HUB_NAME.fullmatch(settings.path):
+        raise DataError(
+            "The folder of the data set is missing",
+            found=f"{settings.path} is not there",
+            remedy="Correct `path`; a relative one starts at the current folder",
+        )
     tables: list[_tables.Table] = []
     columns: dict[str, list[_tables.Labels]] = {}
     for part, found in (_from_folder if is_folder else _from_hub)(settings, tally).items():
@@ -147,7 +152,7 @@ def _files(root: Path, name: str, tally: _shards.Tally) -> list[Path]:
 
 def _no_split(root: Path, name: str, names: str) -> DataError:
     """What is there instead, and what to do with it."""
-    present = [file.relative_to(root) for file in islice(root.rglob("*"), _NUM_LISTED) if file.is_file()]
+    present = [file.relative_to(root) for file in islice(root.rglob("*"), _NUM_LISTED) if os.path.isfile(file)]
     tables = sorted(str(file) for file in present if file.suffix == ".parquet")
     kinds = Counter(file.suffix or file.name for file in present)
     listed = some(f"{count} {kind}" for kind, count in kinds.most_common())
@@ -161,24 +166,26 @@ def _no_split(root: Path, name: str, names: str) -> DataError:
         remedy = f"Write parquet files in Python: datasets.{data}.to_parquet({str(root / f'{name}.parquet')!r})"
     elif not tables and present:
         remedy = f"Only parquet files are read, {names}, with a column of image files and one of labels: convert it"
-    return DataError(problem, found=f"{root} holds {some(tables) if tables else listed}", remedy=remedy)
+    found = f"{root} holds {some(tables) if tables else listed}" if root.exists() else f"{root} is not there"
+    return DataError(problem, found=found, remedy=remedy)
 
 
 def _tell_unread(root: Path, settings: Settings, read: list[Path], tally: _shards.Tally) -> None:
     """Count the parquet files that are neither split's, where the files of splits are looked for."""
     places = [where / name for where in (root, root / "data") for name in (settings.train, settings.val)]
-    found = {*root.glob("*"), *root.glob("data/*"), *(file for place in places for file in place.rglob("*"))}
-    for file in sorted(found - set(read)):
-        if file.name.lower().endswith(".parquet") and os.path.realpath(file) not in map(os.path.realpath, read):
+    found = chain(root.glob("*"), root.glob("data/*"), *(place.rglob("*") for place in places))
+    known = set(map(os.path.realpath, read))
+    for file in sorted(file for file in set(found) if file.name.lower().endswith(".parquet")):
+        if os.path.realpath(file) not in known:
             tally.add("parquet files of neither split", str(file))
 
 
 def _parquet(file: Path, base: Path) -> _tables.Table:
-    with _explained(file):
+    with _tables.explained(str(file)):
         schema = pq.read_schema(file)
 
     def batches(column: str, field: str = "") -> Iterator[pa.RecordBatch]:
-        with _explained(file), pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches(_ROWS, columns=[f"{column}.{field}" if field else column])
 
     return _tables.Table(str(file), schema, _versions([file]), (base,), batches)
@@ -186,12 +193,6 @@ def _parquet(file: Path, base: Path) -> _tables.Table:
 
 def _from_hub(settings: Settings, tally: _shards.Tally) -> dict[str, list[_tables.Table]]:
     """Both splits, fetched where they are not in the cache of the package."""
-    if not _HUB_NAME.fullmatch(settings.path):
-        raise DataError(
-            "The folder of the data set is missing",
-            found=f"{settings.path} is not there",
-            remedy="Correct `path`; a relative one starts at the current folder",
-        )
     for one, other in ((settings.train, settings.val), (settings.val, settings.train)):
         if one.strip() in (other.strip(), other.partition("[")[0].strip()):
             raise DataError(
@@ -232,23 +233,10 @@ def _hub_split(settings: Settings, name: str) -> _tables.Table:
     folders = tuple(Path(folder) for folder in kept if folder)
 
     def batches(column: str, field: str = "") -> Iterator[pa.Table]:  # mapped: other fields cost nothing
-        with _explained(source):
-            yield from data.select_columns([column]).with_format("arrow").iter(_ROWS)
+        yield from data.select_columns([column]).with_format("arrow").iter(_ROWS)
 
     return _tables.Table(source, data.features.arrow_schema, _versions(files), folders, batches)
 
 
 def _versions(files: list[Path]) -> list[tuple[str, int, int]]:
     return [(str(file.resolve()), *version(file)) for file in files]
-
-
-@contextmanager
-def _explained(source: Path | str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # damaged files make pyarrow raise nearly anything
-        raise DataError(
-            "A parquet file cannot be read",
-            found=f"{source}: {' '.join(str(error).split()) or type(error).__name__}",
-            remedy="Fetch or write it again",
-        ) from error

@@ -189,6 +189,8 @@ def _parts(root: Path, train: list[pa.Table], val: list[pa.Table]) -> Path:
     return root / "own"
 
 
+INTEGERS = [pa.int64(), pa.int8(), pa.uint32()]
+
 #: All mean that red is a cat and blue a dog
 CAT_DOG: dict[str, Declared] = {
     "numbers": ([0, 1], ("cat", "dog")),
@@ -202,7 +204,7 @@ CAT_DOG: dict[str, Declared] = {
 }
 
 
-@pytest.mark.parametrize(("first", "second"), combinations_with_replacement(CAT_DOG, 2))
+@pytest.mark.parametrize(("first", "second"), list(combinations_with_replacement(CAT_DOG, 2)))
 def test_classes_have_one_number_whatever_files_say(root: Path, first: str, second: str) -> None:
     """The colours tell the truth, within a split as between splits."""
     one, other = (_table([RED, BLUE], *CAT_DOG[key]) for key in (first, second))
@@ -451,42 +453,38 @@ def test_names_of_splits_are_letters(root: Path) -> None:
 @given(st.data())
 def test_any_tables_are_read_right_or_refused(data: st.DataObject) -> None:
     """Whatever is declared, in whatever order: the names of labels are those that were meant, and counts are told."""
-    names = ("cat", "dog", "eel")
+    draw, names = data.draw, ("cat", "dog", "eel")
     colours = dict(zip(names, (RED, BLUE, GREEN), strict=True))
-    draw = data.draw
-
-    def table() -> tuple[pa.Table, int, bool]:
-        """With the number of its rows, and whether it declares or writes names."""
-        meant = draw(st.permutations(names)) * draw(st.integers(0, 2))
-        declared = tuple(draw(st.permutations(names)))
-        written = draw(st.sampled_from(["numbers", "names", "both", "plain"]))
-        labels = [(declared if written != "plain" else names).index(name) for name in meant]
-        kind = draw(st.sampled_from([pa.int64(), pa.int8(), pa.uint32()]))
-        column = pa.array(meant, pa.string()) if written in ("names", "both") else pa.array(labels, kind)
-        made = _table([colours[name] for name in meant], column, declared if written in ("numbers", "both") else ())
-        if draw(st.integers(0, 9)) == 0:
-            junk = draw(st.one_of(st.binary(max_size=20), st.just(b'{"info": {"features": {"label": {"names": 3}}}}')))
-            made = made.replace_schema_metadata({"huggingface": junk})
-        return made, len(meant), written != "plain"
-
+    usual = draw(st.sampled_from(["plain", "named"]))
+    num_rows, num_empty, used, is_damaged = {"train": 0, "validation": 0}, 0, set(), False
     with tempfile.TemporaryDirectory() as folder:
-        root, num_rows, empty, named = Path(folder) / "set", {"train": 0, "validation": 0}, 0, False
-        for part in num_rows:
-            for number in range(draw(st.integers(1, 3))):
-                made, rows, is_named = table()
-                _save(root / f"{part}-{number}.parquet", made)
-                num_rows[part] += rows
-                empty += rows == 0
-                named |= is_named and rows > 0
+        root = Path(folder) / "set"
+        for part, number in [("train", 0), ("train", 1), ("validation", 0), ("validation", 1)]:
+            meant = draw(st.permutations(names)) * draw(st.sampled_from([0, 1, 1, 1, 2]))
+            written = draw(st.sampled_from([usual] * 9 + ["plain", "damaged"]))
+            labels, declared = pa.array([names.index(name) for name in meant], draw(st.sampled_from(INTEGERS))), ()
+            if written == "named":
+                declared = draw(st.one_of(st.just(()), st.permutations(names).map(tuple)))
+                by_name = not declared or draw(st.booleans())
+                labels = pa.array(meant if by_name else [declared.index(name) for name in meant])
+            table = _table([colours[name] for name in meant], labels if meant else pa.nulls(0), declared)
+            if written == "damaged":
+                table = table.replace_schema_metadata({"huggingface": draw(st.binary(max_size=9)) + b"{"})
+            _save(root / f"{part}-{number}.parquet", table)
+            num_rows[part] += len(meant)
+            num_empty += not meant
+            used |= {written} if meant else set()
+            is_damaged |= written == "damaged"
         read = None
         with suppress(DataError):
             read = _load(root)
-        event(f"read: {bool(read)}")
+        event(f"read: {read is not None}")
+        assert (read is None) == (is_damaged or len(used) > 1 or 0 in num_rows.values())
         if read is None:
             return
         assert (len(read.train_labels), len(read.val_labels)) == tuple(num_rows.values())
-        assert sum(told.count for told in read.passed_over) == empty
-        truth = {colour: name if named else str(names.index(name)) for name, colour in colours.items()}
+        assert sum(told.count for told in read.passed_over) == num_empty
+        truth = {colour: name if usual == "named" else str(names.index(name)) for name, colour in colours.items()}
         for images, labels in ((read.train_images, read.train_labels), (read.val_images, read.val_labels)):
             for image, label in zip(images, labels, strict=True):
                 assert read.class_names[label] == truth[tuple(image[:, 0, 0].tolist())]

@@ -97,6 +97,7 @@ def test_json_labels_formats_and_compression(root: Path, kind: str, extension: s
     extra = [("b.json", label), (f"b.{extension}", _picture(GREEN, kind)), ("b.seg.png", b"not the image")]
     other = [("c.json", json.dumps({"about": {"class": 0}}).encode()), ("c.png", _picture(RED))]
     notes = [("README.md", b"not a sample"), (".hidden.png", b"no image"), ("d", b"")]
+    notes += [("._b.png", b"of macOS"), ("@eaDir/b/SYNOPHOTO_THUMB_M.jpg", b"of a NAS")]
     for shard in ("train.tar", "val.tar"):
         _pack(root / shard, *notes, *extra, *other, mode=mode)
     data = _load(root, train=str(root / "train.tar"), label="json.about.class", class_names=("cat", "dog"))
@@ -104,11 +105,12 @@ def test_json_labels_formats_and_compression(root: Path, kind: str, extension: s
     assert data.val_labels.tolist() == [1, 0]
     np.testing.assert_allclose(data.val_images[0].mean(axis=(1, 2)), GREEN, atol=4)
     assert [(told.reason, told.count) for told in data.passed_over] == [
-        ("hidden members", 2),
-        ("members without an ending", 2),
+        ("files that systems leave behind", 4),
+        ("files without an ending", 2),
+        ("hidden files", 2),
         ("samples without image and label", 2),
     ]
-    assert data.passed_over[2].example == f"README with .md in {root}/train.tar"
+    assert data.passed_over[3].example == f"README with .md in {root}/train.tar"
 
 
 def test_cache_spares_decoding_until_a_shard_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,9 +440,9 @@ def test_names_that_are_numbers_of_other_classes(root: Path) -> None:
         _pack(root / f"{shard}.tar", *_sample("a", RED, 2), *_sample("b", BLUE, 1))
     data = _load(root, train=f"{root}/train.tar", class_names=("1", "2"))
     assert [data.class_names[label] for label in data.val_labels] == ["2", "1"]
-    _pack(root / "train.tar", *_sample("a", RED, "dog"), *_sample("b", BLUE, "cat"))
+    _pack(root / "train.tar", *_sample("a", RED, "caf\u00e9"), *_sample("b", BLUE, "cat"))
     _pack(root / "val.tar", *_sample("a", RED, 1), *_sample("b", BLUE, "cat"))
-    data = _load(root, train=f"{root}/train.tar", class_names=("cat", "dog"))
+    data = _load(root, train=f"{root}/train.tar", class_names=("cat", "cafe\u0301"))  # as macOS writes it
     assert (data.train_labels.tolist(), data.val_labels.tolist()) == ([1, 0], [1, 0])
 
 
@@ -462,8 +464,8 @@ PARTS = {  # members of stem `s`, and as what they are told; none: a sample
     "another": (lambda s: [(f"{s}.JPG", _picture(BLUE, "JPEG")), (f"{s}.json", b"{}"), (f"{s}.Cls", b"1\n")], None),
     "notes": (lambda s: [(f"{s}.txt", b"x"), (f"{s}.json", b"{}")], "samples without image and label"),
     "mask": (lambda s: [(f"{s}.seg.png", b"x")], "samples without image and label"),
-    "hidden": (lambda s: [(f"{s[:-1]}.{s[-1]}.png", b"x")], "hidden members"),
-    "plain": (lambda s: [(f"{s}", b"x")], "members without an ending"),
+    "hidden": (lambda s: [(f"{s[:-1]}.{s[-1]}.png", b"x")], "hidden files"),
+    "plain": (lambda s: [(f"{s}", b"x")], "files without an ending"),
     "dotted": (lambda s: _sample(f"{s}.v2", RED, 0), "error"),
     "lone": (lambda s: _sample(s, RED, 0)[:1], "error"),
     "strange": (lambda s: _sample(s, RED, "fish"), "error"),

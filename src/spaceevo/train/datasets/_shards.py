@@ -9,33 +9,15 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from spaceevo.errors import DataError
-from spaceevo.records import PassedOver
 from spaceevo.train.datasets import some
+from spaceevo.train.datasets._listing import Tally
 
 _NUMBER_OF = re.compile(r"(?<!\d)(\d{1,18})([-_. ]*)of\2(\d{1,18})(?!\d)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<!\d)\d{1,6}(?!\d)")  # more digits are a date or a hash
-
-
-@dataclass
-class Tally:
-    """Counts what is passed over, by reason."""
-
-    _counts: dict[str, int] = field(default_factory=dict)
-    _examples: dict[str, str] = field(default_factory=dict)
-
-    def add(self, reason: str, example: str, count: int = 1) -> None:
-        """Count one more, or `count` more; the first example of a reason is kept."""
-        self._counts[reason] = self._counts.get(reason, 0) + count
-        self._examples.setdefault(reason, example)
-
-    def passed_over(self) -> tuple[PassedOver, ...]:
-        """All reasons, in the order in which they came up."""
-        return tuple(PassedOver(reason, count, self._examples[reason]) for reason, count in self._counts.items())
 
 
 def check_files(files: Iterable[Path]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 
 from spaceevo.errors import DataError
 from spaceevo.train.datasets import some
+from spaceevo.train.datasets._names import composed, spelled
 
 _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
@@ -40,7 +40,7 @@ class Labels:
 
     def __str__(self) -> str:
         if self.names:
-            return f"{self.source} declares {some(map(repr, self.names))}"
+            return f"{self.source} declares {some(map(spelled, self.names))}"
         return f"{self.source} has {some(map(repr, dict.fromkeys(self.values)))} ({self.type}) and declares no names"
 
 
@@ -103,7 +103,7 @@ class Table:
                     found=f"{str(value)[:40]} in row {row} of {self.source} (the column is {kind})",
                     remedy="Name the column of the labels with `label`, and leave out rows without one",
                 )
-        values = [int(value) if isinstance(value, bool) else value for value in values]
+        values = [composed(value) if isinstance(value, str) else int(value) for value in values]
         return Labels(self.source, kind, self._declared_names(column), values)
 
     def named_files(self, column: str) -> dict[int, Path]:
@@ -221,7 +221,7 @@ class Table:
                 found=f"{self.source}: {problem}",
                 remedy="Write the file again, with right metadata or with none",
             )
-        return tuple(names)
+        return tuple(map(composed, names))
 
 
 @contextmanager
@@ -261,7 +261,6 @@ def numbered(columns: dict[str, list[Labels]], source: str) -> tuple[tuple[str, 
         names = declared.names
         for column in every:
             _check_same(declared, column)
-    _check_alike(names, source)
     numbers = {name: number for number, name in enumerate(names)}
     return names, {
         part: np.array([number for column in found for number in _renumbered(column, numbers)], np.int64)
@@ -308,7 +307,7 @@ def _check_same(first: Labels, other: Labels) -> None:
     numbers = not other.names and any(isinstance(value, int) for value in other.values)
     if unknown or (numbers and first.names != tuple(map(str, range(len(first.names))))):
         problem = "none of the classes" if unknown else "numbers, without the names"
-        strange = f"{some(map(_shown, sorted(unknown)))} in {other.source}" if unknown else str(other)
+        strange = f"{some(map(spelled, sorted(unknown)))} in {other.source}" if unknown else str(other)
         raise DataError(
             f"Labels of a table are {problem} that another declares",
             found=f"{strange}; {first}",
@@ -318,29 +317,7 @@ def _check_same(first: Labels, other: Labels) -> None:
 
 def _only(one: Labels, other: Labels) -> str:
     """What one declares that the other does not."""
-    return f"{one.source}: {some(_shown(name) for name in one.names if name not in other.names)}"
-
-
-def _check_alike(names: Iterable[str], source: str) -> None:
-    """Make sure that no two names look the same."""
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(_plain(name), name)
-        if other != name:
-            raise DataError(
-                "The names of two classes differ only in blanks or in how an accent is written",
-                found=f"{other!a} and {name!a} in {source}",
-                remedy="Write them alike, or give each a name of its own",
-            )
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip()
-
-
-def _shown(name: str) -> str:
-    """In quotes; escaped where it may look like another."""
-    return repr(name) if name == _plain(name) else ascii(name)
+    return f"{one.source}: {some(spelled(name) for name in one.names if name not in other.names)}"
 
 
 def _renumbered(column: Labels, numbers: dict[str, int]) -> list[int]:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from spaceevo.errors import DataError
 from spaceevo.records import ImageData
 from spaceevo.train.datasets import _shards, _tables, cached, check_classes, decoded, some, version
+from spaceevo.train.datasets._listing import Tally
 
 _ROWS = 256  # read at once
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
@@ -58,7 +59,7 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
             missing or none of a class or means another class elsewhere, or an image cannot be read.
         NoSpaceError: The cache cannot be written.
     """
-    tally = _shards.Tally()
+    tally = Tally()
     folder = Path(os.path.expanduser(settings.path))
     is_folder = os.path.exists(folder)
     if not is_folder and not _HUB_NAME.fullmatch(settings.path):
@@ -111,7 +112,7 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     )
 
 
-def _from_folder(settings: Settings, tally: _shards.Tally) -> dict[str, list[_tables.Table]]:
+def _from_folder(settings: Settings, tally: Tally) -> dict[str, list[_tables.Table]]:
     """The files of both splits, not yet read."""
     base = Path(os.path.expanduser(settings.path))
     if not base.is_dir():
@@ -127,7 +128,7 @@ def _from_folder(settings: Settings, tally: _shards.Tally) -> dict[str, list[_ta
     return {part: [_parquet(file, base) for file in found] for part, found in files.items()}
 
 
-def _files(root: Path, name: str, tally: _shards.Tally) -> list[Path]:
+def _files(root: Path, name: str, tally: Tally) -> list[Path]:
     """The files of a split: `name.parquet`, `name-*.parquet` or `name/*.parquet`, there or in its folder `data`."""
     endings = (".parquet", "-*.parquet", "/*.parquet")
     forms = [
@@ -170,7 +171,7 @@ def _no_split(root: Path, name: str, names: str) -> DataError:
     return DataError(problem, found=found, remedy=remedy)
 
 
-def _tell_unread(root: Path, settings: Settings, read: list[Path], tally: _shards.Tally) -> None:
+def _tell_unread(root: Path, settings: Settings, read: list[Path], tally: Tally) -> None:
     """Count the parquet files that are neither split's, where the files of splits are looked for."""
     places = [where / name for where in (root, root / "data") for name in (settings.train, settings.val)]
     found = chain(root.glob("*"), root.glob("data/*"), *(place.rglob("*") for place in places))
@@ -191,7 +192,7 @@ def _parquet(file: Path, base: Path) -> _tables.Table:
     return _tables.Table(str(file), schema, _versions([file]), (base,), batches)
 
 
-def _from_hub(settings: Settings, tally: _shards.Tally) -> dict[str, list[_tables.Table]]:
+def _from_hub(settings: Settings, tally: Tally) -> dict[str, list[_tables.Table]]:
     """Both splits, fetched where they are not in the cache of the package."""
     for one, other in ((settings.train, settings.val), (settings.val, settings.train)):
         if one.strip() in (other.strip(), other.partition("[")[0].strip()):

@@ -6,6 +6,7 @@ Source of the layout: github.com/webdataset/webdataset, README. The contract of 
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import math
@@ -23,9 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from spaceevo.errors import DataError
 from spaceevo.records import ImageData
 from spaceevo.train.datasets import _shards, cached, check_classes, decoded, some, version
+from spaceevo.train.datasets._listing import HIDDEN, LEFT_BEHIND, Tally, endings, why_not_entered
+from spaceevo.train.datasets._names import composed
 
-#: The first of these that a sample has is its image.
-EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+_FIRST = ("png", "jpg", "jpeg", "webp")  # of several images in one sample; then other endings of images
 #: (name, content) of the files of one sample, by extension in lower case.
 Sample = dict[str, tuple[str, bytes]]
 
@@ -59,6 +61,12 @@ class Settings(BaseModel):
     )
 
 
+@functools.cache
+def _extensions() -> tuple[str, ...]:
+    """The first of these that a sample has is its image."""
+    return tuple(dict.fromkeys((*_FIRST, *(ending.removeprefix(".") for ending in endings()))))
+
+
 def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     """Decode the images, or read their pixels from the cache where no shard has changed.
 
@@ -74,7 +82,7 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
             stem, an image cannot be read, or a class is missing in one part; the shard and its member are named.
         NoSpaceError: The cache cannot be written.
     """
-    tally = _shards.Tally()
+    tally = Tally()
     shards = _listed(settings, tally)
     every = shards["train"] + shards["val"]
     texts = {shard: list(_labels(shard, settings, tally)) for shard in every}
@@ -107,7 +115,7 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     )
 
 
-def _listed(settings: Settings, tally: _shards.Tally) -> dict[str, list[Path]]:
+def _listed(settings: Settings, tally: Tally) -> dict[str, list[Path]]:
     """The shards of each part, each once."""
     shards = {"train": _matching(settings.train), "val": _matching(settings.val)}
     _shards.check_files(shards["train"] + shards["val"])
@@ -179,7 +187,7 @@ def _expanded(pattern: str) -> Iterator[str]:
             yield f"{pattern[: match.start()]}{number:0{len(first)}}{tail}"
 
 
-def _samples(shard: Path, wanted: Collection[str], tally: _shards.Tally | None = None) -> Iterator[tuple[str, Sample]]:
+def _samples(shard: Path, wanted: Collection[str], tally: Tally | None = None) -> Iterator[tuple[str, Sample]]:
     """Stem and files of each sample of a shard; only files with one of the extensions `wanted` are read."""
     try:
         with tarfile.open(shard) as archive:
@@ -194,9 +202,10 @@ def _samples(shard: Path, wanted: Collection[str], tally: _shards.Tally | None =
                 name, _, extension = file.lower().partition(".")
                 if member.isdir():
                     continue
-                if not name or not extension:
+                left_behind = LEFT_BEHIND in map(why_not_entered, member.name.split("/"))
+                if left_behind or not name or not extension:
                     if tally:
-                        reason = "members without an ending" if name else "hidden members"
+                        reason = LEFT_BEHIND if left_behind else "files without an ending" if name else HIDDEN
                         tally.add(reason, f"{member.name} in {shard}")
                     continue
                 name = folder + slash + file[: len(name)]
@@ -209,7 +218,7 @@ def _samples(shard: Path, wanted: Collection[str], tally: _shards.Tally | None =
                     stem, sample = name, {}
                 if extension in sample:
                     raise _damaged(shard, f"a sample has {member.name} twice")
-                if not member.isfile() and extension in (*wanted, *EXTENSIONS):
+                if not member.isfile() and extension in (*wanted, *_extensions()):
                     raise DataError(
                         "A member of a shard is a link or another thing without content",
                         found=f"{member.name} in {shard}",
@@ -240,7 +249,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> 
     return file.read()
 
 
-def _labels(shard: Path, settings: Settings, tally: _shards.Tally) -> Iterator[str]:
+def _labels(shard: Path, settings: Settings, tally: Tally) -> Iterator[str]:
     """The label of each sample, a number or the name of a class; what is no part of a sample is counted."""
     extension, _, key = settings.label.partition(".")
     extension = extension.lower()
@@ -262,8 +271,8 @@ def _labels(shard: Path, settings: Settings, tally: _shards.Tally) -> Iterator[s
             raise DataError(
                 f"A sample lacks its {'image' if image is None else 'label'}",
                 found=f"{stem} in {shard} has {_endings(sample)}",
-                remedy=f"Each needs .{extension} (as `label` says) and one of .{', .'.join(EXTENSIONS)}, one after the "
-                "other; a stem ends at the first dot of a file's name",
+                remedy=f"Each needs .{extension} (as `label` says) and one of .{', .'.join(_FIRST)} or another ending "
+                "of images, one after the other; a stem ends at the first dot of a file's name",
             )
         else:
             yield _label(sample[extension], key, shard, settings)
@@ -271,7 +280,7 @@ def _labels(shard: Path, settings: Settings, tally: _shards.Tally) -> Iterator[s
 
 def _dotted(sample: Sample, label: str) -> list[str]:
     """An image and a label that would be a sample if stems could have dots; of one stem, if there are such."""
-    images = [extension for extension in sample if "." in extension and extension.rpartition(".")[2] in EXTENSIONS]
+    images = [extension for extension in sample if "." in extension and extension.rpartition(".")[2] in _extensions()]
     labels = [extension for extension in sample if extension.endswith(f".{label}")]
     pairs = [(image, f"{image.rpartition('.')[0]}.{label}") for image in images]
     whole = [pair for pair in pairs if pair[1] in labels]
@@ -289,7 +298,8 @@ def _label(file: tuple[str, bytes], key: str, shard: Path, settings: Settings) -
     member, content = file
     try:
         text = _value(json.loads(content), key) if key else content.decode("utf-8-sig").strip()
-        if text in settings.class_names or _NUMBER.fullmatch(text):
+        text = composed(text)
+        if text in map(composed, settings.class_names) or _NUMBER.fullmatch(text):
             return text
         reason = "none of both" if settings.class_names else "there are no `class_names`"
     except (ValueError, LookupError, TypeError, RecursionError) as error:
@@ -312,7 +322,7 @@ def _value(content: Any, key: str) -> str:
 
 def _numbered(texts: dict[Path, list[str]], settings: Settings) -> tuple[tuple[str, ...], dict[str, int]]:
     """(class names, number of each label that occurs); without names, the numbers are the names."""
-    names = settings.class_names
+    names = tuple(map(composed, settings.class_names))
     where = {text: shard for shard in reversed(texts) for text in reversed(texts[shard])}
     numbers = {text: names.index(text) if text in names else int(text) for text in where}
     by_number = next((text for text in where if text not in names), None)
@@ -336,7 +346,7 @@ def _numbered(texts: dict[Path, list[str]], settings: Settings) -> tuple[tuple[s
 def _images(shard: Path, num_samples: int) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the image of each sample."""
     found = 0
-    for _, sample in _samples(shard, EXTENSIONS):
+    for _, sample in _samples(shard, _extensions()):
         image = _image(sample)
         if image is not None:
             member, content = image
@@ -347,7 +357,7 @@ def _images(shard: Path, num_samples: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _image(sample: Sample) -> tuple[str, bytes] | None:
-    return next((sample[extension] for extension in EXTENSIONS if extension in sample), None)
+    return next((sample[extension] for extension in _extensions() if extension in sample), None)
 
 
 def _reason(shard: Path, error: Exception) -> str:

@@ -313,7 +313,7 @@ def test_rows_that_name_files(root: Path) -> None:
     assert [image[:, 0, 0].tolist() for image in data.train_images] == [list(RED), list(BLUE)]
     assert [image[:, 0, 0].tolist() for image in data.val_images] == [list(RED), list(BLUE)], "content before path"
     (own / "pictures" / "red.png").write_bytes(_picture(GREEN) + b" ")
-    assert load(*inside).train_images[0, :, 0, 0].tolist() == list(GREEN)
+    assert _load(own).train_images[0, :, 0, 0].tolist() == list(GREEN), "not from the cache"
 
     (own / "link.png").symlink_to(root / "red.png")
     (own / "folder").symlink_to(root)

@@ -195,11 +195,12 @@ def _samples(shard: Path, wanted: Collection[str], tally: Tally | None = None) -
             sample: Sample = {}
             stems = set()
             for member in archive:
-                if member.size < 0 or archive.offset <= end:  # would be read again and again
+                if archive.offset <= end:  # a negative size: it would be read again and again
                     raise _damaged(shard, f"it is damaged after {stem or 'its beginning'}")
                 end = archive.offset
                 folder, slash, file = member.name.rpartition("/")
-                name, _, extension = file.lower().partition(".")
+                name, _, extension = file.partition(".")
+                extension = extension.lower()
                 if member.isdir():
                     continue
                 left_behind = LEFT_BEHIND in map(why_not_entered, member.name.split("/"))
@@ -208,7 +209,7 @@ def _samples(shard: Path, wanted: Collection[str], tally: Tally | None = None) -
                         reason = LEFT_BEHIND if left_behind else "files without an ending" if name else HIDDEN
                         tally.add(reason, f"{member.name} in {shard}")
                     continue
-                name = folder + slash + file[: len(name)]
+                name = folder + slash + name
                 if name != stem:
                     if sample:
                         yield stem, sample

@@ -330,12 +330,16 @@ def test_what_is_no_tar(root: Path, content: bytes, found: str) -> None:
 
 def test_sizes_that_cannot_be(root: Path) -> None:
     """A negative one leads tarfile back to where it was, a large one takes all memory."""
-    content = _pack(root / "v.tar", ("note", b"x"), *_sample("a", RED, 0), *_sample("b", BLUE, 1)).read_bytes()
+    shard = _pack(root / "v.tar", *_sample("a", RED, 0), ("note", b"x"), *_sample("b", BLUE, 1))
+    with tarfile.open(shard) as archive:
+        start = archive.getmember("note").offset
+    content = shard.read_bytes()
     for size in (b"-0000001000\0", b"\xff" * 12, b"\x80" + b"\x7f" * 11, b"77777777777\0"):
-        damaged = bytearray(content)
-        damaged[124:136] = size
-        damaged[148:156] = b" " * 8
-        damaged[148:156] = b"%06o\0 " % sum(damaged[:512])
+        header = bytearray(content[start : start + tarfile.BLOCKSIZE])
+        header[124:136] = size
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        damaged = content[:start] + header + content[start + tarfile.BLOCKSIZE :]
         (root / "v.tar").write_bytes(damaged)
         assert f"{root}/v.tar" in _error(root, val=f"{root}/v.tar").found
 
@@ -464,7 +468,7 @@ PARTS = {  # members of stem `s`, and as what they are told; none: a sample
     "another": (lambda s: [(f"{s}.JPG", _picture(BLUE, "JPEG")), (f"{s}.json", b"{}"), (f"{s}.Cls", b"1\n")], None),
     "notes": (lambda s: [(f"{s}.txt", b"x"), (f"{s}.json", b"{}")], "samples without image and label"),
     "mask": (lambda s: [(f"{s}.seg.png", b"x")], "samples without image and label"),
-    "hidden": (lambda s: [(f"{s[:-1]}.{s[-1]}.png", b"x")], "hidden files"),
+    "hidden": (lambda s: [("/.".join(f"/{s}".rsplit("/", 1))[1:] + ".png", b"x")], "hidden files"),
     "plain": (lambda s: [(f"{s}", b"x")], "files without an ending"),
     "dotted": (lambda s: _sample(f"{s}.v2", RED, 0), "error"),
     "lone": (lambda s: _sample(s, RED, 0)[:1], "error"),

@@ -160,12 +160,12 @@ class Table:
         if self._inside(path) is None:
             return DataError(
                 "A row names a file outside of the data set, which is not read",
-                found=f"{path} in {where}",
+                found=f"The path {path} in {where}",
                 remedy=f"Store the image in the table or in {folders}, not as a link that leads out of it",
             )
         return DataError(
             "The file that a row names is not there",
-            found=f"{path} in {where}",
+            found=f"The path {path} in {where}",
             remedy=f"Store the image in the table, or in {folders}, where relative paths start",
         )
 

@@ -65,7 +65,7 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     if not is_folder and not _HUB_NAME.fullmatch(settings.path):
         raise DataError(
             "The folder of the data set is missing",
-            found=f"{settings.path} is not there",
+            found=f"The path {settings.path} is not there",
             remedy="Correct `path`; a relative one starts at the current folder",
         )
     tables: list[_tables.Table] = []
@@ -118,7 +118,7 @@ def _from_folder(settings: Settings, tally: Tally) -> dict[str, list[_tables.Tab
     if not base.is_dir():
         raise DataError(
             "The path of the data set is no folder",
-            found=str(base),
+            found=f"The path {base} is that of a file",
             remedy="Name the folder that it lies in with `path`",
         )
     root = base / settings.config
@@ -167,7 +167,11 @@ def _no_split(root: Path, name: str, names: str) -> DataError:
         remedy = f"Write parquet files in Python: datasets.{data}.to_parquet({str(root / f'{name}.parquet')!r})"
     elif not tables and present:
         remedy = f"Only parquet files are read, {names}, with a column of image files and one of labels: convert it"
-    found = f"{root} holds {some(tables) if tables else listed}" if root.exists() else f"{root} is not there"
+    found = (
+        f"The folder {root} holds {some(tables) if tables else listed}"
+        if root.exists()
+        else f"The folder {root} is not there"
+    )
     return DataError(problem, found=found, remedy=remedy)
 
 
@@ -198,7 +202,7 @@ def _from_hub(settings: Settings, tally: Tally) -> dict[str, list[_tables.Table]
         if one.strip() in (other.strip(), other.partition("[")[0].strip()):
             raise DataError(
                 "The training and the validation part have images in common",
-                found=f"{settings.train} and {settings.val}",
+                found=f"The splits {settings.train} and {settings.val}",
                 remedy="Name two splits with `train` and `val`, or parts of one, such as train[:90%] and train[90%:]",
             )
     return {"train": [_hub_split(settings, settings.train)], "val": [_hub_split(settings, settings.val)]}

@@ -155,7 +155,7 @@ def _matching(pattern: str) -> list[Path]:
         if not matches:
             raise DataError(
                 "A shard of the data set is missing",
-                found=f"{path} (of {pattern}) is not there" if path != pattern else f"{path} is not there",
+                found=f"The path {path}{f' (of {pattern})' if path != pattern else ''} is not there",
                 remedy=_advice(path),
             )
         found += map(Path, matches)
@@ -271,7 +271,7 @@ def _labels(shard: Path, settings: Settings, tally: Tally) -> Iterator[str]:
         elif image is None or extension not in sample:
             raise DataError(
                 f"A sample lacks its {'image' if image is None else 'label'}",
-                found=f"{stem} in {shard} has {_endings(sample)}",
+                found=f"The sample {stem} in {shard} has {_endings(sample)}",
                 remedy=f"Each needs .{extension} (as `label` says) and one of .{', .'.join(_FIRST)} or another ending "
                 "of images, one after the other; a stem ends at the first dot of a file's name",
             )

@@ -13,7 +13,6 @@ A stage with a manifest of the same input hash is not run again. A stage without
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spaceevo.errors import ArtifactError, NoSpaceError, RunLockedError
+from spaceevo.locks import claim
 
 FORMAT = "spaceevo-stage-1"
 MANIFEST = "stage.json"
@@ -137,24 +137,19 @@ class RunFolder:
 
         Raises:
             RunLockedError: Another process holds it; nothing was touched.
+            StorageError: The folder's file system has no locks.
         """
+        lock = self.path / ".lock"
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("a+")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise RunLockedError(
-                    f"Another run works in {self.path}",
-                    found=f"Its process is {lock.read().strip() or 'unknown'}",
-                    remedy="Wait until it has ended, or choose another folder with --out",
-                ) from None
-            with storage_errors(self.path):
-                lock.truncate(0)
-                lock.write(str(os.getpid()))
-                lock.flush()
+            claimed = claim(lock, note=str(os.getpid()))
+        if claimed is None:
+            raise RunLockedError(
+                f"Another run works in {self.path}",
+                found=f"Its process is {lock.read_text(errors='replace').strip() or 'unknown'}",
+                remedy="Wait until it has ended, or choose another folder with --out",
+            )
+        with claimed:
             yield
 
     def stage(self, name: str) -> StageFolder:

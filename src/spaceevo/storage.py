@@ -15,7 +15,6 @@ and Azure do. https://filesystem-spec.readthedocs.io
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -36,6 +35,7 @@ from pydantic import BaseModel, ValidationError
 
 from spaceevo.artifacts import storage_errors, write_atomically
 from spaceevo.errors import RunLockedError, SpaceEvoError, StorageError
+from spaceevo.locks import claim
 
 HOLDER = ".holder.json"
 NOTES = ".stored.json"
@@ -329,10 +329,9 @@ class Storage:
     def _notes(self) -> Iterator[_Notes]:
         """The notes of this folder, for one process at a time; what has changed is written, whatever happens."""
         with storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".stored.lock").open("w")
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            claimed = claim(self.folder / ".stored.lock", wait=True)
+        assert claimed is not None
+        with claimed:
             try:
                 notes = _Notes.model_validate_json((self.folder / NOTES).read_bytes())
             except (OSError, ValidationError):

@@ -1,6 +1,5 @@
 """Distillation of many cells with made-up trainings: which are done again, which count, who does what."""
 
-import fcntl
 import json
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ from spaceevo import plugins
 from spaceevo.artifacts import RunFolder
 from spaceevo.config import BlocksSettings, DataSettings, EngineSettings, Recipe
 from spaceevo.errors import ArtifactError, RecipeError, TrainingError
+from spaceevo.locks import claim
 from spaceevo.pipeline import blocks
 from spaceevo.pipeline.context import Context
 from spaceevo.progress import silent
@@ -163,8 +163,7 @@ def test_second_trainings_wait_for_the_whole_stage_and_survive_an_end(context, t
 def test_a_cell_of_another_process_is_left_to_it(context, trainings):
     path = context.run.path / "cells" / "0-1.lock"
     path.parent.mkdir(parents=True)
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with claim(path):
         assert distil(context) == [(0, 1)]
         assert (0, 1, 0) not in trainings.done
     with pytest.raises(ArtifactError, match=r"lacks 1 of 4 cells.*stage1, block 1"):

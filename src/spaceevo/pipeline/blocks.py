@@ -11,13 +11,12 @@ A cell needs no other cell, so several processes may work in one folder: each ce
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,6 +30,7 @@ from spaceevo import interrupts
 from spaceevo.artifacts import content_hash, storage_errors, write_atomically
 from spaceevo.config import BlocksSettings, DataSettings
 from spaceevo.errors import ArtifactError, TrainingError
+from spaceevo.locks import claim
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.memory import return_free_memory
@@ -212,9 +212,10 @@ def _train(job: _Training, progress: ProgressCallback) -> bool:
         _cell_path(job.folder, job.cell, job.attempt),
         _checkpoint_path(job.folder, job.cell, job.attempt),
     )
-    with _claimed(path.with_suffix(".lock")) as is_ours:
-        if not is_ours:
-            return False
+    claimed = _claim(path.with_suffix(".lock"))
+    if claimed is None:
+        return False
+    with claimed:
         if not path.exists():
             hyperspace, recipe = job.context.hyperspace, job.context.recipe
             with one_core():
@@ -409,27 +410,17 @@ def _teacher(context: Context, folder: Path, progress: ProgressCallback) -> Teac
 def _when_free(lock: Path, work: Callable[[], None]) -> None:
     """Wait until no other process is at it."""
     while True:
-        with _claimed(lock) as is_ours:
-            if is_ours:
+        if claimed := _claim(lock):
+            with claimed:
                 work()
-                return
+            return
         interrupts.check()
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-@contextmanager
-def _claimed(lock: Path) -> Iterator[bool]:
-    """Whether this process got a lock, which the system frees when the process ends."""
+def _claim(lock: Path) -> AbstractContextManager[object] | None:
     with storage_errors(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        return claim(lock)
 
 
 def _check_notes(about: Distillation, folder: Path) -> None:

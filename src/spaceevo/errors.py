@@ -17,7 +17,7 @@
         └── NoSpaceError         the disk is full or cannot be written
 
 Exit codes of the command line: 0 done, 1 one of these errors, 2 usage, 3 partly done, 70 a bug of ours,
-130 interrupted by the user.
+130 interrupted by the user, 141 the reader of the output has gone away.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_PARTLY_DONE = 3
 EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 141
 
 
 class SpaceEvoError(Exception):

@@ -1,5 +1,7 @@
 """Names and descriptions of targets."""
 
+import os
+
 import pytest
 
 from spaceevo.errors import PluginError, TargetError
@@ -53,6 +55,28 @@ def test_cores_that_cannot_be(cores: tuple[int, ...], threads: int) -> None:
         target.describe("onnxruntime@local", threads, cores)
 
 
+@pytest.mark.parametrize(
+    ("there", "ranges"), [({4, 5, 6, 7}, "4 to 7"), ({0, 1, 2, 3, 7}, "0 to 3, 7"), ({0, 2, 4, 6}, "0, 2, 4, 6")]
+)
+def test_cores_are_a_set_of_numbers(there: set[int], ranges: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: there)
+    for core in range(9):
+        if core in there:
+            assert target.describe("onnxruntime@local", 1, (core,)).cores == (core,)
+            continue
+        with pytest.raises(TargetError, match=f"not there.*Cores {core};.* to the cores {ranges}\\.") as told:
+            target.describe("onnxruntime@local", 1, (core,))
+        assert told.value.remedy == f"Name some of {ranges}"
+
+
+def test_a_system_that_holds_nothing_to_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sched_getaffinity", "sched_setaffinity"):
+        monkeypatch.delattr(os, name)
+    assert target.describe("onnxruntime@local").cores == ()
+    with pytest.raises(TargetError, match=r"holds no program to cores.*Leave the cores out"):
+        target.describe("onnxruntime@local", 1, (0,))
+
+
 def test_version_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local._Local, "runtime_version", lambda self, runtime: f"{runtime} of long ago")
     assert target.describe("onnxruntime@local").runtime_version == "onnxruntime of long ago"
@@ -61,7 +85,7 @@ def test_version_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_flags_decide_the_weight_range(monkeypatch: pytest.MonkeyPatch) -> None:
     def w_qmax(flags: str) -> int:
         told = parse_cpuinfo(f"model name\t: Some CPU\nflags\t\t: fpu avx2 fma {flags}\n")
-        processor = Processor(told.model, "x86_64", told.flags, told.num_cores)
+        processor = Processor(told.model, "x86_64", told.flags)
         monkeypatch.setattr(local._Local, "processor", lambda self: processor)
         described = target.describe("onnxruntime@local")
         assert "fpu" not in described.flags

@@ -70,13 +70,13 @@ def test_processors_as_linux_describes_them():
     arm = parse_cpuinfo(ARM)
     assert arm.flags == {"fp", "asimd", "aes", "asimddp", "i8mm"}
     assert arm.model == "Some Board, 1 x Cortex-A55 + 1 x Neoverse-N1 + 1 x 0x7f 0x001"
-    assert arm.num_cores == 3
+    assert arm.cores == {0, 1, 2}
     x86 = parse_cpuinfo(
         "processor : 0\nmodel : 2\nmodel name : Fast 1\nflags : avx2 fma\n\nprocessor : 1\nmodel name : Other\n"
     )
-    assert (x86.model, x86.flags, x86.num_cores) == ("Fast 1", {"avx2", "fma"}, 2)
+    assert (x86.model, x86.flags, x86.cores) == ("Fast 1", {"avx2", "fma"}, {0, 1})
     assert parse_cpuinfo("processor : 0\nmodel : 2\nflags : avx2\n").model == ""
-    assert parse_cpuinfo("") == CpuInfo("", frozenset(), 1)
+    assert parse_cpuinfo("") == CpuInfo("", frozenset(), frozenset())
 
 
 def test_profile_of_this_machine_follows_from_that_text(monkeypatch):

@@ -5,15 +5,19 @@ A verb is a module with `register(app)`; heavy imports wait until it runs, so th
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
+from typing import Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from spaceevo import interrupts, plugins
-from spaceevo.errors import EXIT_BUG, SpaceEvoError
+from spaceevo.cli import _terminal
+from spaceevo.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_NO_READER, NoSpaceError, SpaceEvoError
 
 
 def main() -> None:
@@ -21,8 +25,51 @@ def main() -> None:
     # Torch's threads wait for each other by spinning. On a busy machine a long spin makes every step many times
     # slower, and a short spin is enough. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    interrupts.remember()
+    _terminal.prepare()
+    console = Console(stderr=True)
+    try:
+        interrupts.remember()
+        _verbs()(prog_name="spaceevo")
+    except (KeyboardInterrupt, SystemExit) as end:  # typer ends with a code, also where the reader is gone
+        code = end.code if isinstance(end, SystemExit) else EXIT_INTERRUPTED
+        if not _terminal.has_reader(end.__context__):
+            code = EXIT_NO_READER
+        elif code == EXIT_INTERRUPTED:
+            console.print("Interrupted. Run the same command again to go on where it stood.")
+        sys.exit(code)
+    except Exception as raised:
+        error = raised.__cause__ if isinstance(raised, _Raised) else raised
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "Make room, then run the same command again: what is finished is kept"
+            error = NoSpaceError("What should be written has no room", found=str(error), remedy=remedy)
+        if isinstance(error, SpaceEvoError):
+            console.print(f"[bold red]Error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+            sys.exit(error.exit_code)
+        console.print(_escaped("".join(traceback.format_exception(error))), highlight=False, soft_wrap=True)
+        console.print("This is a bug of spaceevo. Please report it with the lines above.")
+        sys.exit(EXIT_BUG)
+
+
+class _Raised(Exception):
+    """What a verb raised, where typer would take it for something else.
+
+    That is a file which ends too early, for Ctrl-D, or a lost process, for the reader of the output.
+    """
+
+
+class _Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (EOFError, BrokenPipeError) as error:
+            if isinstance(error, BrokenPipeError) and _terminal.reader_is_gone():
+                raise
+            raise _Raised from error
+
+
+def _verbs() -> typer.Typer:
     app = typer.Typer(
+        cls=_Verbs,
         help="Find, train and export the INT8 image classifiers that your device runs best.",
         no_args_is_help=True,
         add_completion=False,
@@ -30,25 +77,10 @@ def main() -> None:
     )
     for verb in plugins.names("spaceevo.cli"):
         plugins.load("spaceevo.cli", verb).register(app)
-    console = Console(stderr=True)
-    try:
-        app(prog_name="spaceevo")
-    except SpaceEvoError as error:
-        console.print(f"[bold red]Error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except SystemExit as end:
-        if end.code == 130:  # what typer makes of Ctrl-C
-            console.print("Interrupted. Run the same command again to go on where it stood.")
-        raise
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception:
-        console.print(_escaped(traceback.format_exc()), highlight=False, soft_wrap=True)
-        console.print("This is a bug of spaceevo. Please report it with the lines above.")
-        sys.exit(EXIT_BUG)
+    return app
 
 
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(_terminal.without_control(text))

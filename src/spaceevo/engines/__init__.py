@@ -72,7 +72,8 @@ class Engine(Protocol):
             Position and result of each job. An iterator that is closed early cancels what is not done.
 
         Raises:
-            EngineError: A job was lost too often, or there is no machine that has what a job needs.
+            EngineError: A job was lost too often (it is told by its number, and by `str` where its class defines that), or
+                there is no machine that has what a job needs.
             Exception: The first one that a job raised; the others are cancelled.
         """
         ...
@@ -133,6 +134,17 @@ def start(settings: EngineSettings) -> Engine:
     """
     engine: Engine = plugins.load(ENGINES, settings.name).start(settings)
     return engine
+
+
+def job_name(jobs: Sequence[object], number: int) -> str:
+    """What people are told of a job.
+
+    >>> job_name(["a", "b"], 1)
+    'Job 2 of 2'
+    """
+    job = jobs[number]
+    own = f" ({job})" if type(job).__str__ is not object.__str__ and not isinstance(job, str) else ""
+    return f"Job {number + 1} of {len(jobs)}{own}"
 
 
 def only_this_machine(settings: EngineSettings) -> None:

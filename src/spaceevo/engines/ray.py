@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from spaceevo.config import EngineSettings
-from spaceevo.engines import MAX_LOSSES, ONE_CORE, J, Needs, R, Shares, Work
+from spaceevo.engines import MAX_LOSSES, ONE_CORE, J, Needs, R, Shares, Work, job_name
 from spaceevo.errors import EngineError, SpaceEvoError
 from spaceevo.progress import ProgressCallback
 
@@ -70,7 +70,7 @@ class RayEngine:
                 done, _ = ray.wait(list(running), num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)
                 for reference in done:
                     number = running.pop(reference)
-                    yield number, _result(reference)
+                    yield number, _result(reference, job_name(jobs, number))
                     shares.set(number, 1)
                 if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
                     looked = time.monotonic()
@@ -225,14 +225,14 @@ def _train_together(job: tuple[Callable[[ProgressCallback], Any], int, Needs], p
             raise next((one for one in raised if isinstance(one, SpaceEvoError)), error) from None
 
 
-def _result(reference: Any) -> Any:
+def _result(reference: Any, name: str) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause or error) from None
     except ray.exceptions.RayError as error:  # a crashed worker or a lost machine, more often than may be
         raise EngineError(
-            f"A job was lost {MAX_LOSSES + 1} times",
+            f"{name} was lost {MAX_LOSSES + 1} times",
             found=str(error).strip().splitlines()[0],
             remedy="Look at the machines of the cluster; what is finished is kept",
         ) from error

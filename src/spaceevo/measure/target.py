@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from spaceevo import plugins
@@ -103,7 +103,7 @@ def describe(name: str, threads: int = 1, cores: Sequence[int] = ()) -> TargetDe
         processor, version = device.processor(), device.runtime_version(parts.runtime)
     finally:
         device.close()
-    _check_cores(cores, threads, processor.num_cores)
+    _check_cores(cores, threads, processor.cores)
     flags = tuple(sorted(processor.flags & INT8_FLAGS))
     return TargetDescription(
         name=name,
@@ -118,16 +118,37 @@ def describe(name: str, threads: int = 1, cores: Sequence[int] = ()) -> TargetDe
     )
 
 
-def _check_cores(cores: Sequence[int], threads: int, num_cores: int) -> None:
+def _check_cores(cores: Sequence[int], threads: int, there: frozenset[int]) -> None:
     if not cores:
         return
-    unknown = [core for core in cores if not 0 <= core < num_cores]
-    found = f"cores {', '.join(map(str, cores))}; threads = {threads}; the device has {num_cores} cores"
-    if unknown or len(set(cores)) < len(cores):
+    found = f"cores {', '.join(map(str, cores))}; threads = {threads}; a program there may be held to "
+    if not there:
+        raise TargetError(
+            "A target is pinned to cores, and its device holds no program to cores",
+            found=f"{found}none, as on macOS, or does not tell which",
+            remedy="Leave the cores out",
+        )
+    found += f"the cores {_ranges(there)}"
+    if not there >= set(cores) or len(set(cores)) < len(cores):
         raise TargetError(
             "A target is pinned to cores that are not there, or to one twice",
             found=found,
-            remedy=f"Name some of 0 to {num_cores - 1}",
+            remedy=f"Name some of {_ranges(there)}",
         )
     if threads > len(cores):
         raise TargetError("A target has more threads than cores", found=found, remedy="Name as many cores as threads")
+
+
+def _ranges(numbers: Collection[int]) -> str:
+    """Numbers for people.
+
+    >>> _ranges({0, 1, 2, 3, 5, 7, 8})
+    '0 to 3, 5, 7, 8'
+    """
+    told: list[list[int]] = []
+    for number in sorted(numbers):
+        if told and number == told[-1][-1] + 1:
+            told[-1].append(number)
+        else:
+            told.append([number])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in told)

@@ -105,12 +105,12 @@ class CpuInfo:
     Attributes:
         model: The first of its names, or its board's; "" where nothing is told.
         flags: Every flag of the first core.
-        num_cores: Logical cores, at least 1.
+        cores: Numbers of the logical cores that are on; gaps are usual. Empty where none is told.
     """
 
     model: str
     flags: frozenset[str]
-    num_cores: int
+    cores: frozenset[int]
 
 
 #: Names of cores, as /proc/cpuinfo numbers implementers and parts.
@@ -133,27 +133,29 @@ _PARTS = {
 def parse_cpuinfo(text: str) -> CpuInfo:
     """The processor that a text of the form of /proc/cpuinfo describes.
 
-    >>> parse_cpuinfo("model name : Fast 1\\nflags : avx2\\n")
-    CpuInfo(model='Fast 1', flags=frozenset({'avx2'}), num_cores=1)
+    >>> parse_cpuinfo("processor : 4\\nmodel name : Fast 1\\nflags : avx2\\n")
+    CpuInfo(model='Fast 1', flags=frozenset({'avx2'}), cores=frozenset({4}))
     """
     fields: dict[str, str] = {}
-    cores: Counter[str] = Counter()
-    num_cores, implementer = 0, ""
+    parts: Counter[str] = Counter()
+    cores: set[int] = set()
+    implementer = ""
     for line in text.splitlines():
         key, separator, value = (part.strip() for part in line.partition(":"))
         if not separator:
             continue
         fields.setdefault(key, value)  # of the first core
-        num_cores += key == "processor" and value.isdigit()
+        if key == "processor" and value.isdecimal():
+            cores.add(int(value))
         implementer = value if key == "CPU implementer" else implementer
         if key == "CPU part":
-            cores[_PARTS.get(implementer.lower(), {}).get(value.lower(), f"{implementer} {value}".strip())] += 1
+            parts[_PARTS.get(implementer.lower(), {}).get(value.lower(), f"{implementer} {value}".strip())] += 1
     flags = fields.get("flags") or fields.get("Features", "")  # x86, Arm
     names = [
         fields.get("model name") or fields.get("Hardware") or ("" if "flags" in fields else fields.get("Model", ""))
     ]
-    names += [" + ".join(f"{number} x {name}" for name, number in cores.items())]
-    return CpuInfo(", ".join(filter(None, names)), frozenset(flags.split()), max(num_cores, 1))
+    names += [" + ".join(f"{number} x {name}" for name, number in parts.items())]
+    return CpuInfo(", ".join(filter(None, names)), frozenset(flags.split()), frozenset(cores))
 
 
 def this_cpuinfo() -> str:

@@ -66,7 +66,7 @@ elif words[0] == "shell" and len(words) == 2:
         sys.exit(0)
     done = subprocess.run(["sh", "-c", there(words[1])], capture_output=True, text=True,
                           env=dict(os.environ, PATH=HOME + "/phone-bin:" + os.environ["PATH"]))
-    said = done.stdout.replace(HOME + "/phone", "/data/local/tmp")
+    said = state.get("login", "") + done.stdout.replace(HOME + "/phone", "/data/local/tmp")
     if state.get("unplugged"):  # in the middle of a command
         print(said[: len(said) // 2], end="")
         sys.exit(255)

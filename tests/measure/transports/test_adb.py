@@ -26,8 +26,8 @@ def test_the_command_that_times(phone: Phone, models: Any) -> None:
         "-s",
         SERIAL,
         "shell",
-        f"taskset 2 /data/local/tmp/benchmark_model --graph={folder}/{file} --num_threads=2 --use_xnnpack=true"
-        " --num_runs=9 --min_secs=0 --max_secs=600 --warmup_runs=5 --warmup_min_secs=0 2>&1; echo spaceevo-exit:$?",
+        f"echo spaceevo-begin; taskset 2 /data/local/tmp/benchmark_model --graph={folder}/{file} --num_threads=2"
+        " --use_xnnpack=true --num_runs=9 --min_secs=0 --max_secs=600 --warmup_runs=5 --warmup_min_secs=0 2>&1; echo spaceevo-exit:$?",
     ]
     device.load(RUNTIME, models(RUNTIME), threads=1).time(1)
     assert sum("push" in call for call in phone.calls) == 1
@@ -53,6 +53,37 @@ def test_nothing_is_left_there(phone: Phone, models: Any) -> None:
     assert other.time(1)
     device.close()
     assert phone.files == ["benchmark_model"]
+
+
+@pytest.mark.parametrize(
+    ("online", "allowed", "cores"),
+    [
+        (range(8), "", range(8)),
+        ((4, 5, 6, 7), "", (4, 5, 6, 7)),
+        ((0, 1, 2, 3, 7), "", (0, 1, 2, 3, 7)),
+        ((0, 2, 4, 6), "0-7", (0, 2, 4, 6)),
+        (range(8), "0-3,7", (0, 1, 2, 3, 7)),
+    ],
+)
+def test_cores_that_are_on_and_may_be_used(phone: Phone, online: Any, allowed: str, cores: Any) -> None:
+    """`grep` there tells other files than this machine has."""
+    cpuinfo = "".join(f"/proc/cpuinfo:processor\t: {number}\n/proc/cpuinfo:\n" for number in online)
+    status = f"/proc/self/status:Name:\tgrep\n/proc/self/status:Cpus_allowed_list:\t{allowed}\n" if allowed else ""
+    (phone.folder / "files").write_text(cpuinfo + status)
+    grep = phone.folder / "phone-bin/grep"
+    grep.write_text(f"#!/bin/sh\ncat {phone.folder}/files\n")
+    grep.chmod(0o755)
+    processor = adb.connect("").processor()
+    assert processor.cores == set(cores)
+    assert processor.num_cores == len(online)
+
+
+def test_what_a_login_prints_is_no_answer(phone: Phone) -> None:
+    getprop = phone.folder / "phone-bin/getprop"
+    getprop.write_text("#!/bin/sh\necho Acme\n")
+    phone.change(login="WARNING: linker: unused DT entry\n$ ")
+    assert adb.connect("").processor().model.startswith("Acme")
+    assert "WARNING" not in adb.connect("").processor().model
 
 
 def test_what_the_phone_is(phone: Phone) -> None:

@@ -30,6 +30,9 @@ def test_what_is_not_told_is_none() -> None:
 def test_a_virtual_machine_tells_its_frequency_otherwise() -> None:
     text = "processor\t: 0\ncpu MHz\t\t: 2000.0\n\nprocessor\t: 1\ncpu MHz\t\t: 3000.5\n"
     assert _linux.state(Texts({"/proc/cpuinfo": text}), (1,)).frequency_mhz == 3000.5
+    gap = text.replace("processor\t: 1", "processor\t: 6")
+    assert _linux.state(Texts({"/proc/cpuinfo": gap}), (6,)).frequency_mhz == 3000.5
+    assert _linux.state(Texts({"/proc/cpuinfo": gap}), (1,)).frequency_mhz is None
 
 
 def test_a_board_and_its_processor() -> None:
@@ -45,7 +48,11 @@ def test_a_board_and_its_processor() -> None:
         Texts(board | {"/proc/cpuinfo": f"{text}Model : Raspberry Pi 4 Model B Rev 1.4\n"}), "aarch64"
     )
     assert again == told
-    assert _linux.processor(Texts(), "riscv64").model == "riscv64"
+    assert told.cores == {0, 1}
+    here = _linux.processor(Texts(board), "aarch64", cores={1}, num_cores=9)
+    assert (here.cores, here.num_cores) == ({1}, 2), "the system knows better what may be used"
+    bare = _linux.processor(Texts(), "riscv64", num_cores=4)
+    assert (bare.model, bare.num_cores, bare.cores) == ("riscv64", 4, frozenset())
 
 
 def energy(zones: dict[str, tuple[str, str]]) -> Texts:

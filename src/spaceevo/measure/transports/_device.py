@@ -1,8 +1,8 @@
-"""Runs on a device: answers requests, one JSON object a line, until its input ends.
+"""Runs on a device: answers requests, one JSON object a line after a mark, until its input ends.
 
 Needs Python 3.8 and the standard library; what it loads models with is sent to it. Its text comes to the device on its
 own standard input (see `_program`), so that nothing has to be installed or left there. What runtimes print goes to the
-standard error; only answers are on the standard output. Model files lie in a folder of their own until the end.
+standard error; only answers are on the standard output, and what the login prints. Model files lie in a folder of their own until the end.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import types
@@ -54,6 +55,22 @@ def pinned(cores: Any) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
+def processor_name() -> str:
+    """Of this machine, where no file tells it, as on macOS."""
+    if sys.platform != "darwin":
+        return platform.processor()
+    words = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout.decode().strip()
+    except (OSError, subprocess.CalledProcessError):
+        return platform.processor()
+
+
+def usable_cores() -> Any:
+    """Numbers of the cores that this program may be held to; none where the system cannot hold it to some."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+
+
 def read(patterns: Any) -> dict[str, Any]:
     """Texts of the files that fit some patterns, and why others cannot be read, by path."""
     texts, unreadable = {}, {}
@@ -75,6 +92,10 @@ def peak_memory_mib() -> float:
     for line in read(["/proc/self/status"])["texts"].get("/proc/self/status", "").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
+    if sys.platform == "darwin":  # elsewhere it may be that of the process which started this one
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     raise Refused("failed", "/proc/self/status does not tell the peak memory (VmHWM)")
 
 
@@ -167,16 +188,29 @@ class Device:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def serve(requests: Any, answers: Any) -> None:
+def mark_of(word: str) -> bytes:
+    """What every answer begins with, for a word of the host's choice; a shell that echoes the word does not print it."""
+    return f"<spaceevo {word}>".encode()
+
+
+def serve(requests: Any, answers: Any, mark: bytes = b"") -> None:
     """Answer requests until they end."""
 
     def say(content: dict[str, Any]) -> None:
-        answers.write(json.dumps(content).encode() + b"\n")
+        answers.write(mark + json.dumps(content).encode() + b"\n")
         answers.flush()
 
     device = Device()
     try:
-        say({"spaceevo": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count() or 1})
+        say(
+            {
+                "spaceevo": platform.python_version(),
+                "machine": platform.machine(),
+                "processor": processor_name(),
+                "cores": usable_cores(),
+                "num_cores": os.cpu_count() or 1,
+            }
+        )
         for line in iter(requests.readline, b""):
             request = json.loads(line)
             try:
@@ -199,7 +233,7 @@ def main() -> None:
     sys.path[:] = [place for place in sys.path if place]  # not the folder that the host's login happens to start in
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, answers)
+    serve(sys.stdin.buffer, answers, mark_of(sys.argv[-1]))
 
 
 if __name__ == "__main__":

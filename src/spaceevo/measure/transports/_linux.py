@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spaceevo.errors import TargetError
@@ -11,6 +11,7 @@ from spaceevo.measure.transports import DeviceState, Processor
 from spaceevo.runtimes import parse_cpuinfo
 
 CPUINFO = "/proc/cpuinfo"
+STATUS = "/proc/self/status"  # of the program that reads it
 PROCESSOR = (CPUINFO, "/proc/device-tree/model")
 _LOAD = "/proc/loadavg"
 STATE = (
@@ -40,18 +41,26 @@ class Texts:
 Read = Callable[[Sequence[str]], Texts]  # the files that fit patterns
 
 
-def processor(files: Texts, machine: str, board: str = "") -> Processor:
+def processor(
+    files: Texts, machine: str, board: str = "", *, cores: Collection[int] | None = None, num_cores: int = 1
+) -> Processor:
     """The processor.
 
     Args:
         files: Those of `PROCESSOR`.
         machine: Architecture.
         board: Name of the whole device, where it is known otherwise.
+        cores: That a program may be held to, as the system there says; without it, the files tell.
+        num_cores: Where no file tells them.
     """
     told = parse_cpuinfo(files.texts.get(CPUINFO, ""))
     board = board or files.texts.get("/proc/device-tree/model", "")
     names = [name for name in (board if board not in told.model else "", told.model) if name]
-    return Processor(", ".join(names) or machine or "unknown", machine, told.flags, told.num_cores)
+    if cores is None:
+        allowed = re.search(r"^Cpus_allowed_list:\s*([\d,-]+)$", files.texts.get(STATUS, ""), flags=re.MULTILINE)
+        cores = told.cores & _listed(allowed[1]) if allowed else told.cores
+    model = ", ".join(names) or machine or "unknown"
+    return Processor(model, machine, told.flags, len(told.cores) or num_cores, frozenset(cores))
 
 
 def state(files: Texts, cores: Sequence[int] = ()) -> DeviceState:
@@ -126,5 +135,20 @@ def _celsius(text: str) -> float | None:
 
 
 def _cpuinfo_mhz(text: str) -> dict[int, float]:
-    found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text, flags=re.MULTILINE)
-    return {core: float(mhz) for core, mhz in enumerate(found) if float(mhz) > 0}
+    found = re.findall(r"^processor\s*:\s*(\d+)$|^cpu MHz\s*:\s*([\d.]+)", text, flags=re.MULTILINE)
+    frequencies, core = {}, 0
+    for number, mhz in found:
+        core = int(number) if number else core
+        if mhz and float(mhz) > 0:
+            frequencies[core] = float(mhz)
+    return frequencies
+
+
+def _listed(text: str) -> set[int]:
+    """Numbers in Linux's form.
+
+    >>> sorted(_listed("0-2,7"))
+    [0, 1, 2, 7]
+    """
+    ends = [word.split("-") for word in text.split(",")]
+    return {number for first, *last in ends for number in range(int(first), int(*last or (first,)) + 1)}

@@ -1,6 +1,7 @@
 """A device that runs Python: the program `_device` is started there by a command, and asked over its pipes.
 
-Everything goes over one channel: the program itself, model files, requests and answers. A channel that was dropped
+Everything goes over one channel: the program itself, model files, requests and answers. Answers begin with a mark of
+their own, so that they are found among whatever a login prints, before or between them. A channel that was dropped
 between two requests is opened again once, and the models are loaded again; one that is dropped while a request is
 answered is told, for a measurement was disturbed. The request after that opens a new one.
 """
@@ -11,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import selectors
 import shlex
 import subprocess
@@ -33,8 +35,9 @@ _BOOTSTRAP = (
     "exec(compile(sys.stdin.buffer.read({size}),'spaceevo','exec'))"
 )
 _PEAK_RUNS = 3
-_MAX_NOISE = 1 << 16  # of a login that prints something first
+_MAX_NOISE = 1 << 22  # of a login that prints something
 _MAX_ANSWER = 1 << 22
+_LAST_WORDS = 2000
 _GRACE = 5  # seconds that a program has to end
 _STEP = 1 << 16
 
@@ -94,10 +97,13 @@ class Channel:
         self._place = place
         self._number = 0
         self._unread = b""
+        self._noise, self._num_noise = b"", 0  # its end; since the last request
+        word = secrets.token_hex(8)
+        self._mark = _device.mark_of(word)
         # Shared with the program, which goes on writing at its end
         self._said = tempfile.TemporaryFile("a+b")  # noqa: SIM115
         source = Path(_device.__file__).read_bytes()
-        words = [place.python, "-u", "-c", _BOOTSTRAP.format(size=len(source))]
+        words = [place.python, "-u", "-c", _BOOTSTRAP.format(size=len(source)), word]
         words = [*place.command, shlex.join(words)] if place.quoted else [*place.command, *words]
         try:
             self._process = subprocess.Popen(
@@ -147,7 +153,7 @@ class Channel:
         """
         self._number += 1
         line = json.dumps({"id": self._number, "do": do, "with": content}).encode() + b"\n"
-        self._unread = b""
+        self._unread, self._noise, self._num_noise = b"", b"", 0
         said = self._exchange(line + data, timeout)
         answer = self._answer(said)
         if answer is None or answer.get("id") != self._number or not {"is", "kind"} & answer.keys():
@@ -175,37 +181,32 @@ class Channel:
             return self._process.wait()
 
     def _start(self, source: bytes) -> dict[str, Any]:
-        """Send the program; its first words, after whatever a login prints."""
-        noise, end = b"", time.monotonic() + self._place.timeouts.start
+        """Send the program; its first words."""
         try:
-            line = self._exchange(source, self._place.timeouts.start)
-            while (hello := self._answer(line)) is None or "spaceevo" not in hello:
-                noise += line + b"\n"
-                if len(noise) > _MAX_NOISE or time.monotonic() > end:
-                    self._garbage(noise)
-                line = self._exchange(b"", self._place.timeouts.start)
-            return hello
+            said = self._exchange(source, self._place.timeouts.start)
         except Dropped:
             code = self._end()
-            noise += self._unread
-            raise self._place.explain(code, f"{self._last_said()}\n{noise.decode(errors='replace')}".strip()) from None
+            noise = (self._noise + self._unread).decode(errors="replace")
+            raise self._place.explain(code, f"{self._last_said()}\n{noise}".strip()) from None
+        hello = self._answer(said)
+        if hello is None or "spaceevo" not in hello:
+            self._garbage(said)
+        return hello
 
     def _exchange(self, data: bytes, timeout: float) -> bytes:
-        """Write, and read one line; the time counts from the last progress."""
+        """Write, and read one answer; the time counts from the last progress in writing."""
         left, deadline = memoryview(data), time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
             selector.register(self._output, selectors.EVENT_READ)
             if left:
                 selector.register(self._input, selectors.EVENT_WRITE)
-            while left or b"\n" not in self._unread:
+            while left or (answer := self._found()) is None:
                 events = selector.select(max(0.0, deadline - time.monotonic()))
                 if not events:
                     self._too_late(timeout)
                 for key, _ in events:
                     if key.fd == self._output:
                         self._unread += self._read()
-                        if len(self._unread) > _MAX_ANSWER:
-                            self._garbage()
                         continue
                     try:
                         left = left[os.write(self._input, left[:_STEP]) :]
@@ -216,8 +217,22 @@ class Channel:
                     deadline = time.monotonic() + timeout
                     if not left:
                         selector.unregister(self._input)
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
+        return answer
+
+    def _found(self) -> bytes | None:
+        """The next answer in what was read, if it is whole; what stands before it is noise."""
+        noise, mark, rest = self._unread.partition(self._mark)
+        if not mark:  # the end may be its beginning
+            noise, rest = self._unread[: -len(self._mark)], self._unread[-len(self._mark) :]
+        self._noise, self._num_noise = (self._noise + noise)[-_LAST_WORDS:], self._num_noise + len(noise)
+        answer, end, after = rest.partition(b"\n")
+        if mark and end:
+            self._unread = after
+            return answer
+        self._unread = mark + rest
+        if self._num_noise > _MAX_NOISE or len(rest) > _MAX_ANSWER:
+            self._garbage()
+        return None
 
     def _read(self) -> bytes:
         try:
@@ -237,7 +252,7 @@ class Channel:
         return answer if isinstance(answer, dict) else None
 
     def _garbage(self, what: bytes = b"") -> NoReturn:
-        said = (what or self._unread).decode(errors="replace")
+        said = (what or self._noise + self._unread).decode(errors="replace")
         self.close(at_once=True)
         raise TargetError(
             f"The program on {self._place.where} answered with what is no answer",
@@ -246,7 +261,8 @@ class Channel:
         )
 
     def _too_late(self, timeout: float) -> NoReturn:
-        found = " ".join(f"{self._last_said()} {self._unread.decode(errors='replace')}".split())[-200:]
+        noise = (self._noise + self._unread).decode(errors="replace")
+        found = " ".join(f"{self._last_said()} {noise}".split())[-200:]
         self.close(at_once=True)
         raise TargetError(
             f"{self._place.where} did not answer within {timeout:g} s",
@@ -282,7 +298,14 @@ class Machine:
         if self._processor is None:
             files = self._read(_linux.PROCESSOR)
             assert self._channel is not None
-            self._processor = _linux.processor(files, str(self._channel.hello.get("machine", "")))
+            hello = self._channel.hello
+            self._processor = _linux.processor(
+                files,
+                hello["machine"],
+                "" if files.texts else hello["processor"],
+                cores=hello["cores"],
+                num_cores=hello["num_cores"],
+            )
         return self._processor
 
     def runtime_version(self, runtime: str) -> str:

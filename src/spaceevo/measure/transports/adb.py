@@ -25,6 +25,7 @@ FOLDER = "/data/local/tmp"
 TIMEOUT = 60.0  # seconds of a command
 TRANSFER_TIMEOUT = 600.0  # of a file
 TIMING_TIMEOUT = 650.0  # of a benchmark
+_BEGIN = "spaceevo-begin"  # before it stands what the login prints
 _END = "spaceevo-exit:"  # what is missing where a command was cut off
 _PEAK_RUNS = 3
 #: What adb says, what it means, what to do.
@@ -107,7 +108,7 @@ class _Adb:
         maker, model, chip, machine = (self._shell(question).strip() for question in questions)
         name = model if model.lower().startswith(maker.lower()) else f"{maker} {model}"
         board = f"{name} ({chip})" if chip else name
-        return _linux.processor(self._read([_linux.CPUINFO]), machine, board.strip())
+        return _linux.processor(self._read([_linux.CPUINFO, _linux.STATUS]), machine, board.strip())
 
     def runtime_version(self, runtime: str) -> str:
         """The benchmark program does not tell its version: its hash."""
@@ -282,8 +283,9 @@ class _Adb:
 
     def _shell_code(self, line: str, timeout: float = TIMEOUT) -> tuple[str, int]:
         """What a line printed there, and its exit code, which old devices do not pass on."""
-        done = self._adb("shell", f"{line}; echo {_END}$?", timeout=timeout)
+        done = self._adb("shell", f"echo {_BEGIN}; {line}; echo {_END}$?", timeout=timeout)
         output, end, code = done.stdout.rpartition(_END)
+        output = output.rpartition(f"{_BEGIN}\n")[2]
         if not end or not code.strip().isdigit():
             if done.returncode:
                 cut = f"Closed in the middle; last words: {done.stdout[-200:]!r}"

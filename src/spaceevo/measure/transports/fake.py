@@ -334,7 +334,8 @@ class _Connection:
     def processor(self) -> Processor:
         self._device.request()
         settings = self._device.settings
-        return Processor("Simulated processor", settings.machine, FLAGS[settings.machine], settings.cores)
+        machine, count = settings.machine, settings.cores
+        return Processor("Simulated processor", machine, FLAGS[machine], count, frozenset(range(count)))
 
     def runtime_version(self, runtime: str) -> str:
         self._device.request()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -37,7 +38,13 @@ class _Local:
 
     def processor(self) -> Processor:
         files = _read(_linux.PROCESSOR)
-        return _linux.processor(files, platform.machine(), "" if files.texts else platform.processor())
+        return _linux.processor(
+            files,
+            platform.machine(),
+            "" if files.texts else _device.processor_name(),
+            cores=_device.usable_cores(),
+            num_cores=os.cpu_count() or 1,
+        )
 
     def runtime_version(self, runtime: str) -> str:
         return str(plugins.load(RUNTIMES, runtime).version())

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from spaceevo.errors import DataError, NoSpaceError
+from spaceevo.machine import usable_cores
 from spaceevo.records import ImageData, PassedOver
 from spaceevo.train.datasets._listing import FORMATS
 from spaceevo.train.datasets._names import difference, same_to_see, spelled, visible
@@ -84,7 +85,7 @@ def decoded(files: Iterable[tuple[str, Path | bytes]], image_size: int) -> Itera
     """
     remaining = iter(files)
     num_files, unreadable = 0, []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         while part := list(islice(remaining, _IMAGES_PER_PART)):
             num_files += len(part)
             images = list(pool.map(partial(_decode, image_size=image_size), [source for _, source in part]))

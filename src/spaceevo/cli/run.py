@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,12 +130,13 @@ def run_stage(recipe_path: Path, out: str | Path | None, stage: str, console: Co
         console: For progress.
     """
     from spaceevo.config import load_recipe
+    from spaceevo.launch import this_launch
     from spaceevo.storage import located
 
     recipe = load_recipe(recipe_path)
     place = out or Path("runs") / recipe.name
     folder, storage = located(place)
-    if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes; told before torch takes seconds to load
+    if this_launch().rank == 0:  # the first of torchrun's processes; told before torch takes seconds to load
         here = f", here in {folder}" if storage else ""
         console.print(f"Run folder: {place}{here}", highlight=False, soft_wrap=True)
     from spaceevo import pipeline

@@ -72,8 +72,8 @@ class Engine(Protocol):
             Position and result of each job. An iterator that is closed early cancels what is not done.
 
         Raises:
-            EngineError: A job was lost too often (it is told by its number, and by `str` where its class defines that), or
-                there is no machine that has what a job needs.
+            EngineError: A job was lost too often, or there is no machine that has what a job needs. The job is told by
+                its number, and by `str` where its class defines that.
             Exception: The first one that a job raised; the others are cancelled.
         """
         ...

@@ -95,7 +95,7 @@ class LocalEngine:
                     shares.set(number, 1)
                     yield number, result
                 if lost:  # with one process all others of the pool are gone
-                    lost |= {number: place for number, place in running.values()}
+                    lost |= dict(running.values())
                     free += [place for _, place in running.values()]
                     running.clear()
                     self._end()
@@ -168,8 +168,8 @@ def _check(jobs: Sequence[object], number: int, losses: Sequence[int], found: st
         raise EngineError(
             f"{job_name(jobs, number)} was lost {losses[number]} times",
             found=found,
-            remedy="Lower engine.workers in the recipe, or give this machine more memory, then run the same command again:"
-            " what is finished is kept",
+            remedy="Lower engine.workers in the recipe, or give this machine more memory, then run the same command "
+            "again: what is finished is kept",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spaceevo.errors import TrainingError
+from spaceevo.launch import this_launch
 
 _PATIENCE = timedelta(days=30)  # the others wait while the first one does all that is no training
+_TIME_TO_MEET = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +123,42 @@ def share_of(batch_size: int, accumulation: int, ranks: Ranks = ALONE) -> Share:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The processes that `torchrun`, or a cluster, started this one with; it alone where none did."""
+    """The processes that `torchrun`, or a cluster, started this one with; it alone where none did.
+
+    Raises:
+        TrainingError: The environment contradicts itself, or the processes do not meet.
+    """
     if dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size())
         return
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    launch = this_launch()
+    if launch.count == 1:
         yield ALONE
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        _take_gpu(launch.local_rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE)
     try:
-        yield Ranks(dist.get_rank(), count)
+        store, rank, count = next(dist.rendezvous("env://", timeout=_TIME_TO_MEET))
+        store.set_timeout(_PATIENCE)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
+    except (OSError, RuntimeError, ValueError) as error:  # of which torch.distributed's own errors are
+        raise TrainingError(
+            f"The {launch.count} processes of the training do not meet at {launch.address}",
+            found=str(error).strip().splitlines()[0],
+            remedy="Start all of them, with the MASTER_ADDR and MASTER_PORT of the first one, as torchrun does",
+        ) from error
+    try:
+        yield Ranks(rank, count)
     finally:
         dist.destroy_process_group()
+
+
+def _take_gpu(number: int) -> None:
+    if not 0 <= number < torch.cuda.device_count():
+        raise TrainingError(
+            f"This machine has no GPU for the process with LOCAL_RANK={number}",
+            found=f"It has {torch.cuda.device_count()}",
+            remedy="Start as many processes on a machine as it has GPUs",
+        )
+    torch.cuda.set_device(number)

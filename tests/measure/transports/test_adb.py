@@ -27,7 +27,8 @@ def test_the_command_that_times(phone: Phone, models: Any) -> None:
         SERIAL,
         "shell",
         f"echo spaceevo-begin; taskset 2 /data/local/tmp/benchmark_model --graph={folder}/{file} --num_threads=2"
-        " --use_xnnpack=true --num_runs=9 --min_secs=0 --max_secs=600 --warmup_runs=5 --warmup_min_secs=0 2>&1; echo spaceevo-exit:$?",
+        " --use_xnnpack=true --num_runs=9 --min_secs=0 --max_secs=600 --warmup_runs=5 --warmup_min_secs=0 2>&1"
+        "; echo spaceevo-exit:$?",
     ]
     device.load(RUNTIME, models(RUNTIME), threads=1).time(1)
     assert sum("push" in call for call in phone.calls) == 1

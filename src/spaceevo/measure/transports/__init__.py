@@ -25,8 +25,8 @@ class Processor:
         machine: Architecture, for example "x86_64".
         flags: Every flag that it names.
         num_cores: Logical cores.
-        cores: Numbers of those that a program may be held to. Gaps are usual: cores are switched off, or kept for others.
-            Empty where the device does not tell, or its system cannot hold programs to cores.
+        cores: Numbers of those that a program may be held to, often with gaps: cores are switched off, or kept for
+            others. Empty where the device does not tell, or its system cannot hold programs to cores.
     """
 
     model: str

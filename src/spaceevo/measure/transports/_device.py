@@ -2,7 +2,8 @@
 
 Needs Python 3.8 and the standard library; what it loads models with is sent to it. Its text comes to the device on its
 own standard input (see `_program`), so that nothing has to be installed or left there. What runtimes print goes to the
-standard error; only answers are on the standard output, and what the login prints. Model files lie in a folder of their own until the end.
+standard error; only answers are on the standard output, and what the login prints. Model files lie in a folder of their
+own until the end.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ class Device:
 
 
 def mark_of(word: str) -> bytes:
-    """What every answer begins with, for a word of the host's choice; a shell that echoes the word does not print it."""
+    """What every answer begins with: a word of the host's, framed, so that a shell which echoes it does no harm."""
     return f"<spaceevo {word}>".encode()
 
 

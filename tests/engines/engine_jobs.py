@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from spaceevo.errors import TrainingError
 
@@ -27,6 +28,17 @@ def fail(job, progress):
     while True:
         time.sleep(PAUSE)
         progress(1, 2)
+
+
+class Lossy(NamedTuple):
+    """Told by its name."""
+
+    folder: Path
+    number: int
+    losses: int
+
+    def __str__(self):
+        return f"lossy {self.number}"
 
 
 def lose(job: tuple[Path, int, int], progress):

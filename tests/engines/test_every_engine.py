@@ -1,5 +1,6 @@
 """The contract of every engine: results, order, progress, failures, lost jobs, endings."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,13 +8,14 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import engine_jobs
 import pytest
 
 from spaceevo import engines, plugins
 from spaceevo.config import EngineSettings
-from spaceevo.engines import ENGINES, MAX_LOSSES, Needs, in_order
+from spaceevo.engines import ENGINES, MAX_LOSSES, Needs, in_order, local
 from spaceevo.errors import EngineError, PluginError, TrainingError
 from spaceevo.progress import silent
 
@@ -124,9 +126,37 @@ def test_a_lost_job_is_done_again_and_a_finished_one_is_not(apart, tmp_path):
 
 
 def test_a_job_that_is_always_lost_is_told(apart, tmp_path):
-    with pytest.raises(EngineError, match=f"lost {MAX_LOSSES + 1} times"):
-        results(apart, engine_jobs.lose, [(tmp_path, 0, 99)])
-    assert len((tmp_path / "0").read_text()) == MAX_LOSSES + 1
+    """And not one that ran beside it."""
+    jobs = [engine_jobs.Lossy(tmp_path, number, 99 if number == 1 else 0) for number in range(2)]
+    with pytest.raises(EngineError, match=rf"Job 2 of 2 \(lossy 1\) was lost {MAX_LOSSES + 1} times") as told:
+        results(apart, engine_jobs.lose, jobs)
+    assert len((tmp_path / "1").read_text()) == MAX_LOSSES + 1
+    if type(apart).__name__ == "LocalEngine":
+        assert "signal 9" in told.value.found
+        assert "engine.workers" in told.value.remedy
+
+
+@pytest.mark.parametrize("error", [EOFError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
+def test_a_job_for_which_no_process_starts_is_told(error, monkeypatch):
+    """As where the process that forks the others is killed, or the system is out of memory."""
+    engine = engines.start(EngineSettings(workers=2))
+    monkeypatch.setattr(f"multiprocessing.popen_{local.START_METHOD}.Popen", Mock(side_effect=error))
+    with pytest.raises(EngineError, match=rf"Job 1 of 3 was lost {MAX_LOSSES + 1} times\. No process could be started"):
+        results(engine, engine_jobs.square, range(3))
+    monkeypatch.undo()
+    assert results(engine, engine_jobs.square, [3]) == [9]
+    engine.close()
+
+
+def test_an_engine_whose_processes_are_not_forked(monkeypatch, tmp_path):
+    """As on macOS."""
+    monkeypatch.setattr(local, "START_METHOD", "spawn")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    engine = engines.start(EngineSettings(workers=2))
+    assert results(engine, engine_jobs.lose, [(tmp_path, number, number) for number in range(2)]) == [0, 1]
+    with pytest.raises(TrainingError, match="It does not fit"):
+        results(engine, engine_jobs.fail, [0, 1])
+    engine.close()
 
 
 @pytest.mark.parametrize("name", ["local", "ray"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import io
+import json
 import os
 import re
 import select
@@ -79,5 +80,4 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
     character = error.object[error.start]
     if "\udc80" <= character <= "\udcff":
         return character.encode("utf-8", "surrogateescape"), error.start + 1
-    plain = _PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode()
-    return plain, error.start + 1
+    return _PLAIN.get(character) or json.dumps(character)[1:-1], error.start + 1

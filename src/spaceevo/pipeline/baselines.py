@@ -81,6 +81,9 @@ class _Job:
     number: int
     folder: Path
 
+    def __str__(self) -> str:
+        return f"baseline {self.number}"
+
 
 def _fit(job: _Job, progress: ProgressCallback) -> None:
     with one_core():

@@ -205,6 +205,9 @@ class _Training:
     cell: Cell
     attempt: int
 
+    def __str__(self) -> str:
+        return f"{self.context.hyperspace.searched[self.cell[0]].name}, block {self.cell[1]}"
+
 
 def _train(job: _Training, progress: ProgressCallback) -> bool:
     """Train a cell unless it is there; whether no other process is at it."""

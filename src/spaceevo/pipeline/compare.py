@@ -76,6 +76,9 @@ class _Job:
     seed: int
     number: int | None
 
+    def __str__(self) -> str:
+        return f"{self.entry.name}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class _Result:

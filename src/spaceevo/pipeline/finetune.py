@@ -115,6 +115,9 @@ class _Job:
     number: int
     folder: Path
 
+    def __str__(self) -> str:
+        return f"subnet {self.number}"
+
 
 def _fit(job: _Job, progress: ProgressCallback) -> None:
     context, trained = job.context, supernet.load_supernet(job.context, "int8")

@@ -146,7 +146,7 @@ class RunFolder:
         if claimed is None:
             raise RunLockedError(
                 f"Another run works in {self.path}",
-                found=f"Its process is {lock.read_text(errors='replace').strip() or 'unknown'}",
+                found=f"Its process is {lock.read_text(encoding='utf-8', errors='replace').strip() or 'unknown'}",
                 remedy="Wait until it has ended, or choose another folder with --out",
             )
         with claimed:
@@ -192,7 +192,7 @@ class StageFolder:
     def spent_seconds(self) -> float:
         """Time spent by earlier, interrupted attempts."""
         try:
-            return float(json.loads((self.path / INPUTS).read_text())["seconds"])
+            return float(json.loads((self.path / INPUTS).read_text(encoding="utf-8"))["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0.0
 
@@ -226,7 +226,7 @@ class StageFolder:
         if (self.path / MANIFEST).exists():
             return self._manifest().input_hash
         try:
-            return str(json.loads((self.path / INPUTS).read_text())["input_hash"])
+            return str(json.loads((self.path / INPUTS).read_text(encoding="utf-8"))["input_hash"])
         except (OSError, ValueError, KeyError, TypeError):
             return "unknown"
 

@@ -81,7 +81,7 @@ class _Notes(BaseModel):
 def this_machine() -> str:
     """Name of this machine or container; many machines are called alike, so with what tells them apart."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         boot = f"{getnode():x}"
     return f"{platform.node()} ({boot[:8]})"

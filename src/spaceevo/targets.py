@@ -401,7 +401,7 @@ def load_predictor(device: Device, precision: Precision) -> LatencyPredictor:
     remedy = f"Fit one with: spaceevo target fit {target.name}" + (" --fp32" if precision == "fp32" else "")
     if not path.exists():
         raise TargetError(f"There is no latency predictor for {target.name} at {path}", remedy=remedy)
-    predictor = LatencyPredictor.from_json(path.read_text())
+    predictor = LatencyPredictor.from_json(path.read_text(encoding="utf-8"))
     if predictor.target != target:
         differences = [
             f"{key} was {value}, is {getattr(target, key)}"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,12 @@ def test_shares_make_up_the_batch(batch_size, accumulation, count):
     assert all(size >= 2 for share in shares for size in share.sizes)
     # One process with as many parts computes the very same ones.
     assert share_of(batch_size, accumulation * count).sizes == tuple(size for share in shares for size in share.sizes)
+
+
+def test_processes_that_do_not_meet_are_told(monkeypatch):
+    told = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, text in told.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setattr(ranks, "_TIME_TO_MEET", timedelta(seconds=1))
+    with pytest.raises(TrainingError, match=r"2 processes .* do not meet at 127\.0\.0\.1:1\."), ranks.joined():
+        pass

@@ -68,7 +68,7 @@ def register(app: typer.Typer) -> None:
         lines = room.listed_networks(networks or [], file)
         found = room.predict_all(device, lines, space, num_classes, "fp32" if fp32 else "int8")
         if out is not None:
-            with Path(out).open("w", newline="") as stream:
+            with Path(out).open("w", encoding="utf-8", newline="") as stream:
                 writer = csv.writer(stream)
                 writer.writerow(("network", "latency_ms", "num_outside"))
                 writer.writerows((one.name, one.latency_ms, one.num_outside) for one in found)

@@ -102,7 +102,7 @@ def run_until(recipe_path: Path, out: str | Path | None, stage: str, as_json: bo
     from spaceevo.pipeline import report
 
     if stage != report.NAME:
-        manifest = (folder / stage / "stage.json").read_text()
+        manifest = (folder / stage / "stage.json").read_text(encoding="utf-8")
         if as_json:
             typer.echo(manifest)
         else:

@@ -159,7 +159,7 @@ def register(app: typer.Typer) -> None:
         with shown(console, "measure and fit") as progress:
             path = room.fit_device(device, hyperspace, "fp32" if fp32 else "int8", num_fit, seed, num_classes, progress)
         if as_json:
-            typer.echo(path.read_text())
+            typer.echo(path.read_text(encoding="utf-8"))
             return
         console.print(f"Predictor: {path}", highlight=False, soft_wrap=True)
         console.print(f"Judge it with: spaceevo target assess {name}", highlight=False, soft_wrap=True)

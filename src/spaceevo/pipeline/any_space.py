@@ -182,7 +182,7 @@ def search_supernet(
     def each(top1: Callable[[Subnet], float], subnets: Sequence[Subnet]) -> list[float]:
         values = dict.fromkeys(range(len(subnets)), 0.0)
         for number, value in context.engine.map(partial(_evaluate, top1), subnets, lambda *_: interrupts.check()):
-            with storage_errors(notes), notes.open("a") as file:
+            with storage_errors(notes), notes.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([encode(subnets[number]), value]) + "\n")
             values[number] = value
         return list(values.values())
@@ -234,7 +234,7 @@ def _evaluate(top1: Callable[[Subnet], float], subnet: Subnet, progress: Progres
 
 def _read_notes(path: Path, best: SearchSpace) -> dict[Subnet, float]:
     known: dict[Subnet, float] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             encoding, value = json.loads(line)
             known[decode(encoding, best)] = float(value)

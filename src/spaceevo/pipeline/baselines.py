@@ -102,7 +102,7 @@ def _fit(job: _Job, progress: ProgressCallback) -> None:
 
 def load_predictor(context: Context) -> LatencyPredictor:
     """Of the latency of hand-made networks; that of the hyperspace's subnets has seen none like them."""
-    return LatencyPredictor.from_json(context.path(NAME, PREDICTOR).read_text())
+    return LatencyPredictor.from_json(context.path(NAME, PREDICTOR).read_text(encoding="utf-8"))
 
 
 def matching_subnets(context: Context, predictor: LatencyPredictor) -> list[Subnet]:

@@ -367,13 +367,13 @@ def table_columns(table: BlockTable) -> dict[str, Any]:
 
 def load_cells(context: Context) -> tuple[DistilledCell, ...]:
     """All cells, in order of stage and block type."""
-    content = json.loads(context.path(NAME, "cells.json").read_text())
+    content = json.loads(context.path(NAME, "cells.json").read_text(encoding="utf-8"))
     return tuple(DistilledCell.model_validate(cell) for cell in content)
 
 
 def load_curve(context: Context) -> list[TrainingPoint]:
     """The teacher's losses; empty for a teacher that was trained elsewhere."""
-    content = json.loads(context.path(NAME, TEACHER).read_text())
+    content = json.loads(context.path(NAME, TEACHER).read_text(encoding="utf-8"))
     return [TrainingPoint.model_validate(point) for point in content["curve"]]
 
 
@@ -519,7 +519,7 @@ def _cell_content(result: CellResult) -> dict[str, Any]:
 
 def _read_cell(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         DistilledCell.model_validate(content["cell"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(

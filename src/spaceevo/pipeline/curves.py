@@ -17,4 +17,4 @@ def write_curve(path: Path, curve: Iterable[TrainingPoint]) -> None:
 
 def read_curve(path: Path) -> list[TrainingPoint]:
     """What `write_curve` wrote."""
-    return [TrainingPoint.model_validate(point) for point in json.loads(path.read_text())]
+    return [TrainingPoint.model_validate(point) for point in json.loads(path.read_text(encoding="utf-8"))]

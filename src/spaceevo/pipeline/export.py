@@ -79,7 +79,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
 
 def load(context: Context) -> tuple[tuple[ModelResult, ...], tuple[ModelResult, ...]]:
     """(models, baselines)."""
-    content = json.loads(context.path(NAME, "models.json").read_text())
+    content = json.loads(context.path(NAME, "models.json").read_text(encoding="utf-8"))
     models, others = (
         tuple(ModelResult.model_validate(model) for model in content[kind]) for kind in ("models", "baselines")
     )

@@ -87,7 +87,7 @@ def beside(planned: RunPlan, run: Path) -> RunPlan:
     stages = []
     for stage in planned.stages:
         manifest = run / stage.name / "stage.json"
-        took = float(json.loads(manifest.read_text())["seconds"]) if manifest.exists() else None
+        took = float(json.loads(manifest.read_text(encoding="utf-8"))["seconds"]) if manifest.exists() else None
         stages.append(stage.model_copy(update={"took_seconds": took}))
     return planned.model_copy(update={"stages": tuple(stages)})
 

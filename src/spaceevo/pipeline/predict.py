@@ -95,7 +95,7 @@ def _fit(context: Context, progress: ProgressCallback) -> tuple[LatencyPredictor
 
 def load_predictor(context: Context) -> LatencyPredictor:
     """The fitted predictor."""
-    return LatencyPredictor.from_json(context.path(NAME, "predictor.json").read_text())
+    return LatencyPredictor.from_json(context.path(NAME, "predictor.json").read_text(encoding="utf-8"))
 
 
 def load_assessment(context: Context) -> PredictorAssessment:

@@ -269,7 +269,7 @@ def _published_subnet(published: Any, name: str) -> Subnet:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON", found=str(error)) from error
 

@@ -16,7 +16,7 @@ from spaceevo.errors import TrainingError
 from spaceevo.launch import this_launch
 
 _PATIENCE = timedelta(days=30)  # the others wait while the first one does all that is no training
-_TIME_TO_MEET = timedelta(minutes=10)
+_TIME_TO_MEET = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spaceevo.machine import usable_cores
+from spaceevo.measure.transports import _device
+from spaceevo.pipeline.memory import peak_rss_mib
 
 #: No calls of Linux's scheduler, nothing in /proc and /sys; seen by every process that Python starts.
 AS_ON_MACOS = """
@@ -57,3 +60,28 @@ def test_blocks_are_distilled_by_processes_that_are_not_forked(
     assert done.returncode == 0, done.stderr
     assert "done in" in done.stdout
     assert tiny.files(folder, "blocks") == tiny.files(tiny.folder, "blocks")
+
+
+@pytest.fixture
+def darwin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """What tells macOS apart, and a folder for its programs."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_peak_memory_is_told_in_bytes_there(darwin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"ru_maxrss": 300 * 2**20})
+    monkeypatch.setattr("resource.getrusage", lambda _: usage)
+    monkeypatch.setattr(_device, "read", lambda _: {"texts": {}, "unreadable": {}})
+    assert peak_rss_mib() == 300
+    assert _device.peak_memory_mib() == 300
+
+
+def test_the_processor_is_named_by_another_program_there(darwin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.processor", lambda: "arm")
+    assert _device.processor_name() == "arm"
+    sysctl = darwin / "sysctl"
+    sysctl.write_text('#!/bin/sh\n[ "$*" = "-n machdep.cpu.brand_string" ] && echo "Apple M2"\n')
+    sysctl.chmod(0o755)
+    assert _device.processor_name() == "Apple M2"

@@ -436,3 +436,9 @@ def test_a_place_that_cannot_be(place: str, told: str, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(StorageError, match=told):
         located(place)
+
+
+def test_a_name_that_is_not_utf8_is_told_at_once() -> None:
+    """SQLite and runtimes would not find files there."""
+    with pytest.raises(StorageError, match=r"not UTF-8.*--out"):
+        located("runs/caf\udce9")

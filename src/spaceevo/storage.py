@@ -404,9 +404,16 @@ def located(place: Path | str) -> tuple[Path, Storage | None]:
             `$XDG_CACHE_HOME/spaceevo`, by default `~/.cache/spaceevo`.
 
     Raises:
-        StorageError: There is no such kind of store, or the package for it is missing.
+        StorageError: There is no such kind of store, or the package for it is missing; or a name that libraries written
+            in C do not take.
     """
     url = str(place).rstrip("/")
+    try:
+        url.encode()
+    except UnicodeEncodeError:
+        raise StorageError(
+            "The name of the run folder is not UTF-8", found=url, remedy="Choose another folder with --out"
+        ) from None
     if "://" not in url:
         return Path(place), None
     _open(url)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from spaceevo.errors import TrainingError
 from spaceevo.launch import this_launch
@@ -139,7 +140,7 @@ def joined() -> Iterator[Ranks]:
         _take_gpu(launch.local_rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        store, rank, count = next(dist.rendezvous("env://", timeout=_TIME_TO_MEET))
+        store, rank, count = next(rendezvous("env://", timeout=_TIME_TO_MEET))
         store.set_timeout(_PATIENCE)
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
     except (OSError, RuntimeError, ValueError) as error:  # of which torch.distributed's own errors are

@@ -58,13 +58,11 @@ def pinned(cores: Any) -> Iterator[None]:
 
 def processor_name() -> str:
     """Of this machine, where no file tells it, as on macOS."""
-    if sys.platform != "darwin":
-        return platform.processor()
-    words = ["sysctl", "-n", "machdep.cpu.brand_string"]
-    try:
-        return subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout.decode().strip()
-    except (OSError, subprocess.CalledProcessError):
-        return platform.processor()
+    if sys.platform == "darwin":
+        words = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            return subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout.decode().strip()
+    return platform.processor()
 
 
 def usable_cores() -> Any:

@@ -26,6 +26,7 @@ from spaceevo.config import Recipe, Settings, TargetSettings, TrainingSettings, 
 from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
 from spaceevo.nets.network import Network, Program, program_of, single_network
+from spaceevo.nets.weights import misfits, read_notes, read_safetensors, weight
 from spaceevo.pipeline.context import Context, is_recipe, named_data, write_recipe
 from spaceevo.pipeline.curves import write_curve
 from spaceevo.pipeline.handout import hand_out, metadata_of
@@ -56,6 +57,7 @@ ZOO = "zoo"  # spaces of networks that belong to no search space: zoo:NAME, hand
 HANDMADE = "hand-made"
 LOGITS = "weighted.head/logits.weight"
 MIN_IMAGE_SIZE = 16
+_COUNT = "num_batches_tracked"
 
 
 class NetworkSettings(Settings):
@@ -440,32 +442,12 @@ def _source(settings: NetworkSettings) -> _Source:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file, all finite, and what spaceevo noted beside them: nothing, in a file that others wrote."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise ArtifactError(
             f"There is no file of weights at {path}", remedy="Give a safetensors file with FP32 weights"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            notes = json.loads((file.metadata() or {}).get("spaceevo", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is not a whole safetensors file",
-            found=str(error).splitlines()[0],
-            remedy="Copy it again; files of other kinds are not read, since loading them may execute code",
-        ) from error
-    for name, tensor in tensors.items():
-        is_code = name.startswith("int8/")  # of an extracted network
-        if not is_code and not (tensor.is_floating_point() and torch.isfinite(tensor).all()):
-            raise ArtifactError(
-                f"{path} holds weights that are not finite numbers",
-                found=f"in {name}, {tensor.dtype}",
-                remedy="Give weights of a training that went well",
-            )
-    if not isinstance(notes, dict):
-        notes = {}
+    stored, metadata = read_safetensors(path)
+    notes = read_notes(path, metadata) or {}
     if notes.get("quantized") or notes.get("lsq+"):
         raise ArtifactError(
             f"{path} holds weights after quantization-aware training",
@@ -473,7 +455,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             remedy="Give the weights of the FP32 phase, whose name ends with -fp32.safetensors; "
             "for a published checkpoint: spaceevo import CHECKPOINT --fp32 --out FILE",
         )
-    return tensors, notes
+    # Codes of an extracted network, and counts of batches, are whole numbers
+    whole = {name: tensor for name, tensor in stored.items() if name.startswith("int8/") or name.endswith(_COUNT)}
+    return whole | {name: weight(name, tensor, path) for name, tensor in stored.items() if name not in whole}, notes
 
 
 def _num_classes(path: Path, tensors: Mapping[str, Tensor]) -> int:
@@ -523,20 +507,12 @@ def _read_keys(network: Network) -> dict[str, Tensor]:
 
 def _misfits(network: Network, tensors: Mapping[str, Tensor]) -> list[str]:
     """What keeps a file of weights from being those of a network, in words."""
-    problems = []
-    for key, wanted in _read_keys(network).items():
-        shape = list(wanted.shape)
-        if key not in tensors:
-            problems.append(f"{key}, {shape}, is missing")
-        elif list(tensors[key].shape) != shape:
-            problems.append(f"{key} has the shape {list(tensors[key].shape)}, that of the network {shape}")
     known = network.state_dict()
-    problems += [
+    return misfits(_read_keys(network), tensors) + [
         f"{key}, {list(tensor.shape)}, has no place in the network"
         for key, tensor in tensors.items()
         if key.startswith("weighted.") and key not in known
     ]
-    return problems
 
 
 def _float_network(source: _Source, program: Program, w_qmax: int, images: Images) -> Network:
@@ -550,6 +526,6 @@ def _float_network(source: _Source, program: Program, w_qmax: int, images: Image
         network = make_supernet(source.supernet, w_qmax, 0)
     else:
         network = single_network(program, w_qmax, torch.Generator())
-    read = {key: source.tensors[key].float() for key in _read_keys(network)}
+    read = {key: source.tensors[key] for key in _read_keys(network)}
     network.load_state_dict(network.state_dict() | read)
     return calibrated_subnet(network, program, images, RECALIBRATION_BATCHES)

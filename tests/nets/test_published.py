@@ -367,7 +367,10 @@ STEP, OFFSET, NORM = (WEIGHT.replace("conv.weight", leaf) for leaf in ("conv.sa"
         (fill(SCALE, float("nan")), "not finite numbers.*conv.sw"),
         (fill(STEP, float("inf")), "not finite numbers.*conv.sa"),
         (fill(OFFSET, float("nan")), "not finite numbers.*conv.beta"),
-        (lambda state: fill(SCALE, 1.0)(state) | fill(STEP, 1.0)(state) | fill(OFFSET, 0.0)(state), "never set.*--fp32"),
+        (
+            lambda state: fill(SCALE, 1.0)(state) | fill(STEP, 1.0)(state) | fill(OFFSET, 0.0)(state),
+            "never set.*--fp32",
+        ),
         (fill(WEIGHT, float("nan")), "not finite numbers.*768 of 768 values in .*point_conv1.conv.weight"),
         (lambda state: {WEIGHT: state[WEIGHT].to(torch.int8)}, "no floating-point numbers.*int8"),
         (lambda state: {WEIGHT: state[WEIGHT][:, :, 0, 0]}, r"shape \[48, 16\].*\[48, 16, 1, 1\]"),

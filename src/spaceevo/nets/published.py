@@ -277,10 +277,12 @@ def logits_of(imported: ImportedSupernet, subnet: Subnet, x_BCHW: Tensor) -> Ten
         ArtifactError: They are not finite numbers, or all 0.
     """
     logits: Tensor = imported.network(x_BCHW, program_of(subnet, "published"))
-    if not torch.isfinite(logits).all() or not logits.any():
+    is_finite = bool(torch.isfinite(logits).all())
+    if not is_finite or not logits.any():
         raise ArtifactError(
             "The network in the checkpoint computes nothing",
-            found="Its logits of random images are " + ("all 0" if torch.isfinite(logits).all() else "no finite numbers"),
+            found="Its logits of random images are "
+            + ("all 0" if torch.isfinite(logits).all() else "no finite numbers"),
             remedy="Give a checkpoint of a training that went well, and the search space that it is of",
         )
     return logits

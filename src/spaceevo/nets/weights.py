@@ -111,7 +111,9 @@ def read_torch(path: Path) -> Any:
                 remedy="Only tensors are read. Where you trust the file, save them alone with `python -c "
                 f'"{_SAVE_TENSORS}" {shlex.quote(str(path))}`, and give tensors.pth',
             ) from error
-        raise _other(path, problem, error, "Give a file that holds only tensors, of torch.save or safetensors") from error
+        raise _other(
+            path, problem, error, "Give a file that holds only tensors, of torch.save or safetensors"
+        ) from error
 
 
 def weight(key: str, value: Tensor, where: object) -> Tensor:
@@ -128,9 +130,7 @@ def weight(key: str, value: Tensor, where: object) -> Tensor:
     shape = list(value.shape)
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         found = "quantized" if value.is_quantized else "without content" if value.is_meta else f"{value.layout}"
-        raise ArtifactError(
-            f"{key} in {where} is no plain tensor", found=f"It is {found}", remedy="Save it as float32"
-        )
+        raise ArtifactError(f"{key} in {where} is no plain tensor", found=f"It is {found}", remedy="Save it as float32")
     if not value.is_floating_point():
         raise ArtifactError(
             f"{key} in {where} holds no floating-point numbers",
@@ -205,7 +205,10 @@ def _other(path: Path, problem: str, error: Exception, remedy: str) -> ArtifactE
     if not head:
         found = "It is empty"
     elif head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC):
-        found, remedy = "It is a tar archive, as torch wrote before version 0.4", f"Load it there and save it anew. {remedy}"
+        found, remedy = (
+            "It is a tar archive, as torch wrote before version 0.4",
+            f"Load it there and save it anew. {remedy}",
+        )
     elif is_safetensors(path):
         found = f"It is a damaged safetensors file of {size:,} bytes: {_line(error)}"
     elif _members(path, "constants.pkl"):

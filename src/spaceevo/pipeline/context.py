@@ -6,11 +6,12 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import yaml
 
 from spaceevo import plugins
@@ -233,6 +234,40 @@ def load_data(settings: DataSettings, cache: Path) -> ImageData:
     with storage_errors(cache):
         data: ImageData = plugin.load(options, settings.image_size, cache)
     return data
+
+
+def in_class_order(data: ImageData, class_names: tuple[str, ...], source: object) -> ImageData:
+    """A data set with its labels numbered as a network numbers its classes: names decide, not their order.
+
+    Args:
+        data: The data set.
+        class_names: The network's, in the order of its logits.
+        source: The network, for errors.
+
+    Raises:
+        DataError: It has other classes.
+    """
+    if data.class_names == class_names:
+        return data
+    if len(data.class_names) != len(class_names) or set(data.class_names) != set(class_names):
+        lacks, has = ([name for name in ours if name not in theirs] for ours, theirs in
+                      ((class_names, data.class_names), (data.class_names, class_names)))  # fmt: skip
+        raise DataError(
+            f"The data set {data.name} has other classes than {source}",
+            found=f"{len(data.class_names)} instead of {len(class_names)}; it has {_some(has)}, not {_some(lacks)}",
+            remedy="Name the data that the network was trained for with --data",
+        )
+    number = np.array([class_names.index(name) for name in data.class_names], np.int64)
+    return replace(
+        data,
+        class_names=class_names,
+        train_labels=number[data.train_labels],
+        val_labels=number[data.val_labels],
+    )
+
+
+def _some(names: list[str]) -> str:
+    return (", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")) or "no others"
 
 
 def is_recipe(path: Path) -> bool:

@@ -18,7 +18,7 @@ from spaceevo.errors import ArtifactError, DataError, ExportError, TargetError
 from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
-from spaceevo.pipeline.context import Context, load_data, named_data
+from spaceevo.pipeline.context import Context, in_class_order, load_data, named_data
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import ExtractedNetwork, Verification
 from spaceevo.runtimes import Profile, this_profile
@@ -273,6 +273,16 @@ def run_of(path: Path) -> Context | None:
     return None
 
 
+def class_names_of(network: ExtractedNetwork) -> tuple[str, ...] | None:
+    """Names of an extracted network's classes, in the order of its logits; None where it does not name each."""
+    try:
+        names = json.loads(network.metadata.get("class_names", "null"))
+    except ValueError:
+        return None
+    is_whole = isinstance(names, list) and len(names) == network.integer.operators[-1].out_channels
+    return tuple(map(str, names)) if is_whole else None
+
+
 def validation_images(path: Path, network: ExtractedNetwork, data: str | None) -> Images:
     """Labelled images that fit a network, none of them trained on.
 
@@ -296,13 +306,10 @@ def validation_images(path: Path, network: ExtractedNetwork, data: str | None) -
             found="It does not lie in a run folder, and no data is named",
             remedy="Name a data set or a folder of images with --data",
         )
-    classes = tuple(json.loads(network.metadata["class_names"]))
-    if loaded.class_names != classes:
-        raise DataError(
-            f"The data set {loaded.name} has other classes than {path}",
-            found=f"{_some(loaded.class_names)} instead of {_some(classes)}",
-            remedy="Name the data that the network was trained for with --data",
-        )
+    class_names = class_names_of(network)
+    if class_names is None:
+        raise ArtifactError(f"The network of {path} does not name its classes", remedy="Export it again from its run")
+    loaded = in_class_order(loaded, class_names, path)
     return Images(torch.from_numpy(loaded.val_images), torch.from_numpy(loaded.val_labels))
 
 
@@ -331,7 +338,3 @@ def _batches(network: ExtractedNetwork, images: Images) -> Iterator[Tensor]:
     """What the network reads; a whole data set of it would fill the memory."""
     for pixels in images.pixels.split(BATCH_SIZE):
         yield to_input(pixels, network.integer.operators[0].in_size)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

@@ -6,7 +6,6 @@ A network of the zoo, a subnet of a supernet, a hand-made baseline: all go the s
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -23,17 +22,17 @@ from torch import Tensor
 from spaceevo import interrupts, plugins
 from spaceevo.artifacts import RunFolder, content_hash, write_atomically
 from spaceevo.config import Recipe, Settings, TargetSettings, TrainingSettings, load_recipe
-from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError
+from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError, SpaceEvoError
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
 from spaceevo.nets.network import Network, Program, program_of, single_network
 from spaceevo.nets.weights import misfits, read_notes, read_safetensors, weight
-from spaceevo.pipeline.context import Context, is_recipe, named_data, write_recipe
+from spaceevo.pipeline.context import Context, in_class_order, is_recipe, named_data, write_recipe
 from spaceevo.pipeline.curves import write_curve
-from spaceevo.pipeline.handout import hand_out, metadata_of
+from spaceevo.pipeline.handout import class_names_of, hand_out, metadata_of, run_of
 from spaceevo.pipeline.memory import peak_rss_mib
 from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import ProgressCallback, shown
-from spaceevo.records import ExtractedNetwork, FloatGraph, Record, TargetDescription, Verification
+from spaceevo.records import ExtractedNetwork, FloatGraph, ImageData, Record, TargetDescription, Verification
 from spaceevo.runtimes import profile_of
 from spaceevo.seeding import numpy_random
 from spaceevo.spaces import zoo
@@ -166,7 +165,11 @@ class Quantized:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """A file of weights and the network in it: all of `tensors`, a part of them, or `folded`."""
+    """A file of weights and the network in it: all of `tensors`, a part of them, or `folded`.
+
+    Attributes:
+        class_names: In the order of its logits; None where nothing tells them.
+    """
 
     space: str
     subnet: Subnet
@@ -174,6 +177,7 @@ class _Source:
     tensors: Mapping[str, Tensor]
     supernet: SearchSpace | None = None
     folded: FloatGraph | None = None
+    class_names: tuple[str, ...] | None = None
 
     @property
     def kind(self) -> str:
@@ -202,13 +206,7 @@ def quantize(
         SpaceEvoError: Whatever is wrong with the arguments; a finished or interrupted fine-tuning is kept.
     """
     source = _source(network)
-    context, train_images = _data(inputs, source.subnet, folder)
-    if context.data.num_classes != source.subnet.num_classes:
-        raise DataError(
-            f"The data set {context.data.name} has {context.data.num_classes} classes",
-            found=f"the weights in {network.weights} tell {source.subnet.num_classes} apart",
-            remedy="Give the data set that the network was trained on, or weights trained on this one",
-        )
+    context, train_images = _data(inputs, source, network.weights, folder, console)
     target = context.target
     program = program_of(source.subnet)
     val_images = Images(torch.from_numpy(context.data.val_images), torch.from_numpy(context.data.val_labels))
@@ -362,14 +360,17 @@ def _finetune(
     folder.finish(input_hash, seconds, peak_rss_mib(), [files.int8, curve_path])
 
 
-def _data(inputs: InputSettings, subnet: Subnet, folder: Path) -> tuple[Context, Images]:
+def _data(
+    inputs: InputSettings, source: _Source, weights: str, folder: Path, console: Console
+) -> tuple[Context, Images]:
     """The context, and the training images in random order: those of a folder are sorted by class."""
     given = {"flip": inputs.flip, "image_size": inputs.image_size}
     changes = {key: value for key, value in given.items() if value is not None}
-    data = named_data(inputs.data, max(MIN_IMAGE_SIZE, subnet.resolution)).model_copy(update=changes)
+    data = named_data(inputs.data, max(MIN_IMAGE_SIZE, source.subnet.resolution)).model_copy(update=changes)
     target = TargetSettings(name=inputs.target)
     context = Context(Recipe(name="quantize", seed=inputs.seed, data=data, target=target), RunFolder(folder))
     _ = context.target  # what is wrong with it is told before images are read
+    vars(context)["data"] = _labelled(context.data, source, weights, console)
     path = Path(inputs.data).expanduser()
     if is_recipe(path):
         images, _, _ = split(context.data, data.search_share, load_recipe(path).seed)  # not those a search chooses by
@@ -379,14 +380,30 @@ def _data(inputs: InputSettings, subnet: Subnet, folder: Path) -> tuple[Context,
     return context, images.take(order)
 
 
+def _labelled(data: ImageData, source: _Source, weights: str, console: Console) -> ImageData:
+    """The data set with labels as the weights number their classes; where nothing tells how, that is said."""
+    if data.num_classes != source.subnet.num_classes:
+        raise DataError(
+            f"The data set {data.name} has {data.num_classes} classes",
+            found=f"the weights in {weights} tell {source.subnet.num_classes} apart",
+            remedy="Give the data set that the network was trained on, or weights trained on this one",
+        )
+    if source.class_names is not None:
+        return in_class_order(data, source.class_names, weights)
+    names = ", ".join(data.class_names[:20]) + (", …" if data.num_classes > 20 else "")
+    told = f"{weights} does not name its classes: they are taken to be those of {data.name}, in this order: {names}"
+    console.print(told, highlight=False, markup=False)
+    return data
+
+
 def _source(settings: NetworkSettings) -> _Source:
     """Read the weights and find out which network they are of."""
     path = Path(settings.weights).expanduser()
     tensors, notes = _read(path)
-    folded = None
+    folded, class_names = None, _class_names(path, notes)
     if notes.get("format") == FORMAT:
         extracted = load_extracted(path)
-        folded = extracted.floating
+        folded, class_names = extracted.floating, class_names_of(extracted)
         space, encoding = (extracted.metadata.get(f"spaceevo.{key}", "") for key in ("space", "encoding"))
         num_classes = folded.operators[-1].out_channels
     else:
@@ -414,17 +431,17 @@ def _source(settings: NetworkSettings) -> _Source:
     for name, subnet, searched in _architectures(encoding, space, num_classes):
         if folded is not None:
             if program_of(subnet) == folded.operators:
-                return _Source(name, subnet, sha256, {}, folded=folded)
+                return _Source(name, subnet, sha256, {}, folded=folded, class_names=class_names)
             problems = ["its operators are others"]
         else:
             problems = _misfits(single_network(program_of(subnet), 127, torch.Generator()), tensors)
             if not problems:
-                found.append(_Source(name, subnet, sha256, tensors))
+                found.append(_Source(name, subnet, sha256, tensors, class_names=class_names))
             elif searched is not None:
                 of_supernet = _misfits(make_supernet(searched, 127, 0), tensors)
                 problems = min(problems, of_supernet, key=len)
                 if not of_supernet:
-                    found.append(_Source(name, subnet, sha256, tensors, supernet=searched))
+                    found.append(_Source(name, subnet, sha256, tensors, searched, class_names=class_names))
     if not found:
         raise ArtifactError(
             f"{path} holds the weights of another network than {settings.network or encoding}",
@@ -458,6 +475,20 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     # Codes of an extracted network, and counts of batches, are whole numbers
     whole = {name: tensor for name, tensor in stored.items() if name.startswith("int8/") or name.endswith(_COUNT)}
     return whole | {name: weight(name, tensor, path) for name, tensor in stored.items() if name not in whole}, notes
+
+
+def _class_names(path: Path, notes: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Those that a file of weights tells, or the run that it lies in; None where neither does."""
+    names = notes.get("class_names")
+    if isinstance(names, list):
+        return tuple(map(str, names))
+    try:
+        run = run_of(path)
+        exported = sorted((run.run.path / "export" / "models").glob(f"*{SUFFIX}")) if run else []
+        told = class_names_of(load_extracted(exported[0])) if exported else None
+        return told or (run.data.class_names if run else None)
+    except SpaceEvoError:  # the run's data may be gone, or its export damaged
+        return None
 
 
 def _num_classes(path: Path, tensors: Mapping[str, Tensor]) -> int:

@@ -20,14 +20,15 @@ from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extract
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
 from spaceevo.pipeline.context import Context, in_class_order, load_data, named_data
 from spaceevo.progress import ProgressCallback, part, silent
-from spaceevo.records import ExtractedNetwork, Verification
+from spaceevo.records import ExtractedNetwork, Preprocessing, Verification
 from spaceevo.runtimes import Profile, this_profile
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
-from spaceevo.train.batches import PREPROCESSING, Images, to_input
+from spaceevo.train.batches import NORMALIZATION, Images, to_input
 from spaceevo.train.evaluation import BATCH_SIZE, top1
 
 PRECISION = "spaceevo.precision"
+PREPROCESSING = "preprocessing"
 FAILURES = (ExportError, TargetError)  # of one file, while others may be handed out
 RUNTIME = "runtime"  # "name version", as exporters write it
 
@@ -41,22 +42,25 @@ class HandedOut:
         fp32: Its FP32 twin.
         top1_fp32: Of the twin, computed by the runtime.
         verification: Of the INT8 file.
+        preprocessing: How a picture becomes the input of both; None of a network that an older version extracted.
     """
 
     int8: Path
     fp32: Path
     top1_fp32: float
     verification: Verification
+    preprocessing: Preprocessing | None
 
 
 def metadata_of(
-    subnet: Subnet, class_names: tuple[str, ...], profile: Profile, w_qmax: int, space: str
+    subnet: Subnet, class_names: tuple[str, ...], image_size: int, profile: Profile, w_qmax: int, space: str
 ) -> dict[str, str]:
     """What every exported file tells about its network.
 
     Args:
         subnet: The architecture.
         class_names: In label order.
+        image_size: Height = width of the images that it was trained on.
         profile: Of the processor that it was trained for.
         w_qmax: Largest weight code.
         space: Encoding of the search space, or where else the network comes from.
@@ -67,15 +71,13 @@ def metadata_of(
         "spaceevo.w_qmax": str(w_qmax),
         PROFILE: profile.name,
         "class_names": json.dumps(class_names),
-        "preprocessing": json.dumps(
-            {
-                "resize": subnet.resolution,
-                "scale": 1 / 255,
-                "mean": PREPROCESSING.mean,
-                "std": PREPROCESSING.std,
-                "channels": "RGB",
-            }
-        ),
+        PREPROCESSING: Preprocessing(
+            resize=subnet.resolution,
+            image_size=image_size,
+            min_decoded_size=2 * image_size,
+            mean=NORMALIZATION.mean,
+            std=NORMALIZATION.std,
+        ).told(),
     }
 
 
@@ -106,6 +108,9 @@ def hand_out(
     runtime = plugins.load(RUNTIMES, runtime_name)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {**network.metadata, DIGEST: digest(network.integer)}
+    preprocessing = _preprocessing(network, runtime)
+    if preprocessing is not None:
+        metadata[PREPROCESSING] = preprocessing.told()
     int8, fp32, unverified = (folder / f"{name}-{what}{runtime.SUFFIX}" for what in ("int8", "fp32", "unverified"))
     runtime.export_int8(network.integer, unverified, {**metadata, PRECISION: "int8"})
     runtime.export_fp32(network.floating, fp32, {**metadata, PRECISION: "fp32"})
@@ -122,7 +127,17 @@ def hand_out(
     progress(1, 1)
     unverified.replace(int8)
     named = verification.model_copy(update={"file": int8.name})
-    return HandedOut(int8, fp32, top1(logits, images.labels), named)
+    return HandedOut(int8, fp32, top1(logits, images.labels), named, preprocessing)
+
+
+def _preprocessing(network: ExtractedNetwork, runtime: ModuleType) -> Preprocessing | None:
+    """How a picture becomes the input of a runtime's files; None where the network does not tell all of it."""
+    try:
+        told = json.loads(network.metadata.get(PREPROCESSING, "{}"))
+        told.pop("steps", None)
+        return Preprocessing.model_validate(told | {"layout": getattr(runtime, "LAYOUT", "NCHW")})
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def verify_file(

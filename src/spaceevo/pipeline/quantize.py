@@ -301,7 +301,7 @@ def write(quantized: Quantized, name: str, console: Console) -> tuple[QuantizedR
     network = ExtractedNetwork(
         quantized.network.integer_graph(program),
         quantized.float_network.float_graph(program),
-        metadata_of(quantized.subnet, quantized.class_names, profile, target.w_qmax, result.space),
+        metadata_of(quantized.subnet, quantized.class_names, result.image_size, profile, target.w_qmax, result.space),
     )
     models = folder / "export" / "models"
     save_extracted(models / f"{name}{SUFFIX}", network)

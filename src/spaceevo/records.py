@@ -362,8 +362,8 @@ class StudyRow(Record):
         operator: Operator type, for example "conv3x3", "depthwise5x5", "se", "hard_swish", "fused-mbconv".
         width: Channels.
         size: Height = width of the feature map.
-        fp32_ms: Median latency.
-        int8_ms: Median latency.
+        fp32_ms: Latency of one operator in a chain, from lower quartiles of whole chains (see `Measurement`).
+        int8_ms: Likewise.
     """
 
     operator: str

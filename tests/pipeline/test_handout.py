@@ -1,4 +1,4 @@
-"""What exported files tell of preprocessing is all that decides: done by hand from it alone, it gives the same input."""
+"""What exported files tell of preprocessing is all that decides: done by hand, it gives the same input."""
 
 import io
 import json

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from made_up_report import make_data, make_model, make_target
 
+from spaceevo.records import Preprocessing
 from spaceevo.report import html
 from spaceevo.report.data import ReportData
 
@@ -195,3 +196,15 @@ def test_short_trainings_of_spaces_are_shown(data: ReportData, page: Page) -> No
     assert "Trials of near-equal" in tried.text
     assert "65.0 %" in tried.text
     assert f"The space that was trained: {spaces[1].encoding}" in tried.text
+
+
+def test_the_report_tells_which_budget_and_what_files_read() -> None:
+    data = make_data()
+    preprocessing = Preprocessing(resize=32, image_size=40, min_decoded_size=80, mean=(0.5,) * 3, std=(0.25,) * 3)
+    models = tuple(m.model_copy(update={"preprocessing": preprocessing}) for m in data.summary.models[:2])
+    page = html.render(replace(data, summary=data.summary.model_copy(update={"models": models})))
+    assert "about the lower of 2 latency budgets" in page
+    assert "medians on the target" not in page
+    for step in preprocessing.steps:
+        assert step in page.replace("&#39;", "'")
+    assert "What the files read" not in html.render(data), "results of older versions tell nothing"

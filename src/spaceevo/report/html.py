@@ -67,6 +67,7 @@ def render(data: ReportData) -> str:
         assessment=data.assessment,
         summary=summary,
         headline=words.headline(summary),
+        headline_budget=words.headline_budget(len(summary.models)),
         model=model,
         baseline=words.baseline_for(model, summary.baselines) if model else None,
         notes=words.notes(summary, data.cells),

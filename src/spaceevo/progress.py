@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line every few seconds elsewhere, both with an estimate of the time left."""
+"""Progress of long work: a bar on a terminal, a line every few seconds elsewhere; both estimate the time left."""
 
 from __future__ import annotations
 

@@ -3,13 +3,15 @@
 import io
 import json
 import types
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 
-from spaceevo.pipeline.handout import PREPROCESSING, _preprocessing, metadata_of
+from spaceevo.errors import ArtifactError, DataError
+from spaceevo.pipeline.handout import PREPROCESSING, _preprocessing, metadata_of, validation_images
 from spaceevo.records import ExtractedNetwork
 from spaceevo.runtimes import litert, this_profile
 from spaceevo.spaces.zoo import load_network
@@ -110,3 +112,39 @@ def test_what_was_told_before_is_there_still():
 def test_networks_of_older_versions_are_written_as_they_are(text):
     metadata = {} if text is None else {PREPROCESSING: text}
     assert _preprocessing(ExtractedNetwork(None, None, metadata), litert) is None
+
+
+def network_of(class_names):
+    """As much of an extracted network of two classes and 32 pixels as decides which images fit."""
+    operators = [types.SimpleNamespace(in_size=32), types.SimpleNamespace(out_channels=2)]
+    metadata = {"class_names": class_names} if class_names else {}
+    return types.SimpleNamespace(integer=types.SimpleNamespace(operators=operators), metadata=metadata)
+
+
+@pytest.fixture(scope="module")
+def dark_and_light(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for split, name, value in product(("train", "val"), ("dark", "light"), (30, 31)):
+        (folder / split / name).mkdir(parents=True, exist_ok=True)
+        level = value if name == "dark" else 255 - value
+        Image.new("RGB", (32, 32), (level,) * 3).save(folder / split / name / f"{value}.png")
+    return str(folder)
+
+
+def test_labels_are_numbered_as_the_network_numbers_its_classes(dark_and_light, tmp_path):
+    for names in (["dark", "light"], ["light", "dark"]):
+        images = validation_images(tmp_path / "n", network_of(json.dumps(names)), dark_and_light)
+        dark = images.pixels[:, 0, 0, 0] < 100
+        assert torch.equal(images.labels, torch.where(dark, names.index("dark"), names.index("light")))
+
+
+def test_other_classes(dark_and_light, tmp_path):
+    path = tmp_path / "n-int8.onnx"
+    with pytest.raises(DataError, match="other classes than .*n-int8.onnx.* it has 'light', not 'bright'"):
+        validation_images(path, network_of('["dark", "bright"]'), dark_and_light)
+
+
+@pytest.mark.parametrize("names", [None, "[]", "{", '["a", "b", "c"]', "7"])
+def test_a_network_without_class_names(dark_and_light, tmp_path, names):
+    with pytest.raises(ArtifactError, match="does not name its classes"):
+        validation_images(tmp_path / "n", network_of(names), dark_and_light)

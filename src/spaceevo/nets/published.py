@@ -167,6 +167,12 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
     """
     network = Network(space.maximal_operators("published"), NUM_CODES // 2 - 1, torch.Generator())
     kinds = {stage.name: stage.choice.block_type.kind for stage in space.stages}
+    if unknown := sorted(set(kinds.values()) - _MODULES.keys()):
+        raise ArtifactError(
+            f"The search space {space.encoding} is none that a checkpoint was published for",
+            found=f"The published key layout has no block type {', '.join(unknown)}",
+            remedy="Name a search space of mobilew, onnxw or micro",
+        )
     used: set[str] = set()
     shifts: dict[str, float] = {}
     num_clamped = num_lowest_codes = 0

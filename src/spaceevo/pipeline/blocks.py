@@ -389,9 +389,8 @@ def _teacher_share(context: Context, num_images: int) -> float:
         return 0.0
     epochs = settings.teacher.epochs_fp32 + settings.teacher.epochs_int8
     own = PASSES_PER_STEP * epochs * num_images
-    cells = sum(
-        len(stage.choices) * cell_work(context.hyperspace, index, settings) for index, stage in enumerate(stages)
-    )
+    of_stages = [cell_work(context.hyperspace, index, settings) for index in range(len(stages))]
+    cells = sum(len(stage.choices) * work for stage, work in zip(stages, of_stages, strict=True))
     return own / (own + cells / len(stages))
 
 

@@ -249,15 +249,16 @@ def in_class_order(data: ImageData, class_names: tuple[str, ...], source: object
     """
     if data.class_names == class_names:
         return data
-    if len(data.class_names) != len(class_names) or set(data.class_names) != set(class_names):
-        lacks, has = ([name for name in ours if name not in theirs] for ours, theirs in
-                      ((class_names, data.class_names), (data.class_names, class_names)))  # fmt: skip
+    ours, theirs = dict.fromkeys(data.class_names), {name: number for number, name in enumerate(class_names)}
+    if len(data.class_names) != len(class_names) or ours.keys() != theirs.keys():
+        more, fewer = ([name for name in one if name not in other] for one, other in ((ours, theirs), (theirs, ours)))
         raise DataError(
             f"The data set {data.name} has other classes than {source}",
-            found=f"{len(data.class_names)} instead of {len(class_names)}; it has {_some(has)}, not {_some(lacks)}",
+            found=f"{len(data.class_names)} instead of {len(class_names)}; the data set alone has {_some(more)}, the "
+            f"network alone {_some(fewer)}",
             remedy="Name the data that the network was trained for with --data",
         )
-    number = np.array([class_names.index(name) for name in data.class_names], np.int64)
+    number = np.array([theirs[name] for name in data.class_names], np.int64)
     return replace(
         data,
         class_names=class_names,
@@ -267,7 +268,7 @@ def in_class_order(data: ImageData, class_names: tuple[str, ...], source: object
 
 
 def _some(names: list[str]) -> str:
-    return (", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")) or "no others"
+    return (", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")) or "none"
 
 
 def is_recipe(path: Path) -> bool:

@@ -55,7 +55,8 @@ def put_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
         raise ArtifactError(
             f"{path} holds the weights of another network",
             found=problems[0],
-            remedy="Give the file that belongs to this network; if a run made it, delete it and run the same command again",
+            remedy="Give the file that belongs to this network; if a run made it, delete it and run the same command "
+            "again",
         )
     module.load_state_dict({name: tensors[name] for name in state})
 

@@ -11,9 +11,8 @@ import torch
 from PIL import Image, ImageOps
 
 from spaceevo.errors import ArtifactError, DataError
-from spaceevo.pipeline.context import in_class_order
 from spaceevo.pipeline.handout import PREPROCESSING, _preprocessing, metadata_of, validation_images
-from spaceevo.records import ExtractedNetwork, ImageData
+from spaceevo.records import ExtractedNetwork
 from spaceevo.runtimes import litert, this_profile
 from spaceevo.spaces.zoo import load_network
 from spaceevo.train.batches import to_input
@@ -137,17 +136,6 @@ def test_labels_are_numbered_as_the_network_numbers_its_classes(dark_and_light, 
         images = validation_images(tmp_path / "n", network_of(json.dumps(names)), dark_and_light)
         dark = images.pixels[:, 0, 0, 0] < 100
         assert torch.equal(images.labels, torch.where(dark, names.index("dark"), names.index("light")))
-
-
-def test_three_classes_in_a_circle():
-    images, labels = np.zeros((3, 3, 1, 1), np.uint8), np.array([0, 1, 2])
-    data = ImageData("d", ("a", "b", "c"), images, labels, images, labels[::-1])
-    ours = in_class_order(data, ("c", "a", "b"), "n")
-    assert [ours.class_names[label] for label in ours.train_labels] == ["a", "b", "c"]
-    assert [ours.class_names[label] for label in ours.val_labels] == ["c", "b", "a"]
-    assert in_class_order(data, ("a", "b", "c"), "n") is data
-    with pytest.raises(DataError, match="3 instead of 2; the data set alone has 'c', the network alone none"):
-        in_class_order(data, ("a", "b"), "n")
 
 
 def test_other_classes(dark_and_light, tmp_path):

@@ -6,12 +6,11 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import yaml
 
 from spaceevo import plugins
@@ -234,41 +233,6 @@ def load_data(settings: DataSettings, cache: Path) -> ImageData:
     with storage_errors(cache):
         data: ImageData = plugin.load(options, settings.image_size, cache)
     return data
-
-
-def in_class_order(data: ImageData, class_names: tuple[str, ...], source: object) -> ImageData:
-    """A data set with its labels numbered as a network numbers its classes: names decide, not their order.
-
-    Args:
-        data: The data set.
-        class_names: The network's, in the order of its logits.
-        source: The network, for errors.
-
-    Raises:
-        DataError: It has other classes.
-    """
-    if data.class_names == class_names:
-        return data
-    ours, theirs = dict.fromkeys(data.class_names), {name: number for number, name in enumerate(class_names)}
-    if len(data.class_names) != len(class_names) or ours.keys() != theirs.keys():
-        more, fewer = ([name for name in one if name not in other] for one, other in ((ours, theirs), (theirs, ours)))
-        raise DataError(
-            f"The data set {data.name} has other classes than {source}",
-            found=f"{len(data.class_names)} instead of {len(class_names)}; the data set alone has {_some(more)}, the "
-            f"network alone {_some(fewer)}",
-            remedy="Name the data that the network was trained for with --data",
-        )
-    number = np.array([theirs[name] for name in data.class_names], np.int64)
-    return replace(
-        data,
-        class_names=class_names,
-        train_labels=number[data.train_labels],
-        val_labels=number[data.val_labels],
-    )
-
-
-def _some(names: list[str]) -> str:
-    return (", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")) or "none"
 
 
 def is_recipe(path: Path) -> bool:

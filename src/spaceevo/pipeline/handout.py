@@ -18,7 +18,8 @@ from spaceevo.errors import ArtifactError, DataError, ExportError, TargetError
 from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
-from spaceevo.pipeline.context import Context, in_class_order, load_data, named_data
+from spaceevo.pipeline.classes import class_names_of, in_class_order
+from spaceevo.pipeline.context import Context, load_data, named_data
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import ExtractedNetwork, Preprocessing, Verification
 from spaceevo.runtimes import Profile, this_profile
@@ -286,16 +287,6 @@ def run_of(path: Path) -> Context | None:
         if (folder / "recipe.yaml").is_file() and (folder / "provenance.json").is_file():
             return Context.of_folder(folder)
     return None
-
-
-def class_names_of(network: ExtractedNetwork) -> tuple[str, ...] | None:
-    """Names of an extracted network's classes, in the order of its logits; None where it does not name each."""
-    try:
-        names = json.loads(network.metadata.get("class_names", "null"))
-    except ValueError:
-        return None
-    is_whole = isinstance(names, list) and len(names) == network.integer.operators[-1].out_channels
-    return tuple(map(str, names)) if is_whole else None
 
 
 def validation_images(path: Path, network: ExtractedNetwork, data: str | None) -> Images:

@@ -26,9 +26,10 @@ from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
 from spaceevo.nets.network import Network, Program, program_of, single_network
 from spaceevo.nets.weights import misfits, read_notes, read_safetensors, weight
-from spaceevo.pipeline.context import Context, in_class_order, is_recipe, named_data, write_recipe
+from spaceevo.pipeline.classes import class_names_of, in_class_order
+from spaceevo.pipeline.context import Context, is_recipe, named_data, write_recipe
 from spaceevo.pipeline.curves import write_curve
-from spaceevo.pipeline.handout import class_names_of, hand_out, metadata_of, run_of
+from spaceevo.pipeline.handout import hand_out, metadata_of, run_of
 from spaceevo.pipeline.memory import peak_rss_mib
 from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import ProgressCallback, shown

@@ -15,5 +15,5 @@ def test_three_classes_in_a_circle():
     assert [ours.class_names[label] for label in ours.train_labels] == ["a", "b", "c"]
     assert [ours.class_names[label] for label in ours.val_labels] == ["c", "b", "a"]
     assert in_class_order(data, ("a", "b", "c"), "n") is data
-    with pytest.raises(DataError, match="3 instead of 2; the data set alone has 'c', the network alone none"):
+    with pytest.raises(DataError, match="Of its 3 classes it alone has 'c'; of the network's 2, that alone has none"):
         in_class_order(data, ("a", "b"), "n")

@@ -142,7 +142,7 @@ def test_other_classes(dark_and_light, tmp_path):
     path = tmp_path / "n-int8.onnx"
     with pytest.raises(
         DataError,
-        match=r"n-int8.onnx.* data set alone has 'light', the network alone 'bright'",
+        match=r"n-int8.onnx.* it alone has 'light'; of the network's 2, that alone has 'bright'",
     ):
         validation_images(path, network_of('["dark", "bright"]'), dark_and_light)
 

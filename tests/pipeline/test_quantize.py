@@ -450,7 +450,7 @@ def test_other_classes_of_equal_number(two_classes, tmp_path):
     data = swapped_folder(tmp_path / "images", ["dark", "bright"])
     with pytest.raises(
         DataError,
-        match=r"than .*w.safetensors.*data set alone has 'bright', the network alone 'light'",
+        match=r"than .*w.safetensors.*it alone has 'bright'; of the network's 2, that alone has 'light'",
     ):
         run(tmp_path / "out", two_classes, data=data)
 
@@ -460,7 +460,7 @@ def test_weights_in_a_run_have_the_classes_of_the_run(two_classes, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"data: {{name: folder, image_size: 32, options: {{path: '{own}'}}}}")
     (tmp_path / "provenance.json").write_text("{}")
     path = changed(two_classes, tmp_path / "baselines" / "w.safetensors")
-    with pytest.raises(DataError, match="the data set alone has 'bright', the network alone 'light'"):
+    with pytest.raises(DataError, match="the it alone has 'bright'; of the network's 2, that alone has 'light'"):
         run(tmp_path / "out", path, data=swapped_folder(tmp_path / "other", ["dark", "bright"]))
 
 

@@ -460,7 +460,7 @@ def test_weights_in_a_run_have_the_classes_of_the_run(two_classes, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"data: {{name: folder, image_size: 32, options: {{path: '{own}'}}}}")
     (tmp_path / "provenance.json").write_text("{}")
     path = changed(two_classes, tmp_path / "baselines" / "w.safetensors")
-    with pytest.raises(DataError, match="the it alone has 'bright'; of the network's 2, that alone has 'light'"):
+    with pytest.raises(DataError, match="it alone has 'bright'; of the network's 2, that alone has 'light'"):
         run(tmp_path / "out", path, data=swapped_folder(tmp_path / "other", ["dark", "bright"]))
 
 

@@ -39,8 +39,8 @@ def in_class_order(data: ImageData, class_names: tuple[str, ...], source: object
         more, fewer = ([name for name in one if name not in other] for one, other in ((ours, theirs), (theirs, ours)))
         raise DataError(
             f"The data set {data.name} has other classes than {source}",
-            found=f"Of its {len(ours):,} classes it alone has {_some(more)}; of the network's {len(theirs):,}, that alone "
-            f"has {_some(fewer)}",
+            found=f"Of its {len(ours):,} classes it alone has {_some(more)}; of the network's {len(theirs):,}, that "
+            f"alone has {_some(fewer)}",
             remedy="Name the data that the network was trained for with --data",
         )
     number = np.array([theirs[name] for name in data.class_names], np.int64)

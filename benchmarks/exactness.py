@@ -83,7 +83,7 @@ def trained(name: str, subnet: Subnet, w_qmax: int, images: Images, folder: Path
     twin.load_state_dict(_fp32_state(files.fp32, twin))
     fp32 = calibrated_subnet(twin, program, images, 16)
     names = tuple(f"class{index}" for index in range(NUM_CLASSES))
-    metadata = metadata_of(subnet, names, this_profile(), w_qmax, "benchmark")
+    metadata = metadata_of(subnet, names, subnet.resolution, this_profile(), w_qmax, "benchmark")
     return ExtractedNetwork(int8.integer_graph(program), fp32.float_graph(program), metadata)
 
 

@@ -1,13 +1,14 @@
-"""Progress of long work: a bar on a terminal, a line every few seconds elsewhere, both with an estimate."""
+"""Progress of long work: a bar on a terminal, a line every few seconds elsewhere; both estimate the time left."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 #: Called with (done, total) as work goes on.
 ProgressCallback = Callable[[int, int], None]
@@ -16,6 +17,9 @@ ProgressCallback = Callable[[int, int], None]
 LineCallback = Callable[[str], None]
 
 SECONDS_BETWEEN_LINES = 10.0
+#: No estimate before so much has been seen: the first steps of some work are seldom like the others.
+LEAST_SECONDS, LEAST_STEPS, LEAST_SHARE = 10.0, 2, 0.05
+_MOST_POINTS = 256
 
 
 def silent(done: int, total: int) -> None:
@@ -55,6 +59,40 @@ def part(progress: ProgressCallback, start: float, end: float) -> ProgressCallba
     return report
 
 
+class Estimate:
+    """How long some work will still take, by the speed in the last third of the time so far.
+
+    What an interrupted attempt has left counts as done, not as fast; a slow start, or a part whose steps are others, is
+    forgotten after half as long as it took.
+    """
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, float]] = []  # (time, share done), ascending
+        self._num_steps = 0
+
+    def seconds_left(self, done: int, total: int) -> float | None:
+        """Note how far the work is now; None where too little has been seen to tell.
+
+        Args:
+            done: What is done.
+            total: Of all, at least 1.
+        """
+        now, share = time.monotonic(), done / max(1, total)
+        points = self._points
+        if points and share < points[-1][1]:  # begun anew
+            points.clear()
+            self._num_steps = 0
+        self._num_steps += bool(points) and share > points[-1][1]
+        points.append((now, share))
+        if len(points) > _MOST_POINTS:
+            del points[1:-1:2]
+        (start, first), elapsed = points[0], now - points[0][0]
+        if elapsed < LEAST_SECONDS or self._num_steps < LEAST_STEPS or share - first < LEAST_SHARE:
+            return None
+        since, then = max(point for point in points if point[0] <= start + elapsed * 2 / 3)
+        return (1 - share) * (now - since) / (share - then) if share > then else None
+
+
 @contextmanager
 def shown(console: Console, label: str) -> Iterator[ProgressCallback]:
     """Show the progress of one piece of work.
@@ -66,22 +104,28 @@ def shown(console: Console, label: str) -> Iterator[ProgressCallback]:
     Yields:
         The callback to report to.
     """
+    estimate = Estimate()
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+                   TimeElapsedColumn(), TextColumn("{task.fields[left]}"))  # fmt: skip
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(label, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            task = bar.add_task(label, total=None, left="")
+
+            def update(done: int, total: int) -> None:
+                left = estimate.seconds_left(done, total)
+                told = "" if left is None else f"left {timedelta(seconds=round(left))}"
+                bar.update(task, completed=done, total=total, left=told)
+
+            yield update
         return
     start = last = time.monotonic()
 
     def line(done: int, total: int) -> None:
         nonlocal last
-        now = time.monotonic()
+        left, now = estimate.seconds_left(done, total), time.monotonic()
         if 0 < done < total and now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            elapsed = now - start
-            left = elapsed * (total - done) / done
-            console.print(f"  {label}: {100 * done / total:.0f} %, {elapsed:.0f} s gone, about {left:.0f} s left")
+            told = "" if left is None else f", about {left:.0f} s left"
+            console.print(f"  {label}: {100 * done / total:.0f} %, {now - start:.0f} s gone{told}")
 
     yield line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,8 +162,8 @@ class Arithmetic:
 
 
 @dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """How an image becomes the network's input: (pixel / 255 - mean) / std, per RGB channel."""
+class Normalization:
+    """How pixels become the network's input: (pixel / 255 - mean) / std, per RGB channel."""
 
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
@@ -172,6 +173,65 @@ class Record(BaseModel):
     """Base of the records that are written to disk as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Preprocessing(Record):
+    """How a picture becomes what a network reads; every exported file tells it as JSON, with `steps`.
+
+    Attributes:
+        resize: Height = width that the network reads.
+        image_size: Height = width that the square is resized to before, and rounded to whole pixel values.
+        min_decoded_size: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where both sides stay as large.
+        exif_transpose: Whether a picture is turned as its EXIF orientation says.
+        background: Colour under transparent pixels, RGB, 0 to 255.
+        crop: What is cut out: the largest square in the centre.
+        interpolation: Of both resizes.
+        antialias: Whether the filter widens with the scale where a picture shrinks.
+        scale: What pixel values are multiplied by, before `mean` and `std`.
+        mean: Then taken away, per channel.
+        std: Then divided by, per channel.
+        channels: Their order.
+        layout: Order of the axes of the input, which is float32, one picture at a time.
+    """
+
+    resize: int
+    image_size: int
+    min_decoded_size: int
+    exif_transpose: bool = True
+    background: tuple[int, int, int] = (255, 255, 255)
+    crop: str = "center_square"
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    scale: float = 1 / 255
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channels: str = "RGB"
+    layout: str = "NCHW"
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The same in sentences, in the order in which it is done."""
+        small, size = self.image_size, self.resize
+        again = (
+            f"Resize to {size} x {size} in float32, bilinear with antialiasing (a triangle filter of radius "
+            f"max(1, {small}/{size}) around pixel centres, its weights normalized), without rounding."
+        )
+        return (
+            f"Decode; a JPEG by Pillow's draft mode for {self.min_decoded_size} x {self.min_decoded_size} pixels.",
+            "Turn upright as the EXIF orientation says.",
+            "Bring grey of more than 8 bits to 8 by scaling; compose on the background where it is transparent; "
+            "convert to RGB.",
+            f"Take the largest square in the centre, of the shorter side s: the box ((w-s)/2, (h-s)/2, (w+s)/2, "
+            f"(h+s)/2), and resize it to {small} x {small}, bilinear with antialiasing, rounded to bytes: Pillow's "
+            f"resize(({small}, {small}), BILINEAR, box), the same as ImageOps.fit.",
+            *([again] if size != small else []),
+            "Multiply by scale, take away mean, divide by std, per channel.",
+            f"Order the axes as {self.layout}, float32.",
+        )
+
+    def told(self) -> str:
+        """As JSON, for people and programs."""
+        return json.dumps(self.model_dump(mode="json") | {"steps": self.steps})
 
 
 R = TypeVar("R", bound=Record)
@@ -302,8 +362,8 @@ class StudyRow(Record):
         operator: Operator type, for example "conv3x3", "depthwise5x5", "se", "hard_swish", "fused-mbconv".
         width: Channels.
         size: Height = width of the feature map.
-        fp32_ms: Median latency.
-        int8_ms: Median latency.
+        fp32_ms: Latency of one operator in a chain, from lower quartiles of whole chains (see `Measurement`).
+        int8_ms: Likewise.
     """
 
     operator: str
@@ -624,6 +684,7 @@ class ModelResult(Record):
         int8_file: Relative to the run folder.
         fp32_file: Relative to the run folder.
         network_file: The extracted network that both were written from, relative to the run folder.
+        preprocessing: How a picture becomes the input of both; None in results of older versions.
     """
 
     budget_ms: float
@@ -643,6 +704,7 @@ class ModelResult(Record):
     int8_file: str
     fp32_file: str
     network_file: str
+    preprocessing: Preprocessing | None = None
 
 
 class PredictorSummary(Record):

@@ -40,6 +40,14 @@ def test_a_checkpoint_that_lacks_a_layer(cli, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_space_without_published_checkpoints(cli, tmp_path):
+    file = tmp_path / "supernet.pth"
+    torch.save({"stages.logits.blocks.0.linear.bias": torch.zeros(3)}, file)
+    done = cli("import", file, "--space", "mobilenetv4--")
+    assert done.returncode == 1
+    assert "no block type fused-ib, uib" in done.stderr
+
+
 def checkpoint_of(network, kinds):
     """A checkpoint in the published layout with the network's own weights, offsets a quarter of a step off."""
     state = {}
@@ -80,3 +88,23 @@ def test_a_whole_checkpoint(cli, tmp_path):
     told = cli("import", file, "--space", SPACE)
     assert told.returncode == 0, told.stderr
     assert "0.250 quantization steps on average" in told.stdout
+
+
+def test_numbers_that_are_none_are_no_supernet(cli, tmp_path):
+    hyperspace = load_hyperspace("micro")
+    space = hyperspace.space(hyperspace.decode(SPACE), 7)
+    network = Network(space.maximal_operators("published"), 127, torch.Generator().manual_seed(0))
+    state = checkpoint_of(network, {stage.name: stage.choice.block_type.kind for stage in space.stages})
+    scale = next(key for key in state if key.endswith(".sw"))
+    weight = scale.replace(".sw", ".weight")
+    file, out = tmp_path / "supernet.pth", tmp_path / "supernet.safetensors"
+    for change, word in (
+        ({scale: torch.rand(16) + 0.1}, "[16]"),
+        ({weight: state[weight] * float("nan")}, weight),
+        ({weight: torch.full_like(state[weight], 1e38)}, "computes nothing"),
+    ):
+        torch.save(state | change, file)
+        done = cli("import", file, "--space", SPACE, "--out", out, *(["--fp32"] if word == "computes nothing" else []))
+        assert (done.returncode, done.stdout) == (1, ""), done.stderr
+        assert word in done.stderr.replace("\n", "")
+        assert not out.exists()

@@ -125,6 +125,14 @@ def _notes(path):
             lambda notes, tensors: tensors.update({"int8/scales": tensors["int8/scales"][1:]}),
             "shorter|longer",
         ),
+        (lambda notes, tensors: tensors["int8/scales"].__setitem__(0, 0.0), "int8/scales holds 0 to .*positive"),
+        (lambda notes, tensors: tensors["int8/scales"].__setitem__(0, np.inf), "int8/scales holds .* to inf"),
+        (lambda notes, tensors: tensors["int8/zero_points"].__setitem__(0, 300), "300; codes are 0 to 255"),
+        (
+            lambda notes, tensors: tensors["int8/stem/0/conv/scales"].__setitem__(2, np.nan),
+            "conv/scales holds .*finite",
+        ),
+        (lambda notes, tensors: tensors["fp32/stem/0/conv/weight"].fill(np.nan), "conv/weight holds .*not finite"),
     ],
 )
 def test_foreign_content(path, change, found):

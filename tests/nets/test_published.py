@@ -17,7 +17,13 @@ from safetensors.torch import save_file
 from spaceevo.errors import ArtifactError
 from spaceevo.nets import published
 from spaceevo.nets.network import extract, program_of
-from spaceevo.nets.published import import_supernet, num_classes_of, read_checkpoint, zero_point_effect
+from spaceevo.nets.published import (
+    import_supernet,
+    logits_of,
+    num_classes_of,
+    read_checkpoint,
+    zero_point_effect,
+)
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import Block, BlockType, Head
 
@@ -281,3 +287,118 @@ def test_other_objects_are_not_checkpoints(tmp_path):
     torch.save([1, 2], path)
     with pytest.raises(ArtifactError, match="no state dict"):
         read_checkpoint(path)
+
+
+WEIGHT = "stages.stage1.blocks.0.point_conv1.conv.weight"
+
+
+def wrapped(state, *prefixes):
+    return {"".join(prefixes) + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(2, 2)}}}},
+        lambda state: {"model": state, "rng": {"cpu": torch.zeros(9, dtype=torch.uint8)}, "best": torch.tensor(0.7)},
+        lambda state: {"state_dict_ema": state},
+        lambda state: {"ema": {"module": wrapped(state, "module.")}},
+        lambda state: {**state, "epoch": 3},
+        lambda state: wrapped(state, "module.", "module."),
+        lambda state: wrapped(state, "_orig_mod."),
+        lambda state: wrapped(state, "module.", "_orig_mod.", "student."),
+        lambda state: {key.replace(".conv.", ".conv._orig_mod."): value for key, value in state.items()},
+        lambda state: {**wrapped(state, "module."), "n_averaged": torch.tensor(7)},
+    ],
+)
+def test_what_lies_around_a_state_dict(state, tmp_path, wrap):
+    path = tmp_path / "supernet.pt"
+    torch.save(wrap(state), path)
+    loaded = read_checkpoint(path)
+    assert loaded.keys() - {"n_averaged"} == state.keys()
+    assert torch.equal(loaded[WEIGHT], state[WEIGHT])
+
+
+def test_two_networks_are_not_chosen_from(state, tmp_path):
+    path = tmp_path / "supernet.pth"
+    torch.save({"state_dict": state, "state_dict_ema": state}, path)
+    with pytest.raises(ArtifactError, match=r"\['state_dict'\], \['state_dict_ema'\].*save it alone") as error:
+        read_checkpoint(path)
+    torch.save(eval(error.value.remedy.split("torch.save(")[1].split(", 'one.pth'")[0].replace("FILE", "path")), path)
+    assert read_checkpoint(path).keys() == state.keys()  # what the error tells works
+    torch.save(wrapped(state, "student.") | wrapped(state, "teacher."), path)
+    with pytest.raises(ArtifactError, match=r"two networks.*twice, once as teacher\.stages"):
+        read_checkpoint(path)
+
+
+def test_the_name_of_a_file_does_not_count(state, tmp_path):
+    safe, pickled = tmp_path / "supernet.pth", tmp_path / "supernet.safetensors"
+    save_file(state, safe)
+    torch.save(state, pickled)
+    for path in (safe, pickled):
+        assert torch.equal(read_checkpoint(path)[WEIGHT], state[WEIGHT])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types(state, dtype):
+    imported = import_supernet({key: value.to(dtype) for key, value in state.items()}, space_of("mbv3-k3"), False)
+    weight = imported.network.weighted["stage1/0/expand:linear"].weight
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, state[WEIGHT].to(dtype).float())
+
+
+def fill(key, value):
+    return lambda state: {key: torch.full_like(state[key], value)}
+
+
+SCALE = WEIGHT.replace("weight", "sw")
+STEP, OFFSET, NORM = (WEIGHT.replace("conv.weight", leaf) for leaf in ("conv.sa", "conv.beta", "norm."))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: {SCALE: torch.rand(48) + 0.1}, r"conv.sw of the checkpoint has the shape \[48\].*--fp32"),
+        (lambda state: {STEP: torch.rand(16) + 0.1}, r"conv.sa of the checkpoint has the shape \[16\]"),
+        (lambda state: {OFFSET: torch.zeros(0)}, r"conv.beta of the checkpoint has the shape \[0\]"),
+        (fill(SCALE, 0.0), "conv.sw of the checkpoint is no scale.*It is 0; a scale is positive"),
+        (fill(STEP, -0.1), "conv.sa of the checkpoint is no scale.*It is -0.1"),
+        (fill(SCALE, 1e-40), "conv.sw of the checkpoint is no scale.*It is 9.99995e-41.*at least 1.18e-38"),
+        (fill(SCALE, float("nan")), "not finite numbers.*conv.sw"),
+        (fill(STEP, float("inf")), "not finite numbers.*conv.sa"),
+        (fill(OFFSET, float("nan")), "not finite numbers.*conv.beta"),
+        (
+            lambda state: fill(SCALE, 1.0)(state) | fill(STEP, 1.0)(state) | fill(OFFSET, 0.0)(state),
+            "never set.*--fp32",
+        ),
+        (fill(WEIGHT, float("nan")), "not finite numbers.*768 of 768 values in .*point_conv1.conv.weight"),
+        (lambda state: {WEIGHT: state[WEIGHT].to(torch.int8)}, "no floating-point numbers.*int8"),
+        (lambda state: {WEIGHT: state[WEIGHT][:, :, 0, 0]}, r"shape \[48, 16\].*\[48, 16, 1, 1\]"),
+        (lambda state: {WEIGHT: state[WEIGHT].flatten()}, r"shape \[768\].*\[48, 16, 1, 1\]"),
+        (lambda state: {WEIGHT: torch.tensor(1.0)}, r"shape \[\].*\[48, 16, 1, 1\]"),
+        (lambda state: {WEIGHT: torch.zeros(0, 16, 1, 1)}, r"shape \[0, 16, 1, 1\].*\[48, 16, 1, 1\]"),
+        (fill(NORM + "running_var", -1.0), "negative.*norm.running_var"),
+        (fill(NORM + "running_mean", float("-inf")), "not finite numbers.*norm.running_mean"),
+        (fill(NORM + "weight", float("nan")), "not finite numbers.*norm.weight"),
+    ],
+)
+def test_numbers_that_are_none_of_a_network(state, change, told):
+    with pytest.raises(ArtifactError, match=told):
+        import_supernet(state | change(state), space_of("mbv3-k3"), quantized=True)
+
+
+@pytest.mark.parametrize("bias", [torch.tensor(1.0), torch.zeros(5, 1), torch.zeros(0)])
+def test_logits_of_no_class(state, bias):
+    with pytest.raises(ArtifactError, match=r"linear.bias of the checkpoint has the shape"):
+        num_classes_of(state | {"stages.logits.blocks.0.linear.bias": bias})
+
+
+@pytest.mark.parametrize(("value", "told"), [(1e30, "no finite numbers"), (0.0, "all 0")])
+def test_a_network_that_computes_nothing(state, value, told):
+    """Every number is a number, but not what comes of them."""
+    logits = {key: torch.full_like(one, value) for key, one in state.items()
+              if key.endswith(("weight", "bias")) and (value or "logits" in key)}  # fmt: skip
+    space = space_of("mbv3-k3")
+    imported = import_supernet(state | logits, space, quantized=False)
+    with pytest.raises(ArtifactError, match=f"computes nothing.*{told}"):
+        logits_of(imported, space.smallest(), torch.randn(2, 3, SIZE, SIZE))

@@ -417,6 +417,65 @@ def test_wrong_number_of_classes(weights, tmp_path):
         run(tmp_path, weights, data=str(recipe))
 
 
+def swapped_folder(folder, names):
+    """A folder of two classes; the first name of `names` has the dark images."""
+    for split in ("train", "val"):
+        for value, name in zip((30, 220), names, strict=True):
+            for number in range(4):
+                path = folder / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (32, 32), (value, value + number, value)).save(path)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def two_classes(tmp_path_factory, one_thread):
+    """Untrained weights whose notes name two classes, in an order that no folder gives."""
+    subnet = replace(SUBNET, num_classes=2)
+    network = single_network(program_of(subnet), 127, torch.Generator().manual_seed(0))
+    path = tmp_path_factory.mktemp("two") / "w.safetensors"
+    save_tensors(path, network.state_dict(), {"quantized": False, "class_names": ["light", "dark"]})
+    return path
+
+
+def test_names_decide_which_class_is_which(two_classes, tmp_path):
+    data = swapped_folder(tmp_path / "images", ["dark", "light"])
+    done = run(tmp_path / "out", two_classes, data=data, calibration_images=4)
+    assert done.class_names == ("light", "dark")
+    dark = done.val_images.pixels[:, 0, 0, 0] < 100
+    assert torch.equal(done.val_images.labels, dark.long()), "label 1 is that of the dark images"
+
+
+def test_other_classes_of_equal_number(two_classes, tmp_path):
+    data = swapped_folder(tmp_path / "images", ["dark", "bright"])
+    with pytest.raises(
+        DataError,
+        match=r"than .*w.safetensors.*it alone has 'bright'; of the network's 2, that alone has 'light'",
+    ):
+        run(tmp_path / "out", two_classes, data=data)
+
+
+def test_weights_in_a_run_have_the_classes_of_the_run(two_classes, tmp_path):
+    own = swapped_folder(tmp_path / "own", ["dark", "light"])
+    (tmp_path / "recipe.yaml").write_text(f"data: {{name: folder, image_size: 32, options: {{path: '{own}'}}}}")
+    (tmp_path / "provenance.json").write_text("{}")
+    path = changed(two_classes, tmp_path / "baselines" / "w.safetensors")
+    with pytest.raises(DataError, match="it alone has 'bright'; of the network's 2, that alone has 'light'"):
+        run(tmp_path / "out", path, data=swapped_folder(tmp_path / "other", ["dark", "bright"]))
+
+
+def test_where_nothing_names_the_classes_that_is_told(two_classes, tmp_path):
+    path = changed(two_classes, tmp_path / "w.safetensors")
+    console = Console(file=io.StringIO(), width=400)
+    data = swapped_folder(tmp_path / "images", ["dark", "bright"])
+    room.quantize(
+        room.NetworkSettings(weights=str(path), network=ENCODING, space=SPACE), room.InputSettings(data=data),
+        PtqSettings(calibration_images=4), room.FinetuningSettings(), tmp_path / "out", console,
+    )  # fmt: skip
+    assert "does not name its classes: they are taken to be those of" in console.file.getvalue()
+    assert "in this order: bright, dark" in console.file.getvalue()
+
+
 def test_no_such_data_set(weights, tmp_path):
     with pytest.raises(DataError, match=r"no data set 'digitz'.*digits"):
         run(tmp_path, weights, data="digitz")

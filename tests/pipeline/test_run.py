@@ -137,7 +137,9 @@ def test_every_model_file_loads_and_computes_in_integers(tiny: Any, summary: dic
             assert np.isfinite(logits).all()
             metadata = session.get_modelmeta().custom_metadata_map
             assert metadata["spaceevo.encoding"] == model["encoding"]
-            assert json.loads(metadata["preprocessing"])["resize"] == resolution
+            told = json.loads(metadata["preprocessing"])
+            assert (told["resize"], told["image_size"], told["layout"]) == (resolution, 24, "NCHW")
+            assert model["preprocessing"] == {key: told[key] for key in told if key != "steps"}
             assert json.loads(metadata["class_names"]) == [str(digit) for digit in range(10)]
 
 

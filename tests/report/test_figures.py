@@ -30,6 +30,12 @@ def test_pareto_has_models_twins_and_baselines() -> None:
     assert found.error_y.array[0] == pytest.approx(100 * 1.96 * math.sqrt(0.812 * 0.188 / 2000))
     assert trace(figure, "FP32 twin of each model").y == pytest.approx((81.6, 84.7, 87.5))
     assert trace(figure, "INT8 hand-made baseline").x == pytest.approx((0.75, 1.176, 1.93))
+    summary = make_summary()
+    rivals = trace(figure, "FP32 hand-made baseline")
+    assert rivals.x == pytest.approx([b.fp32_ms for b in summary.baselines])
+    assert rivals.y == pytest.approx([100 * b.top1_fp32 for b in summary.baselines])
+    low, high = figure.layout.xaxis.range
+    assert low < min(rivals.x) <= max(rivals.x) < high, "seen without moving the plot"
     lines = figure.data[0]
     assert lines.x[:3] == pytest.approx((0.784, 2.1 * 0.784, None), nan_ok=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from made_up_report import make_data, make_model, make_target
 
-from spaceevo.records import PassedOver
+from spaceevo.records import PassedOver, Preprocessing
 from spaceevo.report import html
 from spaceevo.report.data import ReportData
 
@@ -206,3 +206,15 @@ def test_what_was_read_of_the_data_is_told() -> None:
     assert "The subnet search saw no image of eel: " in text
     assert f"{read}nothing passed over" in html.render(make_data(num_train_images=5000))
     assert "passed over" not in html.render(make_data()), "an earlier version did not know"
+
+
+def test_the_report_tells_which_budget_and_what_files_read() -> None:
+    data = make_data()
+    preprocessing = Preprocessing(resize=32, image_size=40, min_decoded_size=80, mean=(0.5,) * 3, std=(0.25,) * 3)
+    models = tuple(m.model_copy(update={"preprocessing": preprocessing}) for m in data.summary.models[:2])
+    page = html.render(replace(data, summary=data.summary.model_copy(update={"models": models})))
+    assert "about the lower of 2 latency budgets" in page
+    assert "medians on the target" not in page
+    for step in preprocessing.steps:
+        assert step in page.replace("&#39;", "'")
+    assert "What the files read" not in html.render(data), "results of older versions tell nothing"

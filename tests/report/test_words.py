@@ -116,3 +116,14 @@ def test_what_is_known_of_all_spaces() -> None:
     bounded = search.model_copy(update={"num_bounded": 8000, "bound": 2.3, "why_unbounded": ""})
     assert "the best of all 10,000 spaces" in words.extent_of_search(bounded)
     assert "none of the 8,000 others scores above 2.30000, 1.9 % below" in words.extent_of_search(bounded)
+
+
+def test_a_hand_made_network_that_is_as_good_in_fp32_is_told() -> None:
+    rival = make_model(1.2, 0.70, int8_ms=1.1, fp32_ms=0.7, top1_fp32=0.9)
+    summary = make_summary(models=(make_model(1.2, 0.843),), baselines=(rival,))
+    assert words.notes(summary)[1] == (
+        "A hand-made network is as good in FP32: that of the 1.2 ms baseline takes 0.700 ms and classifies 90.0 % "
+        "correctly, the 1.2 ms model 1.18 ms and 84.3 %."
+    )
+    slower = summary.model_copy(update={"baselines": (rival.model_copy(update={"fp32_ms": 1.2}),)})
+    assert not any("as good in FP32" in note for note in words.notes(slower))

@@ -158,6 +158,28 @@ def test_common_choices():
     assert space.common(first, second) == space.subnet(20, (stem, replace(a, blocks=(Block(8, 3, 1.0),)), b))
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [(35, 50, 30), (53, 35, 33), (55, 33, 33), (30, 3, 0), (5, 50, 0), (33, 5, 3), (50, 3, 0), (3, 5, 3), (35, 35, 35)],
+)
+def test_two_kernel_sizes_in_one_number(one, other, shared):
+    """Of `uib`: the shared network has, by name, of every operator the smaller one, and none that one of them lacks."""
+    uib = BlockChoice(BlockType("uib", "relu"), (3, 5, 30, 33, 35, 50, 53, 55), (2.0,))
+    stem = ElasticStage("stem", BlockChoice(BlockType("conv", "relu"), (3,)), (16,), (1,), 2)
+    stage = ElasticStage("a", uib, (16,), (1,), 2)
+    space = SearchSpace("uib-0-0", (stem, stage), Head(32, 32, "relu"), (16,), 3)
+    first, second = (
+        space.subnet(16, (stem.largest(), stage.stage((Block(16, kernel_size, 2.0),)))) for kernel_size in (one, other)
+    )
+    common = space.common(first, second)
+    assert common == space.common(second, first)
+    assert common.stages[1].blocks[0].kernel_size == shared
+    kernels = [
+        {layer.name: layer.kernel_size for layer in network_layers(subnet)} for subnet in (first, second, common)
+    ]
+    assert kernels[2] == {name: min(kernels[0][name], kernels[1][name]) for name in kernels[0].keys() & kernels[1]}
+
+
 def change(subnet, index, **changes):
     stages = list(subnet.stages)
     stages[index] = replace(stages[index], **changes)

@@ -11,6 +11,7 @@ from spaceevo.train.checkpoints import (
     load_tensors,
     load_weights,
     optimizer_state,
+    put_weights,
     save_tensors,
 )
 
@@ -112,3 +113,30 @@ def test_other_architecture(tmp_path, other):
     save_tensors(path, module().state_dict(), {})
     with pytest.raises(ArtifactError, match="another network"):
         load_weights(other, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"0.weight": torch.full((4, 3), float("nan"))}, "not finite numbers.*12 of 12 values in 0.weight"),
+        ({"1.running_var": torch.tensor([1.0, 1, 1, -1])}, "negative.*1.running_var"),
+        ({"0.weight": torch.ones(4, 3, dtype=torch.int8)}, "0.weight in .* no floating-point numbers.*int8"),
+        ({"0.weight": torch.ones(3, 4)}, r"another network.*0.weight has the shape \[3, 4\].*\[4, 3\]"),
+        ({"0.weight": torch.ones(0)}, r"another network.*0.weight has the shape \[0\]"),
+    ],
+)
+def test_numbers_that_are_none_of_a_network(tmp_path, change, told):
+    path = tmp_path / "w.safetensors"
+    save_tensors(path, module().state_dict() | change, {})
+    with pytest.raises(ArtifactError, match=told):
+        load_weights(module(), path)
+
+
+def test_what_a_diverged_training_left_is_put_back(tmp_path):
+    """It goes back by itself to where it was well."""
+    path, net = tmp_path / "checkpoint.safetensors", module()
+    state = module().state_dict() | {"0.weight": torch.full((4, 3), float("nan"))}
+    put_weights(net, state, path)
+    assert net[0].weight.isnan().all()
+    with pytest.raises(ArtifactError, match=r"2.bias, .*is missing"):
+        put_weights(net, {key: value for key, value in state.items() if key != "2.bias"}, path)

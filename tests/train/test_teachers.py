@@ -223,6 +223,16 @@ def test_wrong_zoo_teachers(zoo_weights, location, error, told):
         load_teacher(location.format(path=zoo_weights[0]), HYPERSPACE)
 
 
+def test_a_zoo_teacher_that_is_not_well(zoo_weights, tmp_path):
+    """The file is the user's: nothing advises to delete it."""
+    path = tmp_path / "nan.safetensors"
+    state = zoo_weights[1].state_dict()
+    name = next(key for key in state if key.endswith("gamma"))
+    save_tensors(path, state | {name: state[name] * float("nan")}, {})
+    with pytest.raises(ArtifactError, match=f"nan.safetensors holds weights that are not finite.*{name}"):
+        load_teacher(f"zoo:MobileNetV2:{path}", HYPERSPACE)
+
+
 class Pyramid(nn.Module):
     """Maps of sizes 1/2, 1/4, 1/8, as timm's `features_only` and as transformers' hidden states give them."""
 

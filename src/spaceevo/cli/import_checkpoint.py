@@ -33,7 +33,13 @@ def register(app: typer.Typer) -> None:
         """
         import torch
 
-        from spaceevo.nets.published import import_supernet, num_classes_of, read_checkpoint, zero_point_effect
+        from spaceevo.nets.published import (
+            import_supernet,
+            logits_of,
+            num_classes_of,
+            read_checkpoint,
+            zero_point_effect,
+        )
         from spaceevo.spaces.hyperspace import load_hyperspace
         from spaceevo.train.checkpoints import save_tensors
 
@@ -45,7 +51,12 @@ def register(app: typer.Typer) -> None:
         shifts = [abs(shift) for shift in imported.shifts.values()]
         size = searched.resolutions[0]
         images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-        effect = {} if fp32 else zero_point_effect(imported, searched, images)
+        effect: dict[str, float] = {}
+        if fp32:
+            for subnet in (searched.smallest(), searched.largest()):
+                logits_of(imported, subnet, images)
+        else:
+            effect = zero_point_effect(imported, searched, images)
         result = {
             "checkpoint": str(checkpoint),
             "space": space,

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from spaceevo.artifacts import write_atomically
 from spaceevo.errors import ArtifactError
 from spaceevo.records import ExtractedNetwork, FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
-from spaceevo.spaces.operators import Operator
+from spaceevo.spaces.operators import NUM_CODES, Operator
 
 SUFFIX = ".safetensors"
 FORMAT = "spaceevo-extracted-1"
@@ -44,8 +44,8 @@ def load_extracted(path: Path) -> ExtractedNetwork:
         with safe_open(path, framework="np") as file:
             notes = json.loads((file.metadata() or {})["spaceevo"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if notes.get("format") != FORMAT:
-            raise ValueError(f"its format is {notes.get('format')!r}, not {FORMAT!r}")
+        if not isinstance(notes, dict) or notes.get("format") != FORMAT:
+            raise ValueError(f"its format is {notes['format']!r}, not {FORMAT!r}")
         program = _PROGRAM.validate_python(notes["program"])
         network = ExtractedNetwork(
             _integer_graph(program, tensors),
@@ -54,7 +54,7 @@ def load_extracted(path: Path) -> ExtractedNetwork:
         )
         if surplus := tensors.keys() - _tensors(network).keys():
             raise ValueError(f"it has more than its operators read: {', '.join(sorted(surplus)[:3])}")
-    except (SafetensorError, ValidationError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, ValidationError, LookupError, TypeError, ValueError, OSError) as error:
         raise ArtifactError(
             f"{path} is no extracted network that spaceevo wrote",
             found=" ".join(str(error).split())[:300],
@@ -92,7 +92,10 @@ def _integer_tensors(graph: IntegerGraph) -> dict[str, np.ndarray]:
 
 def _integer_graph(program: tuple[Operator, ...], tensors: dict[str, np.ndarray]) -> IntegerGraph:
     names = [operator.name for operator in program if operator.quantizer != "none"]
-    pairs = zip(tensors["int8/scales"].tolist(), tensors["int8/zero_points"].tolist(), strict=True)
+    scales, zero_points = _positive(tensors["int8/scales"], "int8/scales"), tensors["int8/zero_points"]
+    if ((zero_points < 0) | (zero_points > NUM_CODES - 1)).any():
+        raise ValueError(f"int8/zero_points has {zero_points.min()} to {zero_points.max()}; codes are 0 to 255")
+    pairs = zip(scales.tolist(), zero_points.tolist(), strict=True)
     quant_params = {name: QuantParams(*pair) for name, pair in zip(names, pairs, strict=True)}
     weights = {}
     for operator in program:
@@ -105,7 +108,7 @@ def _integer_graph(program: tuple[Operator, ...], tensors: dict[str, np.ndarray]
                     ("bias", (operator.out_channels,), np.int32),
                 )
             )
-            weights[operator.name] = IntegerWeights(codes, scales, bias)
+            weights[operator.name] = IntegerWeights(codes, _positive(scales, f"int8/{operator.name}/scales"), bias)
     return IntegerGraph(program, quant_params, weights)
 
 
@@ -125,4 +128,12 @@ def _taken(tensors: dict[str, np.ndarray], name: str, shape: tuple[int, ...], dt
     array = tensors[name]
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(dtype)} {list(shape)}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds values that are not finite numbers")
     return array
+
+
+def _positive(scales: np.ndarray, name: str) -> np.ndarray:
+    if not ((scales > 0) & (scales < np.inf)).all():
+        raise ValueError(f"{name} holds {scales.min():g} to {scales.max():g}; scales are positive and finite")
+    return scales

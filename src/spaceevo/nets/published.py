@@ -6,24 +6,22 @@ weights per tensor. Imported networks run with the "published" placement; the of
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from spaceevo.errors import ArtifactError
 from spaceevo.nets.fake_quant import ActivationQuantizer
 from spaceevo.nets.network import Network, WeightedOperator, program_of
+from spaceevo.nets.weights import is_safetensors, read_safetensors, read_torch, weight
 from spaceevo.spaces.operators import NUM_CODES
 from spaceevo.spaces.search_space import SearchSpace
+from spaceevo.spaces.subnet import Subnet
 
 _INVERTED_RESIDUAL = {
     "expand": "point_conv1.conv",
@@ -50,6 +48,13 @@ _MODULES = {
     "fused-mbconv-se": _FUSED,
 } | dict.fromkeys(("mbv2", "mbv3", "mbv2-k3", "mbv3-k3", "mbv2-identity"), _INVERTED_RESIDUAL)
 _EVERYWHERE = {"shortcut": "downsample.conv", "se/reduce": "se.fc.reduce", "se/expand": "se.fc.expand"}
+#: What torch.compile, FSDP and checkpointing put into keys; all else that wraps a module puts its name before them.
+_INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_WRAPPERS = re.compile(r"^([^.]+\.)*?(?=stages\.)")
+_LOGITS_BIAS = "stages.logits.blocks.0.linear.bias"
+_NEVER_SET = (1.0, 1.0, 0.0)
+_WHERE = "the checkpoint"
+_DEEPEST = 3  # levels of dictionaries around a state dict
 _HEAD = {"final_expand": "conv.conv", "feature_mix": "conv.conv", "logits": "linear"}
 
 
@@ -74,44 +79,78 @@ class ImportedSupernet:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read a published checkpoint: a `.pth` of tensors (read with `weights_only`) or safetensors.
+    """Read a published checkpoint: safetensors, or a file of `torch.save` that holds nothing but tensors.
 
-    A state dict may lie under the key "state_dict" or "model", and its keys may start with "module.".
+    The state dict may lie deeper, beside numbers and an optimizer's state, and its keys may start with the names of
+    what wrapped the network, such as "module." and "_orig_mod.".
 
     Raises:
-        ArtifactError: Missing, damaged, holding something else than tensors, or not a state dict.
+        ArtifactError: Missing, damaged, holding something else than tensors, or not one state dict.
     """
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read as a checkpoint",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            remedy="Give a .pth file that holds only tensors, or a .safetensors file",
-        ) from error
-    if isinstance(state, Mapping):
-        for key in ("state_dict", "model"):
-            if isinstance(state.get(key), Mapping):
-                state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    is_safe = path.is_file() and is_safetensors(path)
+    loaded = read_safetensors(path)[0] if is_safe else read_torch(path)
+    found = list(_state_dicts(loaded, ()))
+    if not found:
+        about = f"an object of type {type(loaded).__name__}"
+        if isinstance(loaded, Mapping):
+            about += f" with the keys {', '.join(map(str, list(loaded)[:5])) or 'none'}"
         raise ArtifactError(
             f"{path} holds no state dict",
-            found=f"an object of type {type(state).__name__}",
-            remedy='Give a state dict, alone or under the key "state_dict" or "model"',
+            found=about,
+            remedy='Give a state dict, alone or under a key such as "state_dict" or "model"',
         )
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
+    if len(found) > 1:
+        places = ["".join(f"[{key!r}]" for key in keys) for keys, _ in found]
+        raise ArtifactError(
+            f"{path} holds several state dicts",
+            found=", ".join(places),
+            remedy=f"Choose one and save it alone: torch.save(torch.load(FILE){places[0]}, 'one.pth')",
+        )
+    state: dict[str, Tensor] = {}
+    for key, value in found[0][1].items():
+        plain = _WRAPPERS.sub("", _INSERTED.sub("", key))
+        if plain in state:
+            raise ArtifactError(
+                f"{path} holds two networks",
+                found=f"{plain} is there twice, once as {key}",
+                remedy="Save the state dict of one of them alone",
+            )
+        state[plain] = value
+    return state
+
+
+def _state_dicts(value: object, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """(where it lies, tensors) of every state dict in an object: those that are the object's own, or lie deeper."""
+    if not isinstance(value, Mapping):
+        return
+    tensors = {str(key): one for key, one in value.items() if isinstance(one, Tensor)}
+    deeper = [
+        found
+        for key, one in value.items()
+        if len(keys) < _DEEPEST and isinstance(key, str)
+        for found in _state_dicts(one, (*keys, key))
+    ]
+    yield from deeper
+    # A random state or a loss is a tensor, too, but no weight
+    is_whole = not keys and len(tensors) == len(value)
+    if not deeper and tensors and (is_whole or any(one.dim() > 1 for one in tensors.values())):
+        yield keys, tensors
 
 
 def num_classes_of(state: Mapping[str, Tensor]) -> int:
     """Classes of a checkpoint's logits.
 
     Raises:
-        ArtifactError: It has no logits.
+        ArtifactError: It has no logits, or none of any class.
     """
-    return int(_take(state, "stages.logits.blocks.0.linear.bias").numel())
+    bias = _take(state, _LOGITS_BIAS)
+    if bias.dim() != 1 or not len(bias):
+        raise ArtifactError(
+            f"{_LOGITS_BIAS} of the checkpoint has the shape {list(bias.shape)}",
+            found="It should hold one number per class",
+            remedy="Give a supernet checkpoint in the published key layout",
+        )
+    return len(bias)
 
 
 def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: bool) -> ImportedSupernet:
@@ -123,26 +162,55 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
         quantized: Whether to run it in LSQ+ mode, with its scales and offsets, or in FP32.
 
     Raises:
-        ArtifactError: A key is missing, or a tensor is smaller than in this space.
+        ArtifactError: A key is missing, a tensor is smaller than in this space, or numbers are none that a network can
+            have: not finite, a negative variance, a scale that is not positive or was never set.
     """
     network = Network(space.maximal_operators("published"), NUM_CODES // 2 - 1, torch.Generator())
     kinds = {stage.name: stage.choice.block_type.kind for stage in space.stages}
+    if unknown := sorted(set(kinds.values()) - _MODULES.keys()):
+        raise ArtifactError(
+            f"The search space {space.encoding} is none that a checkpoint was published for",
+            found=f"The published key layout has no block type {', '.join(unknown)}",
+            remedy="Name a search space of mobilew, onnxw or micro",
+        )
     used: set[str] = set()
     shifts: dict[str, float] = {}
     num_clamped = num_lowest_codes = 0
 
     def load(key: str, target: Tensor) -> None:
         used.add(key)
-        value = _take(state, key).to(torch.float32)
+        value = _take(state, key)
         # Published supernets keep input channels of widths that the stage before never has.
-        channels = tuple(slice(size) for size in target.shape[:2])
-        if value[channels].shape != target.shape:
+        part = value[tuple(slice(size) for size in target.shape[: min(2, value.dim())])]
+        if part.shape != target.shape:
             raise ArtifactError(
                 f"{key} of the checkpoint has the shape {list(value.shape)}",
                 found=f"{space.encoding} has {list(target.shape)} there",
                 remedy="Name the search space that the checkpoint was trained for",
             )
-        target.copy_(value[channels])
+        target.copy_(weight(key, part, _WHERE))
+
+    def number(key: str) -> float:
+        used.add(key)
+        value = _take(state, key)
+        if value.numel() != 1:
+            raise ArtifactError(
+                f"{key} of the checkpoint has the shape {list(value.shape)}",
+                found="Published quantizers have one scale and one offset for a whole tensor, not one per channel",
+                remedy="Import the weights without the quantization parameters, with --fp32, and quantize them anew",
+            )
+        return weight(key, value, _WHERE).item()
+
+    def scale_of(key: str) -> float:
+        value = number(key)
+        if not value >= torch.finfo(torch.float32).tiny:
+            raise ArtifactError(
+                f"{key} of the checkpoint is no scale",
+                found=f"It is {value:g}; a scale is positive, and at least {torch.finfo(torch.float32).tiny:.3g}",
+                remedy="Give a checkpoint of a training that went well, or leave its quantization parameters out with "
+                "--fp32",
+            )
+        return value
 
     with torch.no_grad():
         for name, weighted in network.weighted.items():
@@ -151,14 +219,18 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
             if hasattr(weighted, "weight"):
                 load(f"{module}.weight", weighted.weight)
                 if quantized:
-                    used |= {f"{module}.sw", f"{module}.sa", f"{module}.beta"}
-                    scale = _take(state, f"{module}.sw").abs().item()
+                    scale, step, beta = scale_of(f"{module}.sw"), scale_of(f"{module}.sa"), number(f"{module}.beta")
+                    if (scale, step, beta) == _NEVER_SET:
+                        raise ArtifactError(
+                            f"The quantization parameters of {module} were never set",
+                            found="Its scales are 1 and its offset is 0, as before any LSQ+ training",
+                            remedy="Import the weights alone, with --fp32",
+                        )
                     weighted.weight_scale.fill_(scale)
                     num_lowest_codes += int(((weighted.weight / scale).round() < -network.w_qmax).sum())
                     quantizer = network.quantizers[f"{name}:input"]
                     assert isinstance(quantizer, ActivationQuantizer)
-                    step, beta = (_take(state, f"{module}.{leaf}").item() for leaf in ("sa", "beta"))
-                    quantizer.set_learned(abs(step), beta)
+                    quantizer.set_learned(step, beta)
                     scale, zero_point = quantizer.quant_params()
                     num_clamped += not -0.5 <= -beta / scale <= NUM_CODES - 0.5
                     shifts[f"{name}:input"] = zero_point + beta / scale
@@ -185,15 +257,41 @@ def zero_point_effect(imported: ImportedSupernet, space: SearchSpace, x_BCHW: Te
 
     Returns:
         Relative RMS difference of the logits, for the smallest and the largest subnet.
+
+    Raises:
+        ArtifactError: Logits that are not finite numbers, or all 0.
     """
     effects = {}
     for name, subnet in {"smallest": space.smallest(), "largest": space.largest()}.items():
-        program = program_of(subnet, "published")
-        ours = imported.network(x_BCHW, program)
+        ours = logits_of(imported, subnet, x_BCHW)
         with _float_offsets(imported):
-            published = imported.network(x_BCHW, program)
+            published = logits_of(imported, subnet, x_BCHW)
         effects[name] = ((ours - published).square().mean() / published.square().mean()).sqrt().item()
     return effects
+
+
+@torch.no_grad()
+def logits_of(imported: ImportedSupernet, subnet: Subnet, x_BCHW: Tensor) -> Tensor:
+    """Logits of a subnet.
+
+    Args:
+        imported: The supernet.
+        subnet: Of its space.
+        x_BCHW: Preprocessed images, of any resolution of the space.
+
+    Raises:
+        ArtifactError: They are not finite numbers, or all 0.
+    """
+    logits: Tensor = imported.network(x_BCHW, program_of(subnet, "published"))
+    is_finite = bool(torch.isfinite(logits).all())
+    if not is_finite or not logits.any():
+        raise ArtifactError(
+            "The network in the checkpoint computes nothing",
+            found="Its logits of random images are "
+            + ("all 0" if torch.isfinite(logits).all() else "no finite numbers"),
+            remedy="Give a checkpoint of a training that went well, and the search space that it is of",
+        )
+    return logits
 
 
 @contextmanager

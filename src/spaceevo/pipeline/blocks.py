@@ -44,6 +44,7 @@ from spaceevo.spaces.subnet import Stage, network_layers, stage_layers
 from spaceevo.train.batches import split
 from spaceevo.train.distillation import (
     MAX_ATTEMPTS,
+    PASSES_PER_STEP,
     CellResult,
     cell_work,
     decode_blocks,
@@ -57,7 +58,7 @@ NAME = "blocks"
 TITLE = "Distil and quantize every block type on its own"
 NEEDS: tuple[str, ...] = ()
 NOTES, TEACHER, TEACHER_WEIGHTS, MAPS = "distillation.json", "teacher.json", "teacher-fp32.safetensors", "maps"
-TEACHER_SHARE, FIRST_SHARE = 0.3, 0.95  # of the time, for the progress only
+RETRIED_SHARE = 0.05  # of the cells' time, for the progress only
 SECONDS_BETWEEN_LOOKS = 1.0
 Cell = tuple[int, int]
 Columns = dict[str, list[Any]]
@@ -161,7 +162,8 @@ def distil(
     _check_notes(distillation_of(context, w_qmax), folder)
     hyperspace, settings, seed = context.hyperspace, context.recipe.blocks, context.recipe.seed
     train_images, *_ = split(context.data, context.recipe.data.search_share, seed)
-    teacher = _teacher(context, folder, part(progress, 0, TEACHER_SHARE))
+    teacher_share = _teacher_share(context, len(train_images))
+    teacher = _teacher(context, folder, part(progress, 0, teacher_share))
     images = train_images.take(slice(0, settings.num_images + settings.score_images))
 
     first = _missing(hyperspace, folder, wanted)
@@ -173,7 +175,7 @@ def distil(
         folder / "cells" / "maps.lock", lambda: write_features(hyperspace, stages, teacher, images, folder / MAPS)
     )
     elsewhere: list[Cell] = []
-    shares = (TEACHER_SHARE, FIRST_SHARE, 1.0)
+    shares = (teacher_share, 1 - RETRIED_SHARE * (1 - teacher_share), 1.0)
     for attempt in range(MAX_ATTEMPTS):
         own = [job for job in _missing(hyperspace, folder, wanted) if job[1] == attempt]
         jobs = [_Training(context, w_qmax, folder.absolute(), *job) for job in own]
@@ -382,6 +384,18 @@ def load_columns(context: Context) -> Columns:
     table = pq.read_table(io.BytesIO(context.path(NAME, "table.parquet").read_bytes()))
     columns: Columns = table.to_pydict()
     return columns
+
+
+def _teacher_share(context: Context, num_images: int) -> float:
+    """Of the time, by the images that pass through whole networks: a stage counts as its part of one."""
+    settings, stages = context.recipe.blocks, context.hyperspace.searched
+    if settings.teacher_network:
+        return 0.0
+    epochs = settings.teacher.epochs_fp32 + settings.teacher.epochs_int8
+    own = PASSES_PER_STEP * epochs * num_images
+    of_stages = [cell_work(context.hyperspace, index, settings) for index in range(len(stages))]
+    cells = sum(len(stage.choices) * work for stage, work in zip(stages, of_stages, strict=True))
+    return own / (own + cells / len(stages))
 
 
 def _teacher(context: Context, folder: Path, progress: ProgressCallback) -> Teacher:

@@ -138,6 +138,7 @@ def _export(
         "int8_file": str(out.int8.relative_to(context.run.path)),
         "fp32_file": str(out.fp32.relative_to(context.run.path)),
         "network_file": str(network_path.relative_to(context.run.path)),
+        "preprocessing": out.preprocessing,
     }
 
 
@@ -172,6 +173,7 @@ def _extract(context: Context, candidate: _Candidate, images: Images) -> Extract
     metadata = metadata_of(
         candidate.subnet,
         context.data.class_names,
+        context.data.image_size,
         profile_of(context.target.machine, context.target.flags),
         context.target.w_qmax,
         space.load(context).chosen.encoding if searched else "hand-made",

@@ -18,17 +18,19 @@ from spaceevo.errors import ArtifactError, DataError, ExportError, TargetError
 from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
+from spaceevo.pipeline.classes import class_names_of, in_class_order
 from spaceevo.pipeline.context import Context, load_data, named_data
 from spaceevo.progress import LineCallback, ProgressCallback, mute, part, silent
-from spaceevo.records import ExtractedNetwork, Verification
+from spaceevo.records import ExtractedNetwork, Preprocessing, Verification
 from spaceevo.runtimes import Profile, this_profile
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
-from spaceevo.train.batches import PREPROCESSING, Images, to_input
+from spaceevo.train.batches import NORMALIZATION, Images, to_input
 from spaceevo.train.datasets import told
 from spaceevo.train.evaluation import BATCH_SIZE, top1
 
 PRECISION = "spaceevo.precision"
+PREPROCESSING = "preprocessing"
 FAILURES = (ExportError, TargetError)  # of one file, while others may be handed out
 RUNTIME = "runtime"  # "name version", as exporters write it
 
@@ -42,22 +44,25 @@ class HandedOut:
         fp32: Its FP32 twin.
         top1_fp32: Of the twin, computed by the runtime.
         verification: Of the INT8 file.
+        preprocessing: How a picture becomes the input of both; None of a network that an older version extracted.
     """
 
     int8: Path
     fp32: Path
     top1_fp32: float
     verification: Verification
+    preprocessing: Preprocessing | None
 
 
 def metadata_of(
-    subnet: Subnet, class_names: tuple[str, ...], profile: Profile, w_qmax: int, space: str
+    subnet: Subnet, class_names: tuple[str, ...], image_size: int, profile: Profile, w_qmax: int, space: str
 ) -> dict[str, str]:
     """What every exported file tells about its network.
 
     Args:
         subnet: The architecture.
         class_names: In label order.
+        image_size: Height = width of the images that it was trained on.
         profile: Of the processor that it was trained for.
         w_qmax: Largest weight code.
         space: Encoding of the search space, or where else the network comes from.
@@ -68,15 +73,13 @@ def metadata_of(
         "spaceevo.w_qmax": str(w_qmax),
         PROFILE: profile.name,
         "class_names": json.dumps(class_names),
-        "preprocessing": json.dumps(
-            {
-                "resize": subnet.resolution,
-                "scale": 1 / 255,
-                "mean": PREPROCESSING.mean,
-                "std": PREPROCESSING.std,
-                "channels": "RGB",
-            }
-        ),
+        PREPROCESSING: Preprocessing(
+            resize=subnet.resolution,
+            image_size=image_size,
+            min_decoded_size=2 * image_size,
+            mean=NORMALIZATION.mean,
+            std=NORMALIZATION.std,
+        ).told(),
     }
 
 
@@ -107,6 +110,9 @@ def hand_out(
     runtime = plugins.load(RUNTIMES, runtime_name)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {**network.metadata, DIGEST: digest(network.integer)}
+    preprocessing = _preprocessing(network, runtime)
+    if preprocessing is not None:
+        metadata[PREPROCESSING] = preprocessing.told()
     int8, fp32, unverified = (folder / f"{name}-{what}{runtime.SUFFIX}" for what in ("int8", "fp32", "unverified"))
     runtime.export_int8(network.integer, unverified, {**metadata, PRECISION: "int8"})
     runtime.export_fp32(network.floating, fp32, {**metadata, PRECISION: "fp32"})
@@ -123,7 +129,17 @@ def hand_out(
     progress(1, 1)
     unverified.replace(int8)
     named = verification.model_copy(update={"file": int8.name})
-    return HandedOut(int8, fp32, top1(logits, images.labels), named)
+    return HandedOut(int8, fp32, top1(logits, images.labels), named, preprocessing)
+
+
+def _preprocessing(network: ExtractedNetwork, runtime: ModuleType) -> Preprocessing | None:
+    """How a picture becomes the input of a runtime's files; None where the network does not tell all of it."""
+    try:
+        fields = json.loads(network.metadata.get(PREPROCESSING, "{}"))
+        fields.pop("steps", None)
+        return Preprocessing.model_validate(fields | {"layout": getattr(runtime, "LAYOUT", "NCHW")})
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def verify_file(
@@ -307,13 +323,10 @@ def validation_images(path: Path, network: ExtractedNetwork, data: str | None, s
             remedy="Name a data set or a folder of images with --data",
         )
     say(told(loaded))
-    classes = tuple(json.loads(network.metadata["class_names"]))
-    if loaded.class_names != classes:
-        raise DataError(
-            f"The data set {loaded.name} has other classes than {path}",
-            found=f"{_some(loaded.class_names)} instead of {_some(classes)}",
-            remedy="Name the data that the network was trained for with --data",
-        )
+    class_names = class_names_of(network)
+    if class_names is None:
+        raise ArtifactError(f"The network of {path} does not name its classes", remedy="Export it again from its run")
+    loaded = in_class_order(loaded, class_names, path)
     return Images(torch.from_numpy(loaded.val_images), torch.from_numpy(loaded.val_labels))
 
 
@@ -342,7 +355,3 @@ def _batches(network: ExtractedNetwork, images: Images) -> Iterator[Tensor]:
     """What the network reads; a whole data set of it would fill the memory."""
     for pixels in images.pixels.split(BATCH_SIZE):
         yield to_input(pixels, network.integer.operators[0].in_size)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

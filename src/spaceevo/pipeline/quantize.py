@@ -6,7 +6,6 @@ A network of the zoo, a subnet of a supernet, a hand-made baseline: all go the s
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -23,16 +22,18 @@ from torch import Tensor
 from spaceevo import interrupts, plugins
 from spaceevo.artifacts import RunFolder, content_hash, write_atomically
 from spaceevo.config import Recipe, Settings, TargetSettings, TrainingSettings, load_recipe
-from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError
+from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError, SpaceEvoError
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
 from spaceevo.nets.network import Network, Program, program_of, single_network
+from spaceevo.nets.weights import misfits, read_notes, read_safetensors, weight
+from spaceevo.pipeline.classes import class_names_of, in_class_order
 from spaceevo.pipeline.context import Context, is_recipe, named_data, write_recipe
 from spaceevo.pipeline.curves import write_curve
-from spaceevo.pipeline.handout import hand_out, metadata_of
+from spaceevo.pipeline.handout import hand_out, metadata_of, run_of
 from spaceevo.pipeline.memory import peak_rss_mib
 from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import LineCallback, ProgressCallback, lines, shown
-from spaceevo.records import ExtractedNetwork, FloatGraph, Record, TargetDescription, Verification
+from spaceevo.records import ExtractedNetwork, FloatGraph, ImageData, Record, TargetDescription, Verification
 from spaceevo.runtimes import profile_of
 from spaceevo.seeding import numpy_random
 from spaceevo.spaces import zoo
@@ -56,6 +57,7 @@ ZOO = "zoo"  # spaces of networks that belong to no search space: zoo:NAME, hand
 HANDMADE = "hand-made"
 LOGITS = "weighted.head/logits.weight"
 MIN_IMAGE_SIZE = 16
+_COUNT = "num_batches_tracked"
 
 
 class NetworkSettings(Settings):
@@ -164,7 +166,11 @@ class Quantized:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """A file of weights and the network in it: all of `tensors`, a part of them, or `folded`."""
+    """A file of weights and the network in it: all of `tensors`, a part of them, or `folded`.
+
+    Attributes:
+        class_names: In the order of its logits; None where nothing tells them.
+    """
 
     space: str
     subnet: Subnet
@@ -172,6 +178,7 @@ class _Source:
     tensors: Mapping[str, Tensor]
     supernet: SearchSpace | None = None
     folded: FloatGraph | None = None
+    class_names: tuple[str, ...] | None = None
 
     @property
     def kind(self) -> str:
@@ -200,13 +207,7 @@ def quantize(
         SpaceEvoError: Whatever is wrong with the arguments; a finished or interrupted fine-tuning is kept.
     """
     source = _source(network)
-    context, train_images = _data(inputs, source.subnet, folder, lines(console))
-    if context.data.num_classes != source.subnet.num_classes:
-        raise DataError(
-            f"The data set {context.data.name} has {context.data.num_classes} classes",
-            found=f"the weights in {network.weights} tell {source.subnet.num_classes} apart",
-            remedy="Give the data set that the network was trained on, or weights trained on this one",
-        )
+    context, train_images = _data(inputs, source, network.weights, folder, lines(console))
     target = context.target
     program = program_of(source.subnet)
     val_images = Images(torch.from_numpy(context.data.val_images), torch.from_numpy(context.data.val_labels))
@@ -301,7 +302,7 @@ def write(quantized: Quantized, name: str, console: Console) -> tuple[QuantizedR
     network = ExtractedNetwork(
         quantized.network.integer_graph(program),
         quantized.float_network.float_graph(program),
-        metadata_of(quantized.subnet, quantized.class_names, profile, target.w_qmax, result.space),
+        metadata_of(quantized.subnet, quantized.class_names, result.image_size, profile, target.w_qmax, result.space),
     )
     models = folder / "export" / "models"
     save_extracted(models / f"{name}{SUFFIX}", network)
@@ -360,15 +361,18 @@ def _finetune(
     folder.finish(input_hash, seconds, peak_rss_mib(), [files.int8, curve_path])
 
 
-def _data(inputs: InputSettings, subnet: Subnet, folder: Path, say: LineCallback) -> tuple[Context, Images]:
+def _data(
+    inputs: InputSettings, source: _Source, weights: str, folder: Path, say: LineCallback
+) -> tuple[Context, Images]:
     """The context, and the training images in random order: those of a folder are sorted by class."""
     given = {"flip": inputs.flip, "image_size": inputs.image_size}
     changes = {key: value for key, value in given.items() if value is not None}
-    data = named_data(inputs.data, max(MIN_IMAGE_SIZE, subnet.resolution)).model_copy(update=changes)
+    data = named_data(inputs.data, max(MIN_IMAGE_SIZE, source.subnet.resolution)).model_copy(update=changes)
     target = TargetSettings(name=inputs.target)
     recipe = Recipe(name="quantize", seed=inputs.seed, data=data, target=target)
     context = Context(recipe, RunFolder(folder), say=say)
     _ = context.target  # what is wrong with it is told before images are read
+    vars(context)["data"] = _labelled(context.data, source, weights, say)
     path = Path(inputs.data).expanduser()
     if is_recipe(path):
         images, _, _ = split(context.data, data.search_share, load_recipe(path).seed)  # not those a search chooses by
@@ -378,14 +382,29 @@ def _data(inputs: InputSettings, subnet: Subnet, folder: Path, say: LineCallback
     return context, images.take(order)
 
 
+def _labelled(data: ImageData, source: _Source, weights: str, say: LineCallback) -> ImageData:
+    """The data set with labels as the weights number their classes; where nothing tells how, that is said."""
+    if data.num_classes != source.subnet.num_classes:
+        raise DataError(
+            f"The data set {data.name} has {data.num_classes} classes",
+            found=f"the weights in {weights} tell {source.subnet.num_classes} apart",
+            remedy="Give the data set that the network was trained on, or weights trained on this one",
+        )
+    if source.class_names is not None:
+        return in_class_order(data, source.class_names, weights)
+    names = ", ".join(data.class_names[:20]) + (", …" if data.num_classes > 20 else "")
+    say(f"{weights} does not name its classes: they are taken to be those of {data.name}, in this order: {names}")
+    return data
+
+
 def _source(settings: NetworkSettings) -> _Source:
     """Read the weights and find out which network they are of."""
     path = Path(settings.weights).expanduser()
     tensors, notes = _read(path)
-    folded = None
+    folded, class_names = None, _class_names(path, notes)
     if notes.get("format") == FORMAT:
         extracted = load_extracted(path)
-        folded = extracted.floating
+        folded, class_names = extracted.floating, class_names_of(extracted)
         space, encoding = (extracted.metadata.get(f"spaceevo.{key}", "") for key in ("space", "encoding"))
         num_classes = folded.operators[-1].out_channels
     else:
@@ -413,17 +432,17 @@ def _source(settings: NetworkSettings) -> _Source:
     for name, subnet, searched in _architectures(encoding, space, num_classes):
         if folded is not None:
             if program_of(subnet) == folded.operators:
-                return _Source(name, subnet, sha256, {}, folded=folded)
+                return _Source(name, subnet, sha256, {}, folded=folded, class_names=class_names)
             problems = ["its operators are others"]
         else:
             problems = _misfits(single_network(program_of(subnet), 127, torch.Generator()), tensors)
             if not problems:
-                found.append(_Source(name, subnet, sha256, tensors))
+                found.append(_Source(name, subnet, sha256, tensors, class_names=class_names))
             elif searched is not None:
                 of_supernet = _misfits(make_supernet(searched, 127, 0), tensors)
                 problems = min(problems, of_supernet, key=len)
                 if not of_supernet:
-                    found.append(_Source(name, subnet, sha256, tensors, supernet=searched))
+                    found.append(_Source(name, subnet, sha256, tensors, searched, class_names=class_names))
     if not found:
         raise ArtifactError(
             f"{path} holds the weights of another network than {settings.network or encoding}",
@@ -441,32 +460,12 @@ def _source(settings: NetworkSettings) -> _Source:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file, all finite, and what spaceevo noted beside them: nothing, in a file that others wrote."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise ArtifactError(
             f"There is no file of weights at {path}", remedy="Give a safetensors file with FP32 weights"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            notes = json.loads((file.metadata() or {}).get("spaceevo", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is not a whole safetensors file",
-            found=str(error).splitlines()[0],
-            remedy="Copy it again; files of other kinds are not read, since loading them may execute code",
-        ) from error
-    for name, tensor in tensors.items():
-        is_code = name.startswith("int8/")  # of an extracted network
-        if not is_code and not (tensor.is_floating_point() and torch.isfinite(tensor).all()):
-            raise ArtifactError(
-                f"{path} holds weights that are not finite numbers",
-                found=f"in {name}, {tensor.dtype}",
-                remedy="Give weights of a training that went well",
-            )
-    if not isinstance(notes, dict):
-        notes = {}
+    stored, metadata = read_safetensors(path)
+    notes = read_notes(path, metadata) or {}
     if notes.get("quantized") or notes.get("lsq+"):
         raise ArtifactError(
             f"{path} holds weights after quantization-aware training",
@@ -474,7 +473,23 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             remedy="Give the weights of the FP32 phase, whose name ends with -fp32.safetensors; "
             "for a published checkpoint: spaceevo import CHECKPOINT --fp32 --out FILE",
         )
-    return tensors, notes
+    # Codes of an extracted network, and counts of batches, are whole numbers
+    whole = {name: tensor for name, tensor in stored.items() if name.startswith("int8/") or name.endswith(_COUNT)}
+    return whole | {name: weight(name, tensor, path) for name, tensor in stored.items() if name not in whole}, notes
+
+
+def _class_names(path: Path, notes: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Those that a file of weights tells, or the run that it lies in; None where neither does."""
+    names = notes.get("class_names")
+    if isinstance(names, list):
+        return tuple(map(str, names))
+    try:
+        run = run_of(path)
+        exported = sorted((run.run.path / "export" / "models").glob(f"*{SUFFIX}")) if run else []
+        told = class_names_of(load_extracted(exported[0])) if exported else None
+        return told or (run.data.class_names if run else None)
+    except SpaceEvoError:  # the run's data may be gone, or its export damaged
+        return None
 
 
 def _num_classes(path: Path, tensors: Mapping[str, Tensor]) -> int:
@@ -524,20 +539,12 @@ def _read_keys(network: Network) -> dict[str, Tensor]:
 
 def _misfits(network: Network, tensors: Mapping[str, Tensor]) -> list[str]:
     """What keeps a file of weights from being those of a network, in words."""
-    problems = []
-    for key, wanted in _read_keys(network).items():
-        shape = list(wanted.shape)
-        if key not in tensors:
-            problems.append(f"{key}, {shape}, is missing")
-        elif list(tensors[key].shape) != shape:
-            problems.append(f"{key} has the shape {list(tensors[key].shape)}, that of the network {shape}")
     known = network.state_dict()
-    problems += [
+    return misfits(_read_keys(network), tensors) + [
         f"{key}, {list(tensor.shape)}, has no place in the network"
         for key, tensor in tensors.items()
         if key.startswith("weighted.") and key not in known
     ]
-    return problems
 
 
 def _float_network(source: _Source, program: Program, w_qmax: int, images: Images) -> Network:
@@ -551,6 +558,6 @@ def _float_network(source: _Source, program: Program, w_qmax: int, images: Image
         network = make_supernet(source.supernet, w_qmax, 0)
     else:
         network = single_network(program, w_qmax, torch.Generator())
-    read = {key: source.tensors[key].float() for key in _read_keys(network)}
+    read = {key: source.tensors[key] for key in _read_keys(network)}
     network.load_state_dict(network.state_dict() | read)
     return calibrated_subnet(network, program, images, RECALIBRATION_BATCHES)

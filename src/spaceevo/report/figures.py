@@ -83,12 +83,14 @@ class ParetoNumbers:
         models: INT8 models.
         twins: Their FP32 twins, in the same order.
         baselines: INT8 baselines.
+        baseline_twins: The same networks in FP32, in the same order.
         half_intervals: Half of the 95 % interval of each model's top-1, in percentage points.
     """
 
     models: Points
     twins: Points
     baselines: Points
+    baseline_twins: Points
     half_intervals: tuple[float, ...]
 
 
@@ -99,14 +101,16 @@ def pareto_numbers(summary: Summary) -> ParetoNumbers:
     half = tuple(
         100 * words.sampling_error(m.top1_int8, 0.0, summary.num_val_images) for m in models
     )  # against a constant: the interval of one accuracy
-    return ParetoNumbers(_int8_points(models), _fp32_points(models), _int8_points(baselines), half)
+    return ParetoNumbers(
+        _int8_points(models), _fp32_points(models), _int8_points(baselines), _fp32_points(baselines), half
+    )
 
 
 def plot_pareto(summary: Summary) -> go.Figure:
-    """Measured INT8 latency against INT8 top-1: models, their FP32 twins, and baselines."""
+    """Measured latency against top-1, of models and baselines in INT8 and in FP32."""
     numbers = pareto_numbers(summary)
     figure = _figure("Measured latency (ms)", "Top-1 on validation images (%)", height=460)
-    models, twins, baselines = numbers.models, numbers.twins, numbers.baselines
+    models, twins, baselines, rivals = numbers.models, numbers.twins, numbers.baselines, numbers.baseline_twins
     hover = "%{text}<br>%{x:.3g} ms, %{y:.1f} %<extra></extra>"
     links_x: list[float | None] = []
     links_y: list[float | None] = []
@@ -130,6 +134,11 @@ def plot_pareto(summary: Summary) -> go.Figure:
             line={"color": ORANGE, "width": 1.5, "dash": "dash"},
             marker={"color": ORANGE, "size": 10, "symbol": "square"},
         )  # fmt: skip
+        figure.add_scatter(
+            x=rivals.latency_ms, y=rivals.top1_percent, text=[f"{t} baseline in FP32" for t in rivals.labels],
+            mode="markers", name="FP32 hand-made baseline", hovertemplate=hover,
+            marker={"color": "#ffffff", "size": 9, "symbol": "square", "line": {"color": ORANGE, "width": 1.5}},
+        )  # fmt: skip
     figure.add_scatter(
         x=models.latency_ms, y=models.top1_percent, text=[f"<b>{t}</b>" for t in models.labels],
         mode="lines+markers+text", name="INT8 model found (label: its budget)", textposition="top left",
@@ -137,7 +146,7 @@ def plot_pareto(summary: Summary) -> go.Figure:
         marker={"color": BLUE, "size": 12}, cliponaxis=False,
         error_y={"type": "data", "array": numbers.half_intervals, "color": BLUE, "thickness": 1, "width": 4},
     )  # fmt: skip
-    latencies = (*models.latency_ms, *twins.latency_ms, *baselines.latency_ms)
+    latencies = (*models.latency_ms, *twins.latency_ms, *baselines.latency_ms, *rivals.latency_ms)
     if latencies:  # room for the first label, which plotly does not count
         span = max(latencies) - min(latencies) or max(latencies)
         figure.update_xaxes(range=[min(latencies) - 0.16 * span, max(latencies) + 0.05 * span])

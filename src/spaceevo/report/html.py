@@ -69,6 +69,7 @@ def render(data: ReportData) -> str:
         summary=summary,
         passed_over=told_passed_over(summary.passed_over),
         headline=words.headline(summary),
+        headline_budget=words.headline_budget(len(summary.models)),
         model=model,
         baseline=words.baseline_for(model, summary.baselines) if model else None,
         notes=words.notes(summary, data.cells),

@@ -105,9 +105,20 @@ def baseline_for(model: ModelResult, baselines: Sequence[ModelResult]) -> ModelR
 
 
 def headline_model(models: Sequence[ModelResult]) -> ModelResult | None:
-    """The model of the middle budget: a fixed choice, not the most flattering one."""
+    """The model of the middle budget, of two the lower: a fixed choice, not the most flattering one."""
     ordered = sorted(models, key=lambda model: model.budget_ms)
     return ordered[(len(ordered) - 1) // 2] if ordered else None
+
+
+def headline_budget(num_budgets: int) -> str:
+    """Which budget `headline_model` is about.
+
+    >>> headline_budget(2), headline_budget(3), headline_budget(4)
+    ('the lower of 2', 'the middle one of 3', 'the lower of the middle two of 4')
+    """
+    if num_budgets == 2:
+        return "the lower of 2"
+    return f"the middle one of {num_budgets}" if num_budgets % 2 else f"the lower of the middle two of {num_budgets}"
 
 
 def sampling_error(first: float, second: float, num_images: int) -> float:
@@ -154,6 +165,14 @@ def notes(summary: Summary, cells: Sequence[DistilledCell] = ()) -> tuple[str, .
     for model, name in named_models(summary):
         found.extend(_model_notes(model, name))
     for model in summary.models:
+        rivals = [b for b in summary.baselines if b.fp32_ms <= model.int8_ms and b.top1_fp32 >= model.top1_int8]
+        if rivals:
+            rival = max(rivals, key=lambda other: other.top1_fp32)
+            found.append(
+                f"A hand-made network is as good in FP32: that of the {budget(rival.budget_ms)} baseline takes "
+                f"{ms(rival.fp32_ms)} and classifies {percent(rival.top1_fp32)} correctly, "
+                f"the {budget(model.budget_ms)} model {ms(model.int8_ms)} and {percent(model.top1_int8)}."
+            )
         baseline = baseline_for(model, summary.baselines)
         if baseline is not None and model.top1_int8 < baseline.top1_int8:
             found.append(

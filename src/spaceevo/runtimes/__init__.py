@@ -15,6 +15,7 @@ A runtime is a module, without torch, with
     Session(path, threads=1, taps=())                .run(images) -> logits, .time(repeats) -> [ms],
                                                      .codes(images) -> {tap: codes} of the tensors named by `taps`
     profile(path, repeats, threads=1) -> {operator: ms}
+    LAYOUT: str                                      optional: "NHWC" where its files read images so; else NCHW
 
 and, where other machines are to run its files,
 

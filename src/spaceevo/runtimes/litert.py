@@ -24,6 +24,7 @@ from spaceevo.runtimes._on_device import litert as on_device
 from spaceevo.spaces.operators import NUM_CODES, Operator
 
 SUFFIX = ".tflite"
+LAYOUT = "NHWC"
 KINDS = frozenset(("quantize", "conv", "gate", "sigmoid", "relabel", "multiply", "add", "pool", "max_pool", "linear"))
 IMAGE = "image"
 LOGITS = "logits"

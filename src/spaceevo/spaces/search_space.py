@@ -9,9 +9,11 @@ from functools import cache
 from itertools import product
 from math import prod
 
+from spaceevo import plugins
 from spaceevo.spaces.layers import INPUT
 from spaceevo.spaces.operators import Operator, Placement, elementwise_maximum, operators
 from spaceevo.spaces.subnet import (
+    BLOCKS,
     Block,
     BlockType,
     Head,
@@ -196,13 +198,18 @@ class SearchSpace:
         return self.subnet(rng.choice((first, second)).resolution, tuple(stages))
 
     def common(self, first: Subnet, second: Subnet) -> Subnet:
-        """The largest subnet that is part of both, at the resolution of the first: each choice the smaller one."""
+        """The largest subnet that is part of both, at the resolution of the first: each choice the smaller one.
+
+        It has the weights that both have. Where the kernel sizes of a block type are not one number, it may be none of
+        the space: two blocks of which each has a convolution that the other lacks share the rest.
+        """
         stages = []
         for a, b in zip(first.stages, second.stages, strict=True):
+            common_kernel_size = getattr(plugins.load(BLOCKS, a.block_type.kind), "common_kernel_size", min)
             blocks = (
                 Block(
                     min(one.width, two.width),
-                    min(one.kernel_size, two.kernel_size),
+                    common_kernel_size(one.kernel_size, two.kernel_size),
                     min(one.expand_ratio, two.expand_ratio),
                 )
                 for one, two in zip(a.blocks, b.blocks, strict=False)  # as many as the shallower one has

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from spaceevo.config import DataSettings
 from spaceevo.errors import DataError
-from spaceevo.records import ImageData, Preprocessing
+from spaceevo.records import ImageData, Normalization
 from spaceevo.seeding import derive, numpy_random
 from spaceevo.train.augmentation import augment, draw, mix, parts
 
-PREPROCESSING = Preprocessing()
+NORMALIZATION = Normalization()
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +143,8 @@ def to_input(pixels_BCHW: Tensor, resolution: int) -> Tensor:
     if x_BCHW.shape[-1] != resolution:
         size = (resolution, resolution)
         x_BCHW = F.interpolate(x_BCHW, size, mode="bilinear", antialias=True, align_corners=False)
-    mean = torch.tensor(PREPROCESSING.mean, device=x_BCHW.device).view(3, 1, 1) * 255
-    std = torch.tensor(PREPROCESSING.std, device=x_BCHW.device).view(3, 1, 1) * 255
+    mean = torch.tensor(NORMALIZATION.mean, device=x_BCHW.device).view(3, 1, 1) * 255
+    std = torch.tensor(NORMALIZATION.std, device=x_BCHW.device).view(3, 1, 1) * 255
     return (x_BCHW - mean) / std
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.errors import ArtifactError
+from spaceevo.nets.weights import misfits, read_notes, read_safetensors, weight
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
@@ -25,18 +26,39 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote.
 
     Raises:
-        ArtifactError: The file is truncated or not ours.
+        ArtifactError: The file is missing, truncated or not ours.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            notes = json.loads((file.metadata() or {})["spaceevo"])
-            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    tensors, metadata = read_safetensors(path, "file of weights that spaceevo wrote")
+    notes = read_notes(path, metadata)
+    if notes is None:
         raise ArtifactError(
             f"{path} is not a whole file of weights that spaceevo wrote",
-            found=str(error).splitlines()[0],
-            remedy=f"Delete it, or its folder {path.parent}, and run the same command again",
-        ) from error
+            found=f"It has no notes of spaceevo; its tensors are {', '.join(list(tensors)[:3]) or 'none'}",
+            remedy="Give a file that spaceevo wrote",
+        )
+    return tensors, notes
+
+
+def put_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Put tensors into a module as its state, whatever numbers they are: a training that diverges goes back by itself.
+
+    Args:
+        module: The module.
+        tensors: Its state by name; others are passed over.
+        path: Where they are from, for errors.
+
+    Raises:
+        ArtifactError: They belong to another architecture.
+    """
+    state = module.state_dict()
+    if problems := misfits(state, tensors):
+        raise ArtifactError(
+            f"{path} holds the weights of another network",
+            found=problems[0],
+            remedy="Give the file that belongs to this network; if a run made it, delete it and run the same command "
+            "again",
+        )
+    module.load_state_dict({name: tensors[name] for name in state})
 
 
 def load_weights(module: nn.Module, path: Path) -> dict[str, Any]:
@@ -46,17 +68,14 @@ def load_weights(module: nn.Module, path: Path) -> dict[str, Any]:
         The notes.
 
     Raises:
-        ArtifactError: The file is damaged or belongs to another architecture.
+        ArtifactError: The file is damaged, belongs to another architecture, or holds numbers that are none of a
+            network (see `nets.weights.weight`).
     """
     tensors, notes = load_tensors(path)
-    try:
-        module.load_state_dict({name: tensors[name] for name in module.state_dict()})
-    except (KeyError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{path} holds the weights of another network",
-            found=str(error).strip().splitlines()[0],
-            remedy=f"Delete the folder {path.parent} and run the same command again",
-        ) from error
+    state = module.state_dict()
+    floats = {name: weight(name, tensors[name], path) for name, own in state.items()
+              if name in tensors and own.is_floating_point() and tensors[name].shape == own.shape}  # fmt: skip
+    put_weights(module, tensors | floats, path)
     return notes
 
 

@@ -42,8 +42,8 @@ from spaceevo.train.batches import Images, batch_indices, equal_parts, to_input,
 from spaceevo.train.checkpoints import (
     load_optimizer_state,
     load_tensors,
-    load_weights,
     optimizer_state,
+    put_weights,
     save_tensors,
 )
 from spaceevo.train.losses import nsr_loss
@@ -343,9 +343,10 @@ def distill_cell(
     done: dict[str, Any] = {"steps": 0, "curve": [], "nsr_fp32": math.inf, "losses": []}
     optimizer = _optimizer(student)
     if checkpoint.exists():
-        done = load_weights(student, checkpoint)
+        tensors, done = load_tensors(checkpoint)
+        put_weights(student, tensors, checkpoint)
         student.stage.quantized = done["quantized"]
-        load_optimizer_state(student, optimizer, load_tensors(checkpoint)[0])
+        load_optimizer_state(student, optimizer, tensors)
 
     def note_progress() -> None:
         nonlocal last_saved

@@ -36,8 +36,8 @@ from spaceevo.train.batches import Images, to_input, torch_generator, training_b
 from spaceevo.train.checkpoints import (
     load_optimizer_state,
     load_tensors,
-    load_weights,
     optimizer_state,
+    put_weights,
     save_tensors,
 )
 from spaceevo.train.losses import in_place_distillation_loss
@@ -294,9 +294,10 @@ class _State:
         Raises:
             ArtifactError: It is damaged, or of another network.
         """
-        notes = load_weights(self._network, path)
+        stored, notes = load_tensors(path)
+        put_weights(self._network, stored, path)
         device = next(self._network.parameters()).device
-        tensors = {name: tensor.to(device) for name, tensor in load_tensors(path)[0].items()}
+        tensors = {name: tensor.to(device) for name, tensor in stored.items()}
         self._network.quantized, self.good_step = notes["quantized"], notes.get("good_step")
         self.curve.extend(TrainingPoint.model_validate(point) for point in notes["curve"])
         self._good = {name.removeprefix("good."): t for name, t in tensors.items() if name.startswith("good.")}

@@ -20,7 +20,7 @@ from spaceevo.records import TrainingPoint
 from spaceevo.spaces import zoo
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.subnet import Block, BlockType, Stage, Subnet, network_layers, stage_outputs
-from spaceevo.train.batches import PREPROCESSING, Images, equal_parts, to_input, torch_generator
+from spaceevo.train.batches import NORMALIZATION, Images, equal_parts, to_input, torch_generator
 from spaceevo.train.checkpoints import load_tensors, load_weights
 from spaceevo.train.evaluation import predict_logits, top1
 from spaceevo.train.loop import train
@@ -311,7 +311,7 @@ def _pretrained(name: str, load: Callable[[], Any]) -> Any:
 def _renormalize(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
     """Have the module read our normalized input as the one that it was trained on."""
     own_mean, own_std, mean_C, std_C = (
-        torch.tensor(values).view(-1, 1, 1) for values in (PREPROCESSING.mean, PREPROCESSING.std, mean, std)
+        torch.tensor(values).view(-1, 1, 1) for values in (NORMALIZATION.mean, NORMALIZATION.std, mean, std)
     )
     module.register_forward_pre_hook(lambda _, inputs: ((inputs[0] * own_std + own_mean - mean_C) / std_C,))
 

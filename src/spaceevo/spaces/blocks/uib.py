@@ -8,6 +8,15 @@ from spaceevo.spaces.layers import Feature, Tracer, make_divisible
 from spaceevo.spaces.subnet import BlockSpec
 
 
+def common_kernel_size(one: int, other: int) -> int:
+    """That of the largest block which is part of both: of each depthwise convolution the smaller one.
+
+    >>> common_kernel_size(35, 50), common_kernel_size(33, 5)
+    (30, 3)
+    """
+    return 10 * min(one // 10, other // 10) + min(one % 10, other % 10)
+
+
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:
     """Depthwise (linear), 1x1 to hidden, depthwise, 1x1 linear, plus the input; the middle one takes the stride."""
     source, activation = x, spec.activation

@@ -41,7 +41,7 @@ def test_parents(error: type[SpaceEvoError], parent: type[SpaceEvoError]) -> Non
 def test_exit_codes_are_told_apart() -> None:
     codes = [value for name, value in vars(errors).items() if name.startswith("EXIT_")]
     assert codes == sorted(set(codes))
-    assert set(codes) <= {0, 1, 2, 3, 70, 130}
+    assert set(codes) <= {0, 1, 2, 3, 70, 130, 141}
 
 
 def test_problem_found_and_remedy_become_sentences() -> None:
@@ -55,7 +55,9 @@ def test_empty_parts_leave_no_trace() -> None:
     assert str(SpaceEvoError("Odd", remedy="Even it!")) == "Odd. Even it!"
 
 
-@pytest.mark.parametrize("start", ["runs/x is odd", "mbv2-relu6 is odd", "'epoch' is odd"])
+@pytest.mark.parametrize(
+    "start", ["runs/x is odd", "mbv2-relu6 is odd", "'epoch' is odd", "box is odd", "my data/x.tar is odd"]
+)
 def test_names_keep_their_spelling_at_the_start(start: str) -> None:
     assert str(SpaceEvoError(start)) == f"{start}."
 

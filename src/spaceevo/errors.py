@@ -25,6 +25,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: Words that begin a sentence of ours in capitals; any other one may be a name that the user gave.
+_CAPITALIZED = frozenset(
+    {"a", "an", "from", "in", "it", "its", "no", "not", "of", "only", "the", "there", "they", "this"}
+)
+
 EXIT_DONE = 0
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -120,6 +125,6 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 
 def _sentence(text: str) -> str:
     text = text.strip()
-    if text.split(" ", 1)[0].isalpha():
+    if text.split(" ", 1)[0] in _CAPITALIZED:
         text = text[0].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else text + "."

@@ -408,7 +408,7 @@ class _Group:
         if not samples_ms or not all(0 < sample < math.inf for sample in samples_ms):
             raise TargetError(
                 f"A latency of {self._models.names[place]} is not a positive number",
-                found=f"samples in ms: {samples_ms[:8]}",
+                found=f"Samples in ms: {samples_ms[:8]}",
                 remedy="Look whether the device works as it should",
             )
         self._spent_ms += sum(samples_ms)

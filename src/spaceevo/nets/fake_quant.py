@@ -305,7 +305,7 @@ class ActivationQuantizer(nn.Module):
         if not (math.isfinite(scale) and math.isfinite(beta) and scale > 0):
             raise ArtifactError(
                 "A quantizer needs a positive scale and a finite offset",
-                found=f"scale {scale:g}, offset {beta:g}",
+                found=f"Scale {scale:g}, offset {beta:g}",
                 remedy="Take the weights of a training that did not diverge",
             )
         self.scale.fill_(max(scale, MIN_SCALE))

@@ -138,7 +138,7 @@ def weight(key: str, value: Tensor, where: object) -> Tensor:
             remedy="Give FP32 weights; integer codes say nothing without their scales",
         )
     if not value.numel():
-        raise ArtifactError(f"{key} in {where} is empty", found=f"shape {shape}", remedy="Give trained weights")
+        raise ArtifactError(f"{key} in {where} is empty", found=f"Shape {shape}", remedy="Give trained weights")
     numbers = value.detach().to(torch.float32)
     bad = ~torch.isfinite(numbers)
     if bad.any():

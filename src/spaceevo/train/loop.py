@@ -174,7 +174,7 @@ def train(
                     what = "far above that of guessing" if all(map(math.isfinite, losses)) else "not a finite number"
                     raise TrainingError(
                         f"The loss of training {purpose!r} is {what} at step {step}",
-                        found=f"losses {losses} at learning rate {lr:.3g}, after going back {MAX_ROLLBACKS} times",
+                        found=f"Losses {losses} at learning rate {lr:.3g}, after going back {MAX_ROLLBACKS} times",
                         remedy="Lower its lr in the recipe and run again; the stages before are kept",
                     )
                 state.go_back()

@@ -104,4 +104,4 @@ def _read(patterns: Sequence[str]) -> _linux.Texts:
 
 
 def _not_started(code: int, said: str) -> TargetError:
-    return TargetError("A process that measures memory does not start", found=f"exit code {code}: {said[-300:]}")
+    return TargetError("A process that measures memory does not start", found=f"Exit code {code}: {said[-300:]}")

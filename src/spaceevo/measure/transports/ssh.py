@@ -108,6 +108,6 @@ def _why(host: str, code: int, said: str) -> TargetError:
         return TargetError(f"There is no Python on {host}", found=found, remedy=remedy)
     return TargetError(
         f"Python on {host} does not run the program",
-        found=f"exit code {code}: {found}",
+        found=f"Exit code {code}: {found}",
         remedy="Look at what python3 is there, or name one: runtime@ssh:host/path/to/python3",
     )

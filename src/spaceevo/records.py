@@ -329,14 +329,18 @@ class Measured(Record):
     Attributes:
         name: As given.
         precision: "int8", "fp32", or "file" for a model file.
-        measurement: Its latency.
-        metrics: By name of a metric its value, in the unit that the name ends in.
+        measurement: Its latency: of an inference, of so many images as its batch.
+        batch: Images in an inference: a file may have a fixed batch.
+        ms_per_image: The latency over the batch.
+        metrics: By name of a metric its value, in the unit that the name ends in; as the latency, of an inference.
         missing: By name of a metric why it has no value.
     """
 
     name: str
     precision: str
     measurement: Measurement
+    batch: int
+    ms_per_image: float
     metrics: dict[str, float]
     missing: dict[str, str]
 

@@ -226,9 +226,17 @@ def measure_all(
             }
             told = {metric: value for metric, value in values.items() if not isinstance(value, str)}
             missing = {metric: value for metric, value in values.items() if isinstance(value, str)}
-            precision = network[1] if network else "file"
+            batch = 1 if network else plugins.load(RUNTIMES, device.target.runtime).open_model(Path(name)).batch
             found.append(
-                Measured(name=name, precision=precision, measurement=measurement, metrics=told, missing=missing)
+                Measured(
+                    name=name,
+                    precision=network[1] if network else "file",
+                    measurement=measurement,
+                    batch=batch,
+                    ms_per_image=measurement.latency_ms / batch,
+                    metrics=told,
+                    missing=missing,
+                )
             )
             part(progress, 0.8, 1)(number + 1, len(rows))
     return found

@@ -89,13 +89,12 @@ def measure_files(
 
     Raises:
         TargetError: The target cannot be reached, or is too unstable.
-        ArtifactError: A file is missing or no model.
+        ArtifactError: A file is missing or no model, or its inputs cannot be made; told before anything is measured.
         NoSpaceError: The disk is full, or the folder of temporary files cannot be written.
     """
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path) for path in paths]
-    subjects = [
-        Subject(digest, "file", target, repr(plan), name=path.name) for digest, path in zip(hashes, paths, strict=True)
-    ]
+    runtime = plugins.load(RUNTIMES, target.runtime)
+    models = [runtime.open_model(path) for path in paths]
+    subjects = [Subject(model.digest, "file", target, repr(plan), name=model.path.name) for model in models]
 
     progress = _never_back(progress)
 

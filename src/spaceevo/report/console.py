@@ -93,10 +93,13 @@ def study_table(study: Study) -> Table:
 
 def measured_table(target: str, found: Sequence[Measured], metrics: Sequence[str]) -> Table:
     """One line per model: its latency with the 95 % interval, then other metrics."""
-    table = _table(f"Measured on {target}", words.BUSY if any(one.measurement.busy for one in found) else "")
+    has_batches = any(one.batch > 1 for one in found)
+    notes = [words.BUSY] if any(one.measurement.busy for one in found) else []
+    notes += [f"ms{' and metrics' * bool(metrics)}: of an inference, of so many images as its batch"] * has_batches
+    table = _table(f"Measured on {target}", " ".join(notes))
     table.add_column("model", overflow="fold")
     table.add_column("precision", no_wrap=True)
-    for header in ("ms", "95 % interval"):
+    for header in ("ms", "95 % interval", *(("batch", "ms per image") if has_batches else ())):
         table.add_column(header, justify="right", no_wrap=True)
     for metric in metrics:
         table.add_column(metric, justify="right")
@@ -104,7 +107,8 @@ def measured_table(target: str, found: Sequence[Measured], metrics: Sequence[str
         own = one.measurement
         values = [f"{one.metrics[metric]:.4g}" if metric in one.metrics else words.NO_VALUE for metric in metrics]
         interval = f"{own.low_ms:.4g} – {own.high_ms:.4g}"
-        table.add_row(*map(Text, (one.name, one.precision, f"{own.latency_ms:.4g}", interval, *values)))
+        batch = [str(one.batch), f"{one.ms_per_image:.4g}"] if has_batches else []
+        table.add_row(*map(Text, (one.name, one.precision, f"{own.latency_ms:.4g}", interval, *batch, *values)))
     return table
 
 

@@ -12,8 +12,14 @@ A runtime is a module, without torch, with
     metadata(path) -> {key: text}                    what `export_*` was given, and the versions
     constants(path) -> {name: array}                 every scale, zero point, code and bias that a file holds
     float_operators(path) -> tuple[str, ...]         what the runtime would still compute in float
-    Session(path, threads=1, taps=())                .run(images) -> logits, .time(repeats) -> [ms],
+    Session(path, threads=1, taps=())                of such a file: .run(images) -> logits,
                                                      .codes(images) -> {tap: codes} of the tensors named by `taps`
+
+and, for any model that the runtime reads, spaceevo's own or not,
+
+    open_model(path) -> Model                        its files and inputs (see `_models`); refuses what cannot be timed
+    load(path, threads=1)                            .time(repeats) -> [ms]
+    explain(message, version) -> (found, remedy)     what the runtime's words for refusing a model mean
     profile(path, repeats, threads=1) -> {operator: ms}
     LAYOUT: str                                      optional: "NHWC" where its files read images so; else NCHW
 
@@ -194,16 +200,20 @@ def require(package: str, runtime: str, extra: str) -> ModuleType:
         ) from error
 
 
-def check_operators(operators: Iterable[Operator], kinds: Collection[str], runtime: str) -> None:
+def check_operators(
+    operators: Iterable[Operator], kinds: Collection[str], runtime: str, *, quantized: bool = True
+) -> None:
     """Refuse a network that a runtime's files have no form for.
 
     Args:
         operators: Of the network.
         kinds: That the files have.
         runtime: For people.
+        quantized: Whether the file is to compute on codes.
 
     Raises:
-        ExportError: An operator is of another kind, or leaves its output in float, as the published placement does.
+        ExportError: An operator is of another kind; or, where quantized, leaves its output in float, as the published
+            placement does.
     """
     for operator in operators:
         if operator.kind not in kinds:
@@ -212,7 +222,7 @@ def check_operators(operators: Iterable[Operator], kinds: Collection[str], runti
                 found=f"Its kind is {operator.kind!r}; there are {', '.join(sorted(kinds))}",
                 remedy="Take a hyperspace whose blocks do without it, or another runtime",
             )
-        if operator.stays_float or operator.quantizer == "offset":
+        if quantized and (operator.stays_float or operator.quantizer == "offset"):
             raise ExportError(
                 f"The operator {operator.name} is not quantized as devices compute",
                 found="It has the published placement: quantizers in front of convolutions, all else in float",

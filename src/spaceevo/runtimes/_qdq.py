@@ -32,7 +32,7 @@ def metadata(path: Path) -> dict[str, str]:
     Raises:
         ArtifactError: The file is no ONNX model.
     """
-    return {entry.key: entry.value for entry in read_model(path).metadata_props}
+    return {entry.key: entry.value for entry in read_model(path, weights=False).metadata_props}
 
 
 def constants(path: Path) -> dict[str, np.ndarray]:
@@ -71,8 +71,12 @@ def write_model(model: Any, path: Path, metadata: Mapping[str, str], runtime: st
     write_atomically(path, model.SerializeToString(deterministic=True))
 
 
-def read_model(path: Path) -> Any:
+def read_model(path: Path, *, weights: bool = True) -> Any:
     """Read a model.
+
+    Args:
+        path: The file.
+        weights: Read those that lie in other files, too.
 
     Raises:
         ArtifactError: Missing, or no ONNX model.
@@ -82,7 +86,7 @@ def read_model(path: Path) -> Any:
     if not path.is_file():
         raise ArtifactError(f"There is no model at {path}", remedy="Check the path, or export it again")
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=weights)
     except Exception as error:  # protobuf's own errors have no base that onnx promises
         raise ArtifactError(f"{path} is no ONNX model", found=str(error), remedy="Export it again") from error
     if not model.graph.node:

@@ -20,9 +20,11 @@ from spaceevo.artifacts import content_hash, write_atomically
 from spaceevo.errors import ArtifactError, ExportError, TargetError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
 from spaceevo.runtimes import Profile, _benchmark_model, check_images, check_operators, require
+from spaceevo.runtimes._models import Model, Timed, check_format, make_input, shortened
 from spaceevo.runtimes._on_device import litert as on_device
 from spaceevo.spaces.operators import NUM_CODES, Operator
 
+NAME = "LiteRT"
 SUFFIX = ".tflite"
 LAYOUT = "NHWC"
 KINDS = frozenset(("quantize", "conv", "gate", "sigmoid", "relabel", "multiply", "add", "pool", "max_pool", "linear"))
@@ -80,7 +82,7 @@ def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) ->
         NoSpaceError: The file cannot be written.
         TargetError: LiteRT is not installed.
     """
-    check_operators(graph.operators, KINDS, "LiteRT")
+    check_operators(graph.operators, KINDS, NAME)
     write_atomically(path, _Int8Writer(graph).content(metadata))
 
 
@@ -93,9 +95,11 @@ def export_fp32(graph: FloatGraph, path: Path, metadata: Mapping[str, str]) -> N
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
+        ExportError: LiteRT lacks an operator.
         NoSpaceError: The file cannot be written.
         TargetError: LiteRT is not installed.
     """
+    check_operators(graph.operators, KINDS, NAME, quantized=False)
     write_atomically(path, _Fp32Writer(graph).content(metadata))
 
 
@@ -175,7 +179,7 @@ def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
         ArtifactError: The file cannot be loaded.
         TargetError: Always.
     """
-    _read(path)
+    open_model(path)
     raise TargetError(
         "LiteRT cannot profile single operators from Python",
         found=f"LiteRT {version()} hands a whole network to XNNPACK, and its Python interface has no profiler",
@@ -243,10 +247,63 @@ class Session:
         merged = [np.concatenate(parts) for parts in outputs]
         return [np.ascontiguousarray(y.transpose(0, 3, 1, 2)) if y.ndim == 4 else y for y in merged]
 
-    def time(self, repeats: int) -> list[float]:
-        """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
-        with _running():
-            return on_device.time(self._interpreter, repeats)
+
+def open_model(path: Path) -> Model:
+    """A TFLite model of anybody's: what is run is its first subgraph.
+
+    Raises:
+        ArtifactError: Missing, damaged or no TFLite model, one with several signatures, or inputs that cannot be made.
+        TargetError: LiteRT is not installed.
+    """
+    check_format(path, NAME, "TFLite")
+    model, schema = _parsed(path), _schema()
+    if _is_marked(model):
+        model = _read(path)
+    signatures = [_outline(own.signatureKey) for own in model.signatureDefs or ()]
+    if len(signatures) > 1:
+        raise ArtifactError(
+            f"{path} has several signatures, and a measurement is of one",
+            found=", ".join(map(str, signatures)),
+            remedy="Convert each of them to a file of its own",
+        )
+    kinds = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+    graph, inputs = model.subgraphs[0], []
+    for index in graph.inputs:
+        tensor = graph.tensors[index]
+        dims = [] if tensor.shape is None else list(map(int, tensor.shape))
+        signature = dims if tensor.shapeSignature is None else list(map(int, tensor.shapeSignature))
+        # A batch that is open is what the interpreter begins with
+        dims = dims[:1] + [min(pair) for pair in zip(dims[1:], signature[1:], strict=True)]
+        inputs.append(make_input(path, _outline(tensor.name or b""), kinds[tensor.type], dims))
+    return Model(path, tuple(inputs), is_ours=_is_marked(model))
+
+
+def load(path: Path, threads: int = 1) -> Timed:
+    """A model of anybody's, to be timed.
+
+    Raises:
+        ArtifactError: As `open_model`, or LiteRT refuses it.
+        TargetError: LiteRT is not installed.
+    """
+    return Timed(open_model(path), on_device, lambda said: explain(said, version()), NAME, threads)
+
+
+def explain(message: str, version: str) -> tuple[str, str]:
+    """What LiteRT means when it refuses a model.
+
+    Args:
+        message: Its own.
+        version: Its.
+
+    Returns:
+        What is wrong, and what to do.
+    """
+    newer = f"or install a newer LiteRT than {version}"
+    if "custom op" in message:
+        return shortened(message), "Convert the model without custom operators"
+    if "Didn't find op" in message:
+        return shortened(message), f"Convert the model without operators that LiteRT does not have, {newer}"
+    return shortened(message), f"Mend the model, convert it again, {newer}"
 
 
 @contextmanager
@@ -754,16 +811,11 @@ def _read(path: Path) -> Any:
     remedy = "Export it again"
     if not path.is_file():
         raise ArtifactError(f"There is no model at {path}", remedy=remedy)
-    schema = _schema()
+    model = _parsed(path)
     try:
-        content = path.read_bytes()
-        if content[4:8] != IDENTIFIER:
-            raise ValueError("It does not begin like a TFLite model")
-        model = schema.ModelT.InitFromPackedBuf(content, 0)
         graph = model.subgraphs[0]
-        names = [graph.tensors[index].name.decode() for index in (*graph.inputs, *graph.outputs)]
-        is_marked = STRUCTURE.encode() in [entry.name for entry in model.metadata or ()]
-        is_ours = is_marked and names == [IMAGE, LOGITS]
+        names = [_outline(graph.tensors[index].name) for index in (*graph.inputs, *graph.outputs)]
+        is_ours = _is_marked(model) and names == [IMAGE, LOGITS]
         is_intact = is_ours and _texts(model)[STRUCTURE] == _structure(model)
     except Exception as error:  # whatever garbled offsets lead the parser to
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -780,6 +832,47 @@ def _read(path: Path) -> Any:
     if found:
         raise ArtifactError(f"{path} is no model that LiteRT can load", found=found, remedy=remedy)
     return model
+
+
+def _parsed(path: Path) -> Any:
+    """A model of anybody's as objects; what is numbered in it is there, for LiteRT itself may crash where it is not.
+
+    Raises:
+        ArtifactError: The file cannot be read, or is no such model.
+    """
+    schema = _schema()
+    try:
+        content = path.read_bytes()
+        if content[4:8] != IDENTIFIER:
+            raise ValueError("It does not begin like a TFLite model")
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        for graph in model.subgraphs:
+            numbers = [*graph.inputs, *graph.outputs]
+            for node in graph.operators or ():
+                model.operatorCodes[node.opcodeIndex]
+                numbers += [index for index in (*_listed(node.inputs), *_listed(node.outputs)) if index != -1]
+            if not all(0 <= index < len(graph.tensors) for index in numbers):
+                raise ValueError("An operator names a tensor that is not there")
+            if not all(0 <= tensor.buffer < len(model.buffers) for tensor in graph.tensors):
+                raise ValueError("A tensor names a buffer that is not there")
+        if not model.subgraphs[0].operators:
+            raise ValueError("It has no operators")
+    except Exception as error:  # whatever garbled offsets lead the parser to
+        raise ArtifactError(
+            f"{path} is no model that LiteRT can load",
+            found=f"It is damaged or cut off: {shortened(str(error)) or type(error).__name__}",
+            remedy="Copy or download it again, or export it again",
+        ) from error
+    return model
+
+
+def _listed(values: Any) -> list[int]:
+    return [] if values is None else list(map(int, values))
+
+
+def _is_marked(model: Any) -> bool:
+    """Whether spaceevo wrote it."""
+    return STRUCTURE.encode() in [entry.name for entry in model.metadata or ()]
 
 
 def _refused(model: Any) -> str:
@@ -820,7 +913,7 @@ def _load(path: Path, content: bytes, threads: int) -> Any:
     try:
         return on_device.load(content, threads)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        found, _ = explain(str(error), version())
         raise ArtifactError(
-            f"{path} is no model that LiteRT can load", found=reason, remedy="Export it again"
+            f"{path} is no model that {NAME} can load", found=found, remedy="Export it again"
         ) from error

@@ -22,9 +22,11 @@ from spaceevo.runtimes import (
     check_operators,
     this_profile,
 )
+from spaceevo.runtimes._models import Model, Timed, check_format, open_onnx, shortened, without_cpp
 from spaceevo.runtimes._on_device import onnxruntime as on_device
 from spaceevo.runtimes._qdq import IMAGE, LARGEST_CODE, LOGITS, MARK, Fp32Writer, Int8Writer, largest_code, write_model
 
+NAME = "ONNX Runtime"
 SUFFIX = ".onnx"
 ARITHMETIC = Arithmetic()  # the contract is its arithmetic on x86; on ARM it adds and pools in fixed point
 ON_DEVICE = Path(on_device.__file__)
@@ -47,8 +49,8 @@ def on_device_options(path: Path, profile: Profile) -> dict[str, Any]:
     Raises:
         ArtifactError: The file is no ONNX model.
     """
-    largest = int(metadata(path).get(LARGEST_CODE, 0))
-    if largest <= SATURATION_FREE_CODE or not profile.pair_sums_saturate:
+    largest = metadata(path).get(LARGEST_CODE, "")
+    if not largest.isdigit() or int(largest) <= SATURATION_FREE_CODE or not profile.pair_sums_saturate:
         return {}
     # A file for other processors is slow here, but not wrong. With VNNI it would only be slow, by 25 to 80 %.
     return {"entries": [("session.x64quantprecision", "1")]}
@@ -66,7 +68,7 @@ def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) ->
         ExportError: The graph is no valid ONNX, or has an operator without a form in it.
         NoSpaceError: The file cannot be written.
     """
-    check_operators(graph.operators, KINDS, "ONNX Runtime")
+    check_operators(graph.operators, KINDS, NAME)
     metadata = {**metadata, LARGEST_CODE: str(largest_code(graph))}
     write_model(Int8Writer(graph).model(), path, metadata, f"onnxruntime {version()}")
 
@@ -80,9 +82,10 @@ def export_fp32(graph: FloatGraph, path: Path, metadata: Mapping[str, str]) -> N
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: The graph is no valid ONNX.
+        ExportError: The graph is no valid ONNX, or has an operator without a form in it.
         NoSpaceError: The file cannot be written.
     """
+    check_operators(graph.operators, KINDS, NAME, quantized=False)
     write_model(Fp32Writer(graph).model(), path, metadata, f"onnxruntime {version()}")
 
 
@@ -168,16 +171,61 @@ class Session:
                 remedy="Train again with a lower lr_int8; if it stays, report it to the authors of spaceevo",
             ) from error
 
-    def time(self, repeats: int) -> list[float]:
-        """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
-        return on_device.time(self._session, repeats)
+
+def open_model(path: Path) -> Model:
+    """An ONNX model of anybody's.
+
+    Raises:
+        ArtifactError: Missing or no ONNX model, weights that are not there, or inputs that cannot be made.
+    """
+    check_format(path, NAME, "ONNX")
+    return open_onnx(path)
+
+
+def load(path: Path, threads: int = 1) -> Timed:
+    """A model of anybody's, to be timed.
+
+    Raises:
+        ArtifactError: As `open_model`, or ONNX Runtime refuses it.
+    """
+    model = open_model(path)
+    options = on_device_options(path, this_profile())
+    return Timed(model, on_device, lambda said: explain(said, version()), NAME, threads, **options)
+
+
+def explain(message: str, version: str) -> tuple[str, str]:
+    """What ONNX Runtime means when it refuses a model.
+
+    Args:
+        message: Its own.
+        version: Its.
+
+    Returns:
+        What is wrong, and what to do.
+
+    >>> explain("Unsupported model IR version: 99, max supported IR version: 14", "1.32.0")[0]
+    'IR version 99; ONNX Runtime 1.32.0 knows up to 14'
+    """
+    knows = f"ONNX Runtime {version} knows up to"
+    newer = "or install a newer ONNX Runtime"
+    text = re.sub(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(Load model from .*? failed:)?\s*", "", without_cpp(message))
+    if match := re.search(r"Opset (\d+) is under development.* domain (\S+) is till opset (\d+)", text):
+        of_domain = "" if match[2] == "ai.onnx" else f" of the domain {match[2]}"
+        remedy = f"Export it for, or convert it to, opset {match[3]}{of_domain} or less, {newer}"
+        return f"opset {match[1]}{of_domain}; {knows} {match[3]}", remedy
+    if match := re.search(r"IR version: (\d+), max supported IR version: (\d+)", text):
+        remedy = f"Save it with IR version {match[2]} (ir_version of the model in onnx), {newer}"
+        return f"IR version {match[1]}; {knows} {match[2]}", remedy
+    if "is not a registered function/op" in text or "No Op registered" in text:
+        return shortened(text), f"Export the model without operators that ONNX Runtime does not have, {newer}"
+    return shortened(text), f"Mend the model, export it again, {newer}"
 
 
 def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
     """Milliseconds per operator, in the context of the whole network, from ONNX Runtime's profiler.
 
     The profiler counts whole microseconds and adds about three to every node: the mean of the middle half of
-    the runs is given, and the sum exceeds `Session.time`.
+    the runs is given, and the sum exceeds a latency.
 
     Returns:
         As of `operator_times`.
@@ -185,8 +233,10 @@ def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
     Raises:
         ArtifactError: The file cannot be loaded.
     """
-    _load(path, threads)  # refuses what is no such file
-    return operator_times(on_device.profile(str(path), repeats, threads, **on_device_options(path, this_profile())))
+    load(path, threads)  # refuses what cannot be run
+    inputs = [own.as_json() for own in open_model(path).inputs]
+    options = on_device_options(path, this_profile())
+    return operator_times(on_device.profile(str(path), inputs, repeats, threads, **options))
 
 
 def operator_times(nodes: Iterable[Node]) -> dict[str, float]:
@@ -220,8 +270,8 @@ def _load(path: Path, threads: int, settings: Mapping[str, Any] | None = None, t
     try:
         session = on_device.load(model, threads, attributes=list((settings or {}).items()), **options)
     except Exception as error:  # the runtime's exceptions have no common base but this
-        reason = str(error).strip().splitlines()[0][:300]
-        raise ArtifactError(f"{path} is no model that ONNX Runtime can load", found=reason, remedy=remedy) from error
+        found, _ = explain(str(error), version())
+        raise ArtifactError(f"{path} is no model that {NAME} can load", found=found, remedy=remedy) from error
     names = [tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())]
     if names != [IMAGE, LOGITS, *taps]:
         found = f"Its inputs and outputs are {', '.join(names)}; expected {IMAGE}, {LOGITS}"

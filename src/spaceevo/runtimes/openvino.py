@@ -17,6 +17,7 @@ or of the limits of quantization decides the last bit of its float32 number, and
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -29,10 +30,12 @@ import numpy as np
 from spaceevo.errors import ArtifactError, ExportError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
 from spaceevo.runtimes import Node, Profile, _qdq, check_images, check_operators, require
+from spaceevo.runtimes._models import Model, Timed, check_format, make_input, open_onnx, shortened
 from spaceevo.runtimes._on_device import openvino as on_device
 from spaceevo.runtimes._qdq import IMAGE, LOGITS, MARK, Fp32Writer, Int8Writer, write_model
 from spaceevo.spaces.operators import NUM_CODES, Operator
 
+NAME = "OpenVINO"
 SUFFIX = ".openvino.onnx"
 ON_DEVICE = Path(on_device.__file__)
 metadata, constants, KINDS = _qdq.metadata, _qdq.constants, _qdq.KINDS
@@ -76,7 +79,7 @@ def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) ->
         NoSpaceError: The file cannot be written.
         TargetError: OpenVINO is not installed.
     """
-    check_operators(graph.operators, KINDS, "OpenVINO")
+    check_operators(graph.operators, KINDS, NAME)
     write_model(_Int8Writer(graph).model(), path, metadata, f"openvino {version()}")
 
 
@@ -89,10 +92,11 @@ def export_fp32(graph: FloatGraph, path: Path, metadata: Mapping[str, str]) -> N
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: The graph is no valid ONNX.
+        ExportError: The graph is no valid ONNX, or has an operator without a form in it.
         NoSpaceError: The file cannot be written.
         TargetError: OpenVINO is not installed.
     """
+    check_operators(graph.operators, KINDS, NAME, quantized=False)
     write_model(_Fp32Writer(graph).model(), path, metadata, f"openvino {version()}")
 
 
@@ -170,14 +174,87 @@ class Session:
         except RuntimeError as error:
             raise ExportError(
                 "OpenVINO cannot run an exported model",
-                found=_short(error),
+                found=explain(str(error), version())[0],
                 remedy="Train again with a lower lr_int8; if it stays, report it to the authors of spaceevo",
             ) from error
         return [np.concatenate(parts) for parts in kept]
 
-    def time(self, repeats: int) -> list[float]:
-        """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
-        return on_device.time(self._request, repeats)
+
+def open_model(path: Path) -> Model:
+    """A model of anybody's: ONNX, TFLite, or OpenVINO's own IR, whose weights lie beside it in a .bin.
+
+    Raises:
+        ArtifactError: Missing or no such model, weights that are not there, or inputs that cannot be made.
+        TargetError: OpenVINO is not installed.
+    """
+    if check_format(path, NAME, "ONNX", "TFLite", "OpenVINO IR") == "ONNX":
+        model = open_onnx(path)
+    else:
+        model = _open_other(path)
+    folder = path.parent.resolve()
+    for file in model.weights:
+        if not file.resolve().is_relative_to(folder):
+            raise ArtifactError(
+                f"The weights of {path} cannot be read",
+                found=f"{file} is a link out of its folder, to {file.resolve()}; OpenVINO follows none",
+                remedy="Copy both files into one folder, links followed (cp -L)",
+            )
+    return model
+
+
+def _open_other(path: Path) -> Model:
+    """A model in a format that only OpenVINO itself reads here."""
+    _check_installed()
+    try:
+        opened = on_device.opened(str(path))
+    except RuntimeError as error:
+        found, remedy = explain(str(error), on_device.version())
+        raise ArtifactError(f"{path} is no model that {NAME} can load", found=found, remedy=remedy) from error
+    inputs = []
+    for number, port in enumerate(opened.inputs):
+        shape, kind = port.get_partial_shape(), port.get_element_type()
+        dims = [dim.get_length() if dim.is_static else -1 for dim in shape] if shape.rank.is_static else None
+        name = min(port.get_names(), default=f"input {number}")
+        try:
+            dtype = str(np.dtype(kind.to_dtype()))
+        except RuntimeError:  # of those that numpy does not have
+            dtype = kind.get_type_name()
+        inputs.append(make_input(path, name, dtype, dims))
+    weights = path.with_suffix(".bin")
+    return Model(path, tuple(inputs), (weights,) if path.suffix == ".xml" and weights.is_file() else ())
+
+
+def load(path: Path, threads: int = 1) -> Timed:
+    """A model of anybody's, to be timed.
+
+    Raises:
+        ArtifactError: As `open_model`, or OpenVINO refuses it.
+        TargetError: OpenVINO is not installed.
+    """
+    _check_installed()
+    return Timed(open_model(path), on_device, lambda said: explain(said, version()), NAME, threads)
+
+
+def explain(message: str, version: str) -> tuple[str, str]:
+    """What OpenVINO means when it refuses a model.
+
+    Args:
+        message: Its own.
+        version: Its.
+
+    Returns:
+        What is wrong, and what to do.
+
+    >>> explain("Exception from src/a.cpp:84:\\nCheck 'x > 0' failed at src/b.cpp:1:\\nNo weights", "2026")[0]
+    'No weights'
+    """
+    text = re.sub(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|FrontEnd API failed with \w+:", " ", message)
+    newer = f"or install a newer OpenVINO than {version}"
+    if "No conversion rule" in text:
+        return shortened(text), f"Export the model without these operators, which OpenVINO does not have, {newer}"
+    if "bin file" in text:
+        return shortened(text), "Put the .bin that was saved with the .xml beside it, under the same name"
+    return shortened(text), f"Mend the model, export it again, {newer}"
 
 
 def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
@@ -191,8 +268,9 @@ def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
     Raises:
         ArtifactError: The file cannot be loaded.
     """
-    _compile(path, threads)  # refuses what is no such file
-    return operator_times(on_device.profile(str(path), repeats, threads))
+    load(path, threads)  # refuses what cannot be run
+    inputs = [own.as_json() for own in open_model(path).inputs]
+    return operator_times(on_device.profile(str(path), inputs, repeats, threads))
 
 
 def operator_times(nodes: Iterable[Node]) -> dict[str, float]:
@@ -332,17 +410,13 @@ def _compile(path: Path, threads: int = 1, taps: Sequence[str] = ()) -> Any:
     try:
         compiled = on_device.compiled(model.SerializeToString(), threads)
     except RuntimeError as error:
-        message = f"{path} is no model that OpenVINO can load"
-        raise ArtifactError(message, found=_short(error), remedy=remedy) from error
+        found, _ = explain(str(error), version())
+        raise ArtifactError(f"{path} is no model that {NAME} can load", found=found, remedy=remedy) from error
     names = [port.get_any_name() for port in (*compiled.inputs, *compiled.outputs)]
     if names != [IMAGE, LOGITS, *(f"{name}{MARK}tap" for name in taps)]:
         found = f"Its inputs and outputs are {', '.join(names)}; expected {IMAGE}, {LOGITS}"
         raise ArtifactError(f"{path} was not written by spaceevo", found=found, remedy=remedy)
     return compiled
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _kind(node: Any) -> str:

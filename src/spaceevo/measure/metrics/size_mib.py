@@ -1,20 +1,28 @@
-"""Size of the INT8 model file."""
+"""Size of a model's files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from spaceevo import plugins
+from spaceevo.measure.target import RUNTIMES
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
+from spaceevo.runtimes._models import Model
 from spaceevo.spaces.subnet import Subnet, network_layers
 
-ABOUT = "Size of the INT8 model file."
+ABOUT = "Size of the model file, and of those that its weights lie in."
 DEVICE = True  # the runtime's format decides
 
 
 def measure(transport: Transport, target: TargetDescription, path: Path, latency_ms: float) -> float:
-    """Size in MiB."""
-    return path.stat().st_size / 2**20
+    """Size in MiB, of all files where a model consists of several.
+
+    Raises:
+        ArtifactError: The file is missing or no model.
+    """
+    opened: Model = plugins.load(RUNTIMES, target.runtime).open_model(path)
+    return opened.size_bytes / 2**20
 
 
 def features(subnet: Subnet) -> tuple[float, ...]:

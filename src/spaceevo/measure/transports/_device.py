@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from typing import Any
 
 CHUNK = 1 << 18
+MAX_REASON = 1 << 14
 
 
 class Refused(Exception):
@@ -104,7 +105,7 @@ class Device:
     def __init__(self) -> None:
         self.folder = ""
         self.runtimes: dict[str, Any] = {}
-        self.models: dict[int, Any] = {}  # runtime, handle, cores
+        self.models: dict[int, Any] = {}  # runtime, handle, cores, inputs
         self.num_loaded = 0
 
     def answer(self, request: dict[str, Any], data: Any) -> Any:
@@ -120,6 +121,7 @@ class Device:
         left, problem = size, None
         try:
             self.folder = self.folder or tempfile.mkdtemp(prefix="spaceevo-")
+            os.makedirs(os.path.dirname(os.path.join(self.folder, name)), exist_ok=True)
             with open(os.path.join(self.folder, name), "wb") as file:
                 while left:
                     chunk = data.read(min(left, CHUNK))
@@ -149,31 +151,36 @@ class Device:
         self.runtimes[name] = module
         return version
 
-    def do_load(self, data: Any, runtime: str, name: str, threads: int, cores: Any, options: Any) -> Any:
-        """Load a file that was put here; its number."""
+    def do_load(self, data: Any, runtime: str, name: str, threads: int, cores: Any, inputs: Any, options: Any) -> Any:
+        """Load a file that was put here, and run it once; its number."""
         with pinned(cores):
             try:
                 handle = self.runtimes[runtime].load(os.path.join(self.folder, name), threads, **options)
+                self.runtimes[runtime].time(handle, inputs, 1)
             except Exception as error:  # runtimes' exceptions share no base
-                raise Refused("refused", " ".join(str(error).split())[:300]) from error
+                raise Refused("refused", str(error)[:MAX_REASON] or type(error).__name__) from error
         self.num_loaded += 1
-        self.models[self.num_loaded] = (self.runtimes[runtime], handle, cores)
+        self.models[self.num_loaded] = (self.runtimes[runtime], handle, cores, inputs)
         return self.num_loaded
 
     def do_time(self, data: Any, model: int, repeats: int) -> Any:
         """Latencies in ms."""
-        runtime, handle, cores = self.models[model]
+        runtime, handle, cores, inputs = self.models[model]
         with pinned(cores):
-            return runtime.time(handle, repeats)
+            return runtime.time(handle, inputs, repeats)
 
-    def do_profile(self, data: Any, runtime: str, name: str, repeats: int, threads: int, options: Any) -> Any:
+    def do_profile(
+        self, data: Any, runtime: str, name: str, inputs: Any, repeats: int, threads: int, options: Any
+    ) -> Any:
         """The nodes of a file that was put here, with their times."""
-        return self.runtimes[runtime].profile(os.path.join(self.folder, name), repeats, threads, **options)
+        return self.runtimes[runtime].profile(os.path.join(self.folder, name), inputs, repeats, threads, **options)
 
     def do_unload(self, data: Any, model: int, name: str) -> Any:
-        """Free a model, and its file where one is named."""
+        """Free a model, and its file where one is named; the folder of the file where it has one."""
         self.models.pop(model, None)
-        if name:
+        if os.path.dirname(name):
+            shutil.rmtree(os.path.join(self.folder, os.path.dirname(name)), ignore_errors=True)
+        elif name:
             with contextlib.suppress(OSError):
                 os.remove(os.path.join(self.folder, name))
 

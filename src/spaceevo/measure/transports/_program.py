@@ -28,6 +28,7 @@ from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, _device, _linux
 from spaceevo.runtimes import profile_of
+from spaceevo.runtimes._models import Model
 
 RUNTIMES = "spaceevo.runtimes"
 _BOOTSTRAP = (
@@ -276,6 +277,10 @@ class Channel:
         return self._said.read().decode(errors="replace").strip()
 
 
+class _Unloadable(Exception):
+    """The runtime refuses a model, in its own words."""
+
+
 class Machine:
     """A transport: a place where the program runs.
 
@@ -319,9 +324,13 @@ class Machine:
 
     def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> LoadedModel:
         """Send a model there and load it."""
-        model = _Model(self, runtime, path, threads, cores, self._options(runtime, path))
+        model = self._model(runtime, path, threads, cores)
         self._load(model)
         return model
+
+    def _model(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> _Model:
+        opened: Model = plugins.load(RUNTIMES, runtime).open_model(path)
+        return _Model(self, runtime, opened, threads, cores, self._options(runtime, path))
 
     def _options(self, runtime: str, path: Path) -> dict[str, Any]:
         profile = profile_of(self.processor().machine, self.processor().flags)
@@ -350,7 +359,7 @@ class Machine:
                 found="There is no profiler that Python can ask",
                 remedy="Measure whole networks, or profile with another runtime",
             )
-        model = _Model(self, runtime, path, threads, (), self._options(runtime, path))
+        model = self._model(runtime, path, threads)
         self._load(model)
         try:
             self.time(model, 1)  # tells how long to wait
@@ -359,6 +368,7 @@ class Machine:
                 self._timeout(model, repeats),
                 runtime=runtime,
                 name=model.file,
+                inputs=model.inputs,
                 repeats=repeats,
                 threads=threads,
                 options=model.options,
@@ -486,39 +496,40 @@ class Machine:
 
     def _open_model(self, model: _Model) -> None:
         self._prepare(model.runtime)
-        try:
-            content = model.path.read_bytes()
-        except OSError as error:
-            raise ArtifactError(
-                f"{model.path} cannot be read",
-                found=error.strerror or str(error),
-                remedy="Check the path, or export it again",
-            ) from error
-        model.file = hashlib.sha256(content).hexdigest()[:32] + "".join(model.path.suffixes[-2:])
+        files = _read_files(model.opened)
+        model.file = next(iter(files))
         if model.file not in self._files:
-            self._ask("put", data=content, name=model.file, size=len(content))
+            for name, content in files.items():
+                self._ask("put", data=content, name=name, size=len(content))
             self._files[model.file] = 0
-        number = self._ask(
-            "load",
-            self._place.timeouts.load,
-            runtime=model.runtime,
-            name=model.file,
-            threads=model.threads,
-            cores=list(model.cores),
-            options=model.options,
-        )
+        try:
+            number = self._ask(
+                "load",
+                self._place.timeouts.load,
+                runtime=model.runtime,
+                name=model.file,
+                threads=model.threads,
+                cores=list(model.cores),
+                inputs=model.inputs,
+                options=model.options,
+            )
+        except _Unloadable as refusal:
+            explain = plugins.load(RUNTIMES, model.runtime).explain
+            found, remedy = explain(str(refusal), self._versions[model.runtime])
+            raise ArtifactError(
+                f"The runtime on {self._place.where} cannot load {model.opened.path}", found=found, remedy=remedy
+            ) from None
         model.number = int(number)
         self._files[model.file] += 1
 
-    def _told(self, refusal: _device.Refused) -> TargetError | ArtifactError:
+    def _told(self, refusal: _device.Refused) -> TargetError | _Unloadable:
         where, found = self._place.where, str(refusal)
         match refusal.kind:
             case "missing":
                 remedy = "Install the runtime's package there, for that Python"
                 return TargetError(f"The runtime is not installed on {where}", found=found, remedy=remedy)
             case "refused":
-                remedy = "Export it again, or install a newer runtime there"
-                return ArtifactError(f"The runtime on {where} cannot load a model", found=found, remedy=remedy)
+                return _Unloadable(found)
             case "no_space":
                 remedy = "Free space there, or set TMPDIR to a folder with more"
                 return TargetError(f"The disk of {where} is full", found=found, remedy=remedy)
@@ -546,17 +557,24 @@ def peak_memory_mib(place: Place, runtime: str, path: Path, threads: int) -> flo
 
 class _Model:
     def __init__(
-        self, machine: Machine, runtime: str, path: Path, threads: int, cores: tuple[int, ...], options: dict[str, Any]
+        self,
+        machine: Machine,
+        runtime: str,
+        opened: Model,
+        threads: int,
+        cores: tuple[int, ...],
+        options: dict[str, Any],
     ) -> None:
         self._machine = machine
-        self.runtime, self.path, self.threads, self.cores, self.options = runtime, path, threads, cores, options
+        self.runtime, self.opened, self.threads, self.cores, self.options = runtime, opened, threads, cores, options
+        self.inputs = [own.as_json() for own in opened.inputs]
         self.file, self.number, self.slowest_ms = "", 0, 0.0
         self._closed = False
 
     def time(self, repeats: int) -> list[float]:
         """Latencies in ms."""
         if self._closed:
-            raise TargetError("A model is timed that was closed", found=str(self.path))
+            raise TargetError("A model is timed that was closed", found=str(self.opened.path))
         return self._machine.time(self, repeats)
 
     def close(self) -> None:
@@ -564,6 +582,24 @@ class _Model:
         if not self._closed:
             self._closed = True
             self._machine.unload(self)
+
+
+def _read_files(model: Model) -> dict[str, bytes]:
+    """The files of a model by their names there, its own first; several lie in a folder, as they do here."""
+    try:
+        contents = {file: file.read_bytes() for file in model.files}
+    except OSError as error:
+        raise ArtifactError(
+            f"{error.filename or model.path} cannot be read",
+            found=error.strerror or str(error),
+            remedy="Check the path, or export it again",
+        ) from error
+    digest = hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents.values())).hexdigest()
+    if not model.weights:
+        return {digest[:32] + "".join(model.path.suffixes[-2:]): contents[model.path]}
+    return {
+        f"{digest[:32]}/{file.relative_to(model.path.parent).as_posix()}": content for file, content in contents.items()
+    }
 
 
 def _is_latency(sample: Any) -> bool:

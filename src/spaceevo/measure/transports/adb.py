@@ -122,7 +122,9 @@ class _Adb:
         return _linux.state(self._read(_linux.STATE), cores)
 
     def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> LoadedModel:
-        model = _Model(self, _benchmark(runtime), self._push(path), threads, cores)
+        benchmark = _benchmark(runtime)
+        opened = plugins.load(RUNTIMES, runtime).open_model(path)  # refuses what is refused everywhere
+        model = _Model(self, benchmark, self._push(path), threads, cores, opened.is_ours)
         try:
             model.try_once()
         except BaseException:
@@ -133,14 +135,14 @@ class _Adb:
     def peak_memory_mib(self, runtime: str, path: Path, threads: int) -> float:
         """Of the benchmark program, as it watches itself."""
         benchmark = _benchmark(runtime)
-        output = self._watched(benchmark, path, threads, _PEAK_RUNS, memory=True)
+        output = self._watched(runtime, path, threads, _PEAK_RUNS, memory=True)
         with self._told("the peak memory", benchmark, ", or leave this metric out for this target"):
             return float(benchmark.peak_memory_mib(output))
 
     def profile(self, runtime: str, path: Path, threads: int, repeats: int) -> dict[str, float]:
         """As the benchmark program counts."""
         benchmark = _benchmark(runtime)
-        output = self._watched(benchmark, path, threads, repeats, profile=True)
+        output = self._watched(runtime, path, threads, repeats, profile=True)
         with self._told("how long operators take", benchmark):
             return dict(benchmark.operator_times(output))
 
@@ -189,13 +191,16 @@ class _Adb:
         if code:
             remedy = f"Export it again, or push a newer {program.PROGRAM}"
             raise ArtifactError(f"The runtime on {self._serial} refuses a model", found=found, remedy=remedy)
+        return output
+
+    def check_delegated(self, program: ModuleType, output: str) -> None:
+        """Refuse a benchmark program that does not run a file of spaceevo's as LiteRT does elsewhere."""
         if not program.delegated(output):
             raise TargetError(
                 f"{program.PROGRAM} on {self._serial} does not run a model with the kernels that count",
-                found=" ".join(complaints)[:300],
+                found=" ".join(program.complaints(output))[:300],
                 remedy=f"Push a newer one. {program.HOW_TO_GET}",
             )
-        return output
 
     def unneeded(self, file: str) -> None:
         """A model that needed a file is closed."""
@@ -205,9 +210,10 @@ class _Adb:
             with suppress(TargetError):
                 self._shell(f"rm -f {self._folder}/{shlex.quote(file)}")
 
-    def _watched(self, benchmark: ModuleType, path: Path, threads: int, repeats: int, **watch: bool) -> str:
+    def _watched(self, runtime: str, path: Path, threads: int, repeats: int, **watch: bool) -> str:
         """What the benchmark program prints of a file, watching more than times."""
-        model = _Model(self, benchmark, self._push(path), threads, ())
+        opened = plugins.load(RUNTIMES, runtime).open_model(path)
+        model = _Model(self, _benchmark(runtime), self._push(path), threads, (), opened.is_ours)
         try:
             return model.run(repeats, **watch)
         finally:
@@ -307,8 +313,10 @@ class _Adb:
 class _Model:
     """A file on the phone; every row of inferences is a process of its own."""
 
-    def __init__(self, phone: _Adb, program: ModuleType, file: str, threads: int, cores: tuple[int, ...]) -> None:
-        self._phone, self._program, self._file = phone, program, file
+    def __init__(
+        self, phone: _Adb, program: ModuleType, file: str, threads: int, cores: tuple[int, ...], is_ours: bool
+    ) -> None:
+        self._phone, self._program, self._file, self._is_ours = phone, program, file, is_ours
         self._threads, self._cores = threads, cores
         self._closed = False
 
@@ -333,7 +341,10 @@ class _Model:
 
     def run(self, repeats: int, **watch: bool) -> str:
         """What the benchmark program prints."""
-        return self._phone.benchmark(self._program, self._file, repeats, self._threads, self._cores, **watch)
+        output = self._phone.benchmark(self._program, self._file, repeats, self._threads, self._cores, **watch)
+        if self._is_ours:  # of others' models, LiteRT runs elsewhere, too, what XNNPACK does not
+            self._phone.check_delegated(self._program, output)
+        return output
 
     def close(self) -> None:
         """Remove it."""

@@ -22,6 +22,7 @@ from spaceevo import plugins, seeding
 from spaceevo.errors import ArtifactError, TargetError, nearest
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, Transport
 from spaceevo.runtimes import _qdq, require
+from spaceevo.runtimes._models import Model, check_format, open_onnx, shortened
 
 RUNTIMES = "spaceevo.runtimes"
 
@@ -173,16 +174,14 @@ class Kernel:
 
 
 def kernels(path: Path) -> tuple[Kernel, ...]:
-    """The operators of an ONNX or TFLite file.
+    """The operators of an ONNX or TFLite file; those of another part of a graph (a branch, a loop) are not looked into.
 
     Raises:
         ArtifactError: The file is missing or no such model, or a shape cannot be told.
         TargetError: Reading TFLite files needs an extra that is not installed.
     """
-    found = tuple(_tflite_kernels(path) if path.suffix == ".tflite" else _onnx_kernels(path))
-    if not found:
-        raise ArtifactError(f"{path} is no model", found="It has no operators", remedy="Export it again")
-    return found
+    found = check_format(path, "the simulated device", "ONNX", "TFLite")
+    return tuple(_tflite_kernels(path) if found == "TFLite" else _onnx_kernels(path))
 
 
 def true_ms(path: Path, device: str = "", threads: int = 1, cores: tuple[int, ...] = ()) -> float:
@@ -351,8 +350,8 @@ class _Connection:
         self._device.request()
         self._check_runtime(runtime)
         self._check_cores(cores)
+        size_mib = self._opened(runtime, path).size_bytes / _MIB
         ms = _true_ms(kernels(path), self._device.settings, threads, cores)
-        size_mib = path.stat().st_size / _MIB
         free_mib = self._device.settings.space_mib - sum(self._device.loaded_mib.values())
         if size_mib > free_mib:
             raise TargetError(
@@ -368,12 +367,14 @@ class _Connection:
     def peak_memory_mib(self, runtime: str, path: Path, threads: int) -> float:
         self._device.request()
         self._check_runtime(runtime)
-        largest = max(kernel.num_bytes for kernel in kernels(path))
-        return _PROCESS_MIB + (2 * path.stat().st_size + largest) / _MIB
+        size_bytes = self._opened(runtime, path).size_bytes
+        largest = max((kernel.num_bytes for kernel in kernels(path)), default=0)
+        return _PROCESS_MIB + (2 * size_bytes + largest) / _MIB
 
     def profile(self, runtime: str, path: Path, threads: int, repeats: int) -> dict[str, float]:
         self._device.request()
         self._check_runtime(runtime)
+        self._opened(runtime, path)
         times: dict[str, float] = {}
         for kernel in kernels(path):
             ms = _true_ms((kernel,), self._device.settings, threads, ())
@@ -395,6 +396,12 @@ class _Connection:
             raise TargetError(
                 f"{runtime} is not installed on the simulated device {self._device.name!r}", remedy="Install it there"
             )
+
+    @staticmethod
+    def _opened(runtime: str, path: Path) -> Model:
+        """A model that is refused here if it is elsewhere."""
+        opened: Model = plugins.load(RUNTIMES, runtime).open_model(path)
+        return opened
 
     def _check_cores(self, cores: tuple[int, ...]) -> None:
         wrong = [core for core in cores if not 0 <= core < self._device.settings.cores]
@@ -449,7 +456,9 @@ def _spells(settings: Settings) -> Iterator[tuple[float, float]]:
     yield math.inf, math.inf
 
 
-_ONNX_KINDS = {"Conv": "conv", "Gemm": "linear", "MatMul": "linear", "Sigmoid": "sigmoid"}
+_ONNX_KINDS = {"Conv": "conv", "Gemm": "linear", "MatMul": "linear", "Sigmoid": "sigmoid",
+               "QLinearConv": "conv", "QLinearMatMul": "linear"}  # fmt: skip
+_ONNX_WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3}  # which input it is, where not the second
 #: Part of the kernel before or after them, or of none.
 _ONNX_FUSED = frozenset({"QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "Flatten", "Reshape", "Identity"})
 
@@ -457,32 +466,63 @@ _ONNX_FUSED = frozenset({"QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "
 def _onnx_kernels(path: Path) -> Iterator[Kernel]:
     import onnx
 
-    model = _qdq.read_model(path)
+    model = _qdq.read_model(path, weights=False)
+    inputs = {own.name: own.shape for own in open_onnx(path).inputs}
+    for value in model.graph.input:  # a batch that is left open is 1, also behind it
+        for dim, size in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):
+            dim.dim_value = size
+    for value in (*model.graph.value_info, *model.graph.output):
+        if any(not dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim):
+            value.type.tensor_type.ClearField("shape")
     try:
-        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     except Exception as error:  # onnx promises no base of its errors
-        raise ArtifactError(f"{path} is no ONNX model that is whole", found=str(error)[:300]) from error
+        raise ArtifactError(
+            f"{path} is no ONNX model that the simulated device can load",
+            found=shortened(str(error)),
+            remedy="Mend the model, or measure it on a device",
+        ) from error
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+            shapes[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
     images = {value.name for value in graph.input}
     quantizers = ("QuantizeLinear", "DequantizeLinear")
     codes = {name for node in graph.node if node.op_type in quantizers for name in node.output}
     for node in graph.node:
-        first = node.op_type == "QuantizeLinear" and node.input[0] in images
+        source = node.input[0] if node.input else ""
+        first = node.op_type == "QuantizeLinear" and source in images
         if node.op_type in _ONNX_FUSED and not first:
-            if node.op_type == "Flatten" and node.input[0] in codes:
+            if node.op_type == "Flatten" and source in codes:
                 codes.add(node.output[0])
             continue
-        is_int8 = node.input[0] in codes or first
+        is_int8 = source in codes or first or node.op_type.startswith("QLinear")
         if node.op_type == "MaxPool" and is_int8:
             codes.add(node.output[0])
         kind = _ONNX_KINDS.get(node.op_type, "elementwise")
+        at = _ONNX_WEIGHT.get(node.op_type, 1)
+        needed = (node.output[0], *(node.input[at : at + 1] if kind in ("conv", "linear") else ()))
+        if unknown := [name for name in needed if name not in shapes]:
+            raise ArtifactError(
+                f"The simulated device cannot tell what {node.op_type} {node.name!r} of {path} costs",
+                found=f"The shape of {unknown[0]!r} follows from values, or from an operator that it does not know",
+                remedy="Measure this model on a device",
+            )
         tensors = [shapes[name] for name in (*node.input[:2], node.output[0]) if name in shapes]
-        weight = shapes[node.input[1]] if kind in ("conv", "linear") else ()
+        weight = _weight_shape(node, shapes[node.input[at]]) if kind in ("conv", "linear") else ()
         if kind == "conv" and weight[1] == 1 < weight[0]:
             kind = "depthwise"
-        yield _kernel(node.name, kind, tensors, weight, _elements(shapes[node.output[0]]), is_int8)
+        name = node.name if _qdq.MARK in node.name else f"~{node.op_type}"
+        yield _kernel(name, kind, tensors, weight, _elements(shapes[node.output[0]]), is_int8)
+
+
+def _weight_shape(node: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of weights: output channels, then what each of them sums over."""
+    if node.op_type.endswith("MatMul"):  # [..., in, out]
+        return (shape[-1], *shape[-2:-1])
+    is_transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return shape if node.op_type.endswith("Conv") or is_transposed else shape[::-1]
 
 
 _TFLITE_KINDS = {"CONV_2D": "conv", "DEPTHWISE_CONV_2D": "depthwise", "FULLY_CONNECTED": "linear",
@@ -493,23 +533,25 @@ _TFLITE_FUSED = frozenset({"RESHAPE", "DEQUANTIZE"})
 def _tflite_kernels(path: Path) -> Iterator[Kernel]:
     require("flatbuffers", "LiteRT", "litert")
     schema: Any = require("ai_edge_litert.schema_py_generated", "LiteRT", "litert")
-    plugins.load(RUNTIMES, "litert").metadata(path)  # refuses what is missing, damaged or foreign
+    is_ours = plugins.load(RUNTIMES, "litert").open_model(path).is_ours
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
-    (graph,) = model.subgraphs
+    graph = model.subgraphs[0]
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+    codes = (schema.TensorType.INT8, schema.TensorType.UINT8)
     for operator in graph.operators:
-        name = names[model.operatorCodes[operator.opcodeIndex].builtinCode]
-        if name in _TFLITE_FUSED:
+        own = model.operatorCodes[operator.opcodeIndex]
+        operation = names.get(max(own.builtinCode, own.deprecatedBuiltinCode), "CUSTOM")  # old files have the second
+        if operation in _TFLITE_FUSED or operator.outputs is None or not len(operator.outputs):
             continue
-        kind = _TFLITE_KINDS.get(name, "elementwise")
-        inputs = [graph.tensors[index] for index in operator.inputs]
+        kind = _TFLITE_KINDS.get(operation, "elementwise")
+        inputs = [graph.tensors[index] for index in (() if operator.inputs is None else operator.inputs) if index >= 0]
         output = graph.tensors[operator.outputs[0]]
-        shapes = [tuple(map(int, tensor.shape)) for tensor in (*inputs[:2], output)]
+        shapes = [() if one.shape is None else tuple(map(int, one.shape)) for one in (*inputs[:2], output)]
         weight: tuple[int, ...] = ()
         if kind in ("conv", "depthwise", "linear"):  # output channels first, as in ONNX
             weight = shapes[1] if kind != "depthwise" else (shapes[1][3], shapes[1][1], shapes[1][2])
-        is_int8 = schema.TensorType.INT8 in (*(tensor.type for tensor in inputs[:2]), output.type)
-        name = (inputs[1] if weight else output).name.decode()  # the classifier puts out "logits"
+        is_int8 = any(tensor.type in codes for tensor in (*inputs[:2], output))
+        name = (inputs[1] if weight else output).name.decode() if is_ours else f"~{operation}"
         yield _kernel(name, kind, shapes, weight, _elements(shapes[-1]), is_int8)
 
 

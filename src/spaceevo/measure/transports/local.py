@@ -53,7 +53,7 @@ class _Local:
         return _linux.state(_read(_linux.STATE), cores)
 
     def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> LoadedModel:
-        return _Model(plugins.load(RUNTIMES, runtime).Session, path, threads, cores)
+        return _Model(plugins.load(RUNTIMES, runtime).load, path, threads, cores)
 
     def peak_memory_mib(self, runtime: str, path: Path, threads: int) -> float:
         return peak_memory_mib(Place(WHERE, (), sys.executable, _not_started, quoted=False), runtime, path, threads)
@@ -70,22 +70,22 @@ class _Local:
 
 
 class _Model:
-    """A session, held to some cores: its threads start while this one is, and stay where they started."""
+    """A loaded model, held to some cores: its threads start while this one is, and stay where they started."""
 
-    def __init__(self, session: Any, path: Path, threads: int, cores: tuple[int, ...]) -> None:
+    def __init__(self, load: Any, path: Path, threads: int, cores: tuple[int, ...]) -> None:
         self._path, self._cores = path, cores
-        self._session = self._pinned(lambda: session(path, threads=threads))
+        self._loaded = self._pinned(lambda: load(path, threads=threads))
 
     def time(self, repeats: int) -> list[float]:
         """Latencies in ms."""
-        if self._session is None:
+        if self._loaded is None:
             raise TargetError("A model is timed that was closed", found=str(self._path))
-        samples: list[float] = self._pinned(lambda: self._session.time(repeats))
+        samples: list[float] = self._pinned(lambda: self._loaded.time(repeats))
         return samples
 
     def close(self) -> None:
         """Free it."""
-        self._session = None
+        self._loaded = None
 
     def _pinned(self, work: Any) -> Any:
         try:

@@ -5,11 +5,12 @@ to a device and run there. The runtimes beside this folder load and time with th
 
     version() -> str                               ImportError: the package is not installed
     load(model, threads, **options) -> a handle    `model` is a path (or content); any error: the model is refused
-    time(handle, repeats) -> [ms]                  after as many that do not count, at most `WARM_UP`
+    time(handle, inputs, repeats) -> [ms]          after as many that do not count, at most `WARM_UP`; `inputs` are
+                                                   (name, numpy's type, shape) each, and filled with made-up values
 
 and, where the runtime counts the time of its nodes,
 
-    profile(model, repeats, threads, **options) -> [(node, type, layers, ms)]
-                                                   arguments as of `load`; `layers`, joined by commas, are those of the
+    profile(model, inputs, repeats, threads, **options) -> [(node, type, layers, ms)]
+                                                   arguments as of both; `layers`, joined by commas, are those of the
                                                    file that a node comprises, where the runtime tells them
 """

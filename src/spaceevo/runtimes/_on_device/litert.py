@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time as clock
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,28 @@ def load(model: Any, threads: int) -> Any:
     return interpreter
 
 
-def time(interpreter: Any, repeats: int) -> list[float]:
-    """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
-    (image,) = interpreter.get_input_details()
-    _, height, width, channels = image["shape"]
-    values = np.random.default_rng(0).standard_normal((1, channels, height, width), dtype=np.float32)
-    interpreter.set_tensor(image["index"], np.ascontiguousarray(values.transpose(0, 2, 3, 1)))
+def values(kind: str, shape: Sequence[int]) -> np.ndarray:
+    """What an input is filled with: normal or, of one byte, random; else ones, which are indices and masks too."""
+    rng, dtype = np.random.default_rng(0), np.dtype(kind)
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(shape, dtype=np.float64 if kind == "float64" else np.float32)).astype(
+            dtype
+        )
+    if dtype.itemsize == 1 and dtype.kind in "iu":
+        return np.asarray(rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, True))
+    return np.ones(shape, dtype)
+
+
+def time(interpreter: Any, inputs: Any, repeats: int) -> list[float]:
+    """Milliseconds of each of `repeats` runs, after a few that do not count.
+
+    Args:
+        interpreter: Of `load`.
+        inputs: (name, numpy's type, shape) of each, in the order of the model.
+        repeats: Runs that count.
+    """
+    for own, (_, kind, shape) in zip(interpreter.get_input_details(), inputs):  # noqa: B905  `strict` came with 3.10
+        interpreter.set_tensor(own["index"], values(kind, shape))
     num_warm_up = min(WARM_UP, repeats)  # few runs are asked of slow models, whose caches one run fills
     samples = []
     for _ in range(num_warm_up + repeats):

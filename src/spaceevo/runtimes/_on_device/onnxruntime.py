@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 WARM_UP = 5
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import: afterwards it is too late
 
 
 def version() -> str:
@@ -45,12 +46,31 @@ def load(model: Any, threads: int, attributes: Any = (), entries: Any = ()) -> A
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def time(session: Any, repeats: int) -> list[float]:
-    """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
-    image, logits = session.get_inputs()[0], session.get_outputs()[0]
+def values(kind: str, shape: Sequence[int]) -> np.ndarray:
+    """What an input is filled with: normal or, of one byte, random; else ones, which are indices and masks too."""
+    rng, dtype = np.random.default_rng(0), np.dtype(kind)
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(shape, dtype=np.float64 if kind == "float64" else np.float32)).astype(
+            dtype
+        )
+    if dtype.itemsize == 1 and dtype.kind in "iu":
+        return np.asarray(rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, True))
+    return np.ones(shape, dtype)
+
+
+def time(session: Any, inputs: Any, repeats: int) -> list[float]:
+    """Milliseconds of each of `repeats` runs, after a few that do not count.
+
+    Args:
+        session: Of `load`.
+        inputs: (name, numpy's type, shape) of each.
+        repeats: Runs that count.
+    """
     binding = session.io_binding()
-    binding.bind_cpu_input(image.name, np.random.default_rng(0).standard_normal(image.shape, dtype=np.float32))
-    binding.bind_output(logits.name)
+    for name, kind, shape in inputs:
+        binding.bind_cpu_input(name, values(kind, shape))
+    for output in session.get_outputs():
+        binding.bind_output(output.name)
     num_warm_up = min(WARM_UP, repeats)  # few runs are asked of slow models, whose caches one run fills
     samples = []
     for _ in range(num_warm_up + repeats):
@@ -61,12 +81,13 @@ def time(session: Any, repeats: int) -> list[float]:
 
 
 def profile(
-    model: Any, repeats: int, threads: int, attributes: Any = (), entries: Any = ()
+    model: Any, inputs: Any, repeats: int, threads: int, attributes: Any = (), entries: Any = ()
 ) -> list[tuple[str, str, str, float]]:
     """(node, type, "", ms) of every node, from the profiler: of whole microseconds, the mean of the runs' middle half.
 
     Args:
         model: Path or content of a model.
+        inputs: As of `time`.
         repeats: Runs that count.
         threads: As of `load`, like those that follow.
         attributes: See there.
@@ -76,10 +97,9 @@ def profile(
     with tempfile.TemporaryDirectory() as folder:
         profiling = [("enable_profiling", True), ("profile_file_prefix", os.path.join(folder, "profile"))]
         session = load(model, threads, [*attributes, *profiling], entries)
-        image = session.get_inputs()[0]
-        values = np.random.default_rng(0).standard_normal(image.shape, dtype=np.float32)
+        feeds = {name: values(kind, shape) for name, kind, shape in inputs}
         for _ in range(WARM_UP + repeats):
-            session.run(None, {image.name: values})
+            session.run(None, feeds)
         with open(session.end_profiling(), encoding="utf-8") as file:
             events = json.load(file)
     samples: dict[tuple[str, str], list[float]] = {}

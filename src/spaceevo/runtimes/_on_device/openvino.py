@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time as clock
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,13 @@ def version() -> str:
     return str(package().__version__).split("-")[0]
 
 
+def opened(model: Any) -> Any:
+    """A model as OpenVINO reads it, from its path or content."""
+    if not _cores:
+        _cores.append(package().Core())
+    return _cores[0].read_model(model)
+
+
 def compiled(model: Any, threads: int, counters: bool = False) -> Any:
     """A compiled model.
 
@@ -38,8 +46,7 @@ def compiled(model: Any, threads: int, counters: bool = False) -> Any:
         threads: Threads within an operator; operators run one after another.
         counters: Count the time of every operator.
     """
-    if not _cores:
-        _cores.append(package().Core())
+    read = opened(model)
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
@@ -50,7 +57,7 @@ def compiled(model: Any, threads: int, counters: bool = False) -> Any:
         "CACHE_DIR": "",
         "PERF_COUNT": "YES" if counters else "NO",
     }
-    return _cores[0].compile_model(_cores[0].read_model(model), "CPU", settings)
+    return _cores[0].compile_model(read, "CPU", settings)
 
 
 def load(model: Any, threads: int) -> Any:
@@ -58,10 +65,38 @@ def load(model: Any, threads: int) -> Any:
     return compiled(model, threads).create_infer_request()
 
 
-def time(request: Any, repeats: int) -> list[float]:
-    """Milliseconds of each of `repeats` runs, batch 1, after a few that do not count."""
-    image = request.get_input_tensor()
-    image.data[:] = np.random.default_rng(0).standard_normal(tuple(image.shape), dtype=np.float32)
+def values(kind: str, shape: Sequence[int]) -> np.ndarray:
+    """What an input is filled with: normal or, of one byte, random; else ones, which are indices and masks too."""
+    rng, dtype = np.random.default_rng(0), np.dtype(kind)
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(shape, dtype=np.float64 if kind == "float64" else np.float32)).astype(
+            dtype
+        )
+    if dtype.itemsize == 1 and dtype.kind in "iu":
+        return np.asarray(rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, True))
+    return np.ones(shape, dtype)
+
+
+def fill(request: Any, inputs: Any) -> None:
+    """Fill the inputs of a request.
+
+    Args:
+        request: Of `load`.
+        inputs: (name, numpy's type, shape) of each; those without a name that OpenVINO knows in the order of the model.
+    """
+    by_name = {name: (kind, shape) for name, kind, shape in inputs}
+    for number, port in enumerate(request.model_inputs):
+        known = by_name.keys() & port.get_names()
+        kind, shape = by_name[min(known)] if known else inputs[number][1:]
+        tensor = request.get_input_tensor(number)
+        if port.get_partial_shape().is_dynamic:
+            tensor.shape = shape
+        tensor.data[...] = values(kind, shape)
+
+
+def time(request: Any, inputs: Any, repeats: int) -> list[float]:
+    """Milliseconds of each of `repeats` runs, after a few that do not count; arguments as of `fill`."""
+    fill(request, inputs)
     num_warm_up = min(WARM_UP, repeats)  # few runs are asked of slow models, whose caches one run fills
     samples = []
     for _ in range(num_warm_up + repeats):
@@ -77,18 +112,18 @@ def told(node: Any, key: str) -> str:
     return str(info[key].value if hasattr(info[key], "value") else info[key]) if key in info else ""
 
 
-def profile(model: Any, repeats: int, threads: int) -> list[tuple[str, str, str, float]]:
+def profile(model: Any, inputs: Any, repeats: int, threads: int) -> list[tuple[str, str, str, float]]:
     """(node, type, layers, ms) of every node that was executed, from the counters: the mean over the runs.
 
     Args:
         model: Path or content of a model.
+        inputs: As of `fill`.
         repeats: Runs that count.
         threads: As of `compiled`.
     """
     ready = compiled(model, threads, counters=True)
     request = ready.create_infer_request()
-    image = request.get_input_tensor()
-    image.data[:] = np.random.default_rng(0).standard_normal(tuple(image.shape), dtype=np.float32)
+    fill(request, inputs)
     # Of all runs until then: the counters give means since the start, the slow first runs included
     totals: list[list[tuple[Any, float]]] = []
     for runs in (WARM_UP, repeats):

@@ -203,7 +203,7 @@ def test_fp32_twin(runtime, tmp_path):
     runtime.export_fp32(graph, path, {})
     logits = runtime.Session(path).run(images(4).numpy())
     np.testing.assert_allclose(logits, evaluate(graph, images(4)).numpy(), rtol=1e-3, atol=1e-3)
-    assert min(runtime.Session(path).time(3)) > 0
+    assert min(runtime.load(path).time(3)) > 0
 
 
 @pytest.mark.parametrize("use", ["Session", "metadata", "constants", "float_operators"])
@@ -235,7 +235,7 @@ def test_missing_folder(runtime, tmp_path):
 
 
 def test_times(runtime, file):
-    samples = runtime.Session(file, threads=1).time(5)
+    samples = runtime.load(file, threads=1).time(5)
     assert len(samples) == 5
     assert min(samples) > 0
 

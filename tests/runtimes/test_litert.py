@@ -530,7 +530,7 @@ def test_folder_that_cannot_be_written(tmp_path, graph):
 
 
 def test_time(int8_file):
-    samples = runtime.Session(int8_file, threads=2).time(7)
+    samples = runtime.load(int8_file, threads=2).time(7)
     assert len(samples) == 7
     assert min(samples) > 0
 

@@ -314,7 +314,7 @@ def test_time_and_profile(tmp_path, block, capfd):
     runtime.export_fp32(random_float_graph(ops, seed=1), fp32, {})
     names = {op.name for op in ops}
     for path in (int8, fp32):
-        samples = runtime.Session(path).time(7)
+        samples = runtime.load(path).time(7)
         assert len(samples) == 7
         assert min(samples) > 0
         times = runtime.profile(path, 7)

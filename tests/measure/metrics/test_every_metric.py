@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 from types import ModuleType
 
+import onnx
 import pytest
 
 from spaceevo import plugins
@@ -95,9 +96,14 @@ def test_too_little_to_fit(name: str, values: list[float]) -> None:
 
 
 def test_the_size_is_that_of_the_file(device: Transport, tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(bytes(3 * 2**20))
-    assert plugins.load(METRICS, "size-mib").measure(device, describe("onnxruntime@fake"), path, 1.0) == 3.0
+    target = describe("onnxruntime@fake")
+    path = export_program(target, ("net", program(SPACE.smallest()), "int8"), tmp_path / "net")
+    room = plugins.load(METRICS, "size-mib")
+    assert room.measure(device, target, path, 1.0) == path.stat().st_size / 2**20
+    onnx.save_model(onnx.load(path), tmp_path / "parts.onnx", save_as_external_data=True, location="parts.bin")
+    size_bytes = sum((tmp_path / name).stat().st_size for name in ("parts.onnx", "parts.bin"))
+    assert room.measure(device, target, tmp_path / "parts.onnx", 1.0) == size_bytes / 2**20
+    assert size_bytes == pytest.approx(path.stat().st_size, rel=0.2)
 
 
 def test_activation_memory_is_computed() -> None:

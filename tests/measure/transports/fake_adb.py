@@ -105,7 +105,7 @@ say = lambda text: sys.stderr.write("INFO: " + text + "\\n")
 say("STARTING!")
 say("Log parameter values verbosely: [0]")
 content = open(flags["graph"], "rb").read()
-if content[4:8] != b"TFL3" or len(content) < 200:
+if content[4:8] != b"TFL3" or len(content) < 200 or state.get("refuses"):
     sys.stderr.write("ERROR: Model provided has model identifier '....', should be 'TFL3'\\n")
     sys.stderr.write("ERROR: Failed to load model " + flags["graph"] + "\\nERROR: Benchmarking failed.\\n")
     sys.exit(1)

@@ -103,10 +103,11 @@ def test_an_old_phone_passes_no_exit_codes_on(phone: Phone, models: Any, tmp_pat
     phone.change(old=True)
     device = adb.connect("")
     assert len(device.load(RUNTIME, models(RUNTIME), 1).time(4)) == 4
-    bad = tmp_path / "bad.tflite"
-    bad.write_bytes(b"no model")
+    refused = tmp_path / "refused.tflite"  # by the program: see `fake_adb`
+    refused.write_bytes(models(RUNTIME).read_bytes())
+    phone.change(old=True, refuses=True)
     with pytest.raises(ArtifactError, match="model identifier"):
-        device.load(RUNTIME, bad, 1)
+        device.load(RUNTIME, refused, 1)
 
 
 @pytest.mark.parametrize(

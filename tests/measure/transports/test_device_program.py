@@ -58,10 +58,10 @@ def load(model, threads, extra=0):
     with open(model) as file:
         return [float(file.read()), threads, extra]
 
-def time(handle, repeats):
-    return [sum(handle)] * repeats
+def time(handle, inputs, repeats):
+    return [sum(handle) + inputs[0][2][0]] * repeats
 
-def profile(model, repeats, threads, extra=0):
+def profile(model, inputs, repeats, threads, extra=0):
     with open(model) as file:
         return [["a", "Conv", "", float(file.read()) * repeats + threads + extra]]
 """
@@ -69,7 +69,7 @@ def profile(model, repeats, threads, extra=0):
 
 def test_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    load = {"runtime": "r", "threads": 2, "cores": [], "options": {"extra": 1}}
+    load = {"runtime": "r", "threads": 2, "cores": [], "inputs": [["x", "float32", [4]]], "options": {"extra": 1}}
     hello, *answers = served(
         ask(1, "runtime", name="r", source=RUNTIME),
         ask(2, "put", name="a", size=3),
@@ -85,12 +85,12 @@ def test_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ask(11, "memory"),
         ask(12, "put", name="b", size=1),
         b"8",
-        ask(13, "profile", runtime="r", name="b", repeats=3, threads=2, options={"extra": 1}),
+        ask(13, "profile", runtime="r", name="b", inputs=[], repeats=3, threads=2, options={"extra": 1}),
     )
     assert hello["spaceevo"].startswith("3.")
     assert [answer["id"] for answer in answers] == list(range(1, 14))
     told = [answer.get("is", answer.get("kind")) for answer in answers]
-    assert told[:9] == ["7", None, 1, [3.5, 3.5], "refused", None, "failed", "missing", "failed"]
+    assert told[:9] == ["7", None, 1, [7.5, 7.5], "refused", None, "failed", "missing", "failed"]
     assert list(told[9]["texts"]) == ["/proc/loadavg"]
     assert told[10] > 1
     assert told[12] == [["a", "Conv", "", 27.0]]

@@ -181,7 +181,8 @@ def kernels(path: Path) -> tuple[Kernel, ...]:
         TargetError: Reading TFLite files needs an extra that is not installed.
     """
     found = check_format(path, "the simulated device", "ONNX", "TFLite")
-    return tuple(_tflite_kernels(path) if found == "TFLite" else _onnx_kernels(path))
+    own = tuple(_tflite_kernels(path) if found == "TFLite" else _onnx_kernels(path))
+    return own or (Kernel("~", "elementwise", 0, 0, False),)  # nothing but what becomes part of others
 
 
 def true_ms(path: Path, device: str = "", threads: int = 1, cores: tuple[int, ...] = ()) -> float:
@@ -458,6 +459,7 @@ def _spells(settings: Settings) -> Iterator[tuple[float, float]]:
 
 _ONNX_KINDS = {"Conv": "conv", "Gemm": "linear", "MatMul": "linear", "Sigmoid": "sigmoid",
                "QLinearConv": "conv", "QLinearMatMul": "linear"}  # fmt: skip
+_LARGEST_SHAPE = 1024  # bytes
 _ONNX_WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3}  # which input it is, where not the second
 #: Part of the kernel before or after them, or of none.
 _ONNX_FUSED = frozenset({"QuantizeLinear", "DequantizeLinear", "Relu", "Clip", "Flatten", "Reshape", "Identity"})
@@ -467,6 +469,9 @@ def _onnx_kernels(path: Path) -> Iterator[Kernel]:
     import onnx
 
     model = _qdq.read_model(path, weights=False)
+    for tensor in model.graph.initializer:  # large ones would be copied, and are no shapes
+        if len(tensor.raw_data) > _LARGEST_SHAPE:
+            tensor.ClearField("raw_data")
     inputs = {own.name: own.shape for own in open_onnx(path).inputs}
     for value in model.graph.input:  # a batch that is left open is 1, also behind it
         for dim, size in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):

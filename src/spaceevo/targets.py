@@ -14,6 +14,7 @@ from spaceevo.artifacts import RunFolder, write_atomically
 from spaceevo.errors import ArtifactError, EncodingError, TargetError
 from spaceevo.measure.campaign import (
     Precision,
+    check_sizes,
     export_program,
     is_busy_throughout,
     measure_files,
@@ -203,6 +204,7 @@ def measure_all(
     Raises:
         ArtifactError: A file is missing or damaged.
         EncodingError: An encoding is malformed, or not in the space.
+        ExportError: A network has more weights than a file holds.
         TargetError: The device is lost, or unstable. A metric that it cannot tell is `missing`.
     """
     rooms = {name: plugins.load(METRICS, name) for name in metrics}
@@ -213,6 +215,7 @@ def measure_all(
         for name, subnet in subnets.items()
         for precision in precisions
     ]
+    check_sizes(jobs)
     with RunFolder(device.folder).locked(), device.store() as store:
         own = measure_files(device.target, [Path(name) for name in files], store, Plan(), part(progress, 0, 0.4))
         networks = measure_programs(device.target, jobs, store, device.work_dir, Plan(), part(progress, 0.4, 0.8))

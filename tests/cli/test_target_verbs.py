@@ -3,12 +3,14 @@
 import csv
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from made_models import made_onnx
 from spaceevo.measure.transports import fake
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.named import named_space
@@ -54,6 +56,20 @@ def test_measure_networks_and_files_once(cli: Any, tmp_path: Any, monkeypatch: p
         found[name, "int8"]["measurement"] for name in ("MobileNetV3-Small", encoding)
     ]
     assert pq.read_table("all.parquet").num_rows >= 4
+
+
+def test_a_batch_is_told_and_divided(cli: Any) -> None:
+    for batch in (1, 8):
+        made_onnx(Path(f"{batch}.onnx"), ("pixels", "uint8", (batch, 3, 32, 32)))
+    done = cli("measure", f"{TARGET}:exact", "1.onnx", "8.onnx")
+    assert done.returncode == 0, done.stderr
+    for words in ("batch", "ms per image", "of so many images as its batch"):
+        assert words in done.stdout
+    found = json.loads(cli("measure", f"{TARGET}:exact", "1.onnx", "8.onnx", "--json").stdout)
+    assert [one["batch"] for one in found] == [1, 8]
+    for one in found:
+        assert one["ms_per_image"] == one["measurement"]["latency_ms"] / one["batch"]
+    assert "batch" not in cli("measure", f"{TARGET}:exact", "1.onnx").stdout
 
 
 def test_a_metric_that_is_not_available_is_told(cli: Any, tiny: Any) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 from pydantic import ValidationError
 
-from spaceevo.errors import ArtifactError, NoSpaceError, TargetError, UnstableSessionError
+from made_models import made_onnx
+from spaceevo.errors import ArtifactError, ExportError, NoSpaceError, TargetError, UnstableSessionError
 from spaceevo.measure import campaign, target
 from spaceevo.measure.campaign import (
     Precision,
@@ -347,3 +349,26 @@ def test_programs_are_stored_with_their_measurements(tmp_path: Path) -> None:
     restored = tuple(type(MANY[0][1][0])(**{**one, "inputs": tuple(one["inputs"])}) for one in operators_)
     assert restored == MANY[0][1]
     assert "stays_float" not in row.subject.program  # nor anything else that has its default
+
+
+def test_weights_in_another_file_count(tmp_path: Path) -> None:
+    path = tmp_path / "parts.onnx"
+    whole = onnx.load(made_onnx(path, ("x", "float32", (1, 3))))
+    onnx.save_model(whole, path, save_as_external_data=True, location="parts.bin", size_threshold=0)
+    with Store(tmp_path / "m.db") as store:
+        (first,) = measure_files(TARGET, [path], store, PLAN, ignore)
+        assert measure_files(TARGET, [path], store, PLAN, ignore) == [first]
+        (tmp_path / "parts.bin").write_bytes(bytes(256))
+        assert measure_files(TARGET, [path], store, PLAN, ignore) != [first]
+
+
+def test_what_cannot_be_measured_is_told_before_anything_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "measure", lambda *_, **__: pytest.fail("measured"))
+    good = made_onnx(tmp_path / "good.onnx", ("x", "float32", (1, 3)))
+    bad = made_onnx(tmp_path / "bad.onnx", ("x", "float32", (1, 3, "height")))
+    with Store(tmp_path / "m.db") as store:
+        with pytest.raises(ArtifactError, match=r"bad.onnx has no fixed shape.*\[1, 3, height\]"):
+            measure_files(TARGET, [good, bad], store, PLAN, ignore)
+        large = [*PROGRAMS, ("large", program(2**29), "int8")]
+        with pytest.raises(ExportError, match="large is too large to be measured"):
+            measure_programs(TARGET, large, store, tmp_path, PLAN, ignore)

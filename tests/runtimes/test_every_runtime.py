@@ -206,7 +206,21 @@ def test_fp32_twin(runtime, tmp_path):
     assert min(runtime.load(path).time(3)) > 0
 
 
-@pytest.mark.parametrize("use", ["Session", "metadata", "constants", "float_operators"])
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_a_kind_of_operator_that_is_not_known(runtime, tmp_path, precision):
+    ops = list(program())
+    strange = replace(next(o for o in ops if o.kind == "sigmoid"), kind="softmax")
+    ops[[o.name for o in ops].index(strange.name)] = strange
+    path, graph = (
+        tmp_path / f"net{runtime.SUFFIX}",
+        (GRAPH if precision == "int8" else random_float_graph(program(), 0)),
+    )
+    with pytest.raises(ExportError, match=rf"no form for the operator {strange.name}.*'softmax'"):
+        getattr(runtime, f"export_{precision}")(replace(graph, operators=tuple(ops)), path, {})
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("use", ["Session", "load", "open_model", "metadata", "constants", "float_operators"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "truncated"])
 def test_damaged_files(runtime, file, use, damage):
     content = file.read_bytes()

@@ -1,5 +1,6 @@
 """Exported files against the integer executor, and the runtime's own view of them."""
 
+import os
 import platform
 import random
 import subprocess
@@ -14,6 +15,7 @@ from onnx import numpy_helper
 from torch.nn import functional as F
 
 from float_evaluation import evaluate
+from made_models import made_onnx
 from spaceevo.errors import ArtifactError
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
@@ -240,3 +242,21 @@ def test_import_is_light():
         "assert not {'torch', 'onnx', 'onnxruntime'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "from spaceevo.runtimes import onnxruntime; onnxruntime.load(path).time(1)",
+        "own = {}; exec(device.read_text(), own); own['load'](str(path), 1)",  # as on a device
+    ],
+)
+def test_nothing_is_left_in_the_home_folder(tmp_path, script):
+    """ONNX Runtime would keep a queue of telemetry events there, and an id: see findings/onnxruntime-telemetry.sh."""
+    path, home = made_onnx(tmp_path / "mine.onnx", ("x", "float32", (1, 3))), tmp_path / "home"
+    home.mkdir()
+    env = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    start = "import sys; from pathlib import Path; path, device = map(Path, sys.argv[1:]); "
+    words = [sys.executable, "-c", start + script, str(path), str(runtime.ON_DEVICE)]
+    subprocess.run(words, check=True, env={**env, "HOME": str(home)})
+    assert list(home.rglob("*")) == []

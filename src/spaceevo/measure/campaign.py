@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from types import ModuleType
 from typing import Literal
 
 from spaceevo import plugins
-from spaceevo.errors import NoSpaceError, TargetError, UnstableSessionError
+from spaceevo.errors import ExportError, NoSpaceError, TargetError, UnstableSessionError
 from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.measure.session import FasterReferenceError, Plan, Progress, Reference, measure
@@ -29,6 +30,7 @@ Precision = Literal["int8", "fp32"]
 Program = tuple[Operator, ...]
 _FOLDER = "models-"
 _SEED = 0  # of the random weights; a latency does not depend on them
+_MAX_WEIGHTS = 2**29  # that a file of 2 GiB holds in FP32: the largest in ONNX and TFLite
 _MAX_PASSES = 3  # that get no further: while measurements are kept, an unstable session is followed by another one
 
 
@@ -52,7 +54,8 @@ def measure_programs(
         work_dir: Model files lie in a folder in here while they are needed; made when it is missing. One
             campaign at a time may use it: what a killed one has left there is removed.
         plan: How to measure.
-        progress: Called with (steps done, steps); a program is exported in one step and measured in another.
+        progress: Called with (steps done, steps): half of them to export programs, by their weights, the others to
+            measure them.
 
     Returns:
         One measurement per program, in order.
@@ -67,15 +70,17 @@ def measure_programs(
         for name, program, precision in programs
     ]
 
+    check_sizes(programs)
     progress = _never_back(progress)
 
     def write(missing: Sequence[int], folder: Path) -> tuple[list[Path], Progress]:
-        paths = []
+        paths, done, total = [], 0, sum(_num_weights(programs[position]) for position in missing)
         for number, position in enumerate(missing):
             with _writing(work_dir):
                 paths.append(export_program(target, programs[position], folder / str(number)))
-            progress(number + 1, 2 * len(missing))
-        return paths, _second_half(progress, len(missing))
+            done += _num_weights(programs[position])
+            progress(done, 2 * total)
+        return paths, _second_half(progress, total)
 
     return _measure(target, subjects, write, store, work_dir, plan)
 
@@ -311,6 +316,29 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def check_sizes(programs: Sequence[tuple[str, Program, Precision]]) -> None:
+    """Refuse architectures that no model file holds.
+
+    Args:
+        programs: As of `measure_programs`.
+
+    Raises:
+        ExportError: One has too many weights.
+    """
+    for program in programs:
+        if (num_weights := _num_weights(program)) > _MAX_WEIGHTS:
+            raise ExportError(
+                f"{program[0]} is too large to be measured",
+                found=f"It has {num_weights:,} weights, and a model file holds {_MAX_WEIGHTS:,} at most",
+                remedy="Take fewer classes (--num-classes), or a smaller network",
+            )
+
+
+def _num_weights(program: tuple[str, Program, Precision]) -> int:
+    """At least 1."""
+    return 1 + sum(math.prod(operator.weight_shape) for operator in program[1] if operator.has_weights)
+
+
 def export_program(target: TargetDescription, program: tuple[str, Program, Precision], stem: Path) -> Path:
     """Write an architecture with random weights as a model file of the target's runtime.
 
@@ -322,6 +350,7 @@ def export_program(target: TargetDescription, program: tuple[str, Program, Preci
     Raises:
         ExportError: The program cannot be written.
     """
+    check_sizes([program])
     name, operators, precision = program
     runtime = plugins.load(RUNTIMES, target.runtime)
     path = stem.with_suffix(runtime.SUFFIX)

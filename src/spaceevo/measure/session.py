@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spaceevo import seeding
+from spaceevo import plugins, seeding
 from spaceevo.errors import TargetError, UnstableSessionError
-from spaceevo.measure.target import connect
+from spaceevo.measure.target import RUNTIMES, connect
 from spaceevo.measure.transports import DeviceState, LoadedModel, Transport
 from spaceevo.records import MachineState, Measurement, TargetDescription
+from spaceevo.runtimes._models import Model
 
 Progress = Callable[[int, int], None]
 
@@ -178,7 +179,7 @@ def measure(
     with _connected(target) as transport:
         device = _Device(target, transport)
         start = 0
-        for files in group_files(paths, plan):
+        for files in group_files(paths, plan, device.size_bytes):
             with closing(_Models(device, [*files, reference.path])) as models:
                 models.load()
                 group = _Group(models, plan, anchor_ms, busy=busy)
@@ -230,6 +231,10 @@ class _Device:
     def load(self, path: Path) -> LoadedModel:
         return self.transport.load(self.target.runtime, path, self.target.threads, self.target.cores)
 
+    def size_bytes(self, path: Path) -> int:
+        opened: Model = plugins.load(RUNTIMES, self.target.runtime).open_model(path)
+        return opened.size_bytes
+
     def state(self) -> DeviceState:
         return self.transport.state(self.target.cores)
 
@@ -265,14 +270,12 @@ class _Models:
             model.close()
 
 
-def group_files(paths: Sequence[Path], plan: Plan) -> Iterator[list[Path]]:
-    """Split model files into groups that may be loaded together, in order."""
+def group_files(paths: Sequence[Path], plan: Plan, size_bytes: Callable[[Path], int]) -> Iterator[list[Path]]:
+    """Split model files, of some sizes, into groups that may be loaded together, in order."""
     group: list[Path] = []
     total_mib = 0.0
     for path in paths:
-        size_mib = _MODEL_OVERHEAD_MIB
-        if path.is_file():  # a missing file is told by the runtime
-            size_mib += path.stat().st_size * _FILE_FACTOR // _MIB
+        size_mib = _MODEL_OVERHEAD_MIB + size_bytes(path) * _FILE_FACTOR // _MIB
         if group and (total_mib + size_mib > plan.group_mib or len(group) == plan.max_group):
             yield group
             group, total_mib = [], 0.0

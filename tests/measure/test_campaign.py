@@ -160,7 +160,7 @@ def test_a_campaign_that_is_killed_goes_on_and_measures_nothing_twice(tmp_path: 
     name = "onnxruntime@fake:shared"
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
 from pathlib import Path
 from test_campaign import BY_TWO, MANY, measure_programs, target
 from spaceevo.measure.store import Store
@@ -370,5 +370,5 @@ def test_what_cannot_be_measured_is_told_before_anything_is(tmp_path: Path, monk
         with pytest.raises(ArtifactError, match=r"bad.onnx has no fixed shape.*\[1, 3, height\]"):
             measure_files(TARGET, [good, bad], store, PLAN, ignore)
         large = [*PROGRAMS, ("large", program(2**29), "int8")]
-        with pytest.raises(ExportError, match="large is too large to be measured"):
+        with pytest.raises(ExportError, match="network large is too large to be measured"):
             measure_programs(TARGET, large, store, tmp_path, PLAN, ignore)

@@ -17,6 +17,7 @@ from spaceevo.measure.session import (
     FasterReferenceError,
     Plan,
     Reference,
+    _size_bytes,
     group_files,
     quantile_interval,
 )
@@ -282,9 +283,9 @@ def test_groups_respect_number_and_size(tmp_path: Path) -> None:
     for number, size_mib in enumerate([1, 1, 1, 5, 1]):
         paths.append(tmp_path / str(number))
         paths[-1].write_bytes(bytes(size_mib * 2**20))
-    by_number = list(group_files(paths, Plan(max_group=2)))
+    by_number = list(group_files(paths, Plan(max_group=2), _size_bytes))
     assert [len(group) for group in by_number] == [2, 2, 1]
-    by_size = list(group_files(paths, Plan(group_mib=20)))
+    by_size = list(group_files(paths, Plan(group_mib=20), _size_bytes))
     assert [path for group in by_size for path in group] == paths
     assert [len(group) for group in by_size] == [2, 1, 1, 1]
 

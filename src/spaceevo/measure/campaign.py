@@ -23,6 +23,7 @@ from spaceevo.measure.session import FasterReferenceError, Plan, Progress, Refer
 from spaceevo.measure.store import REFERENCE, Stale, Store, Subject
 from spaceevo.measure.target import RUNTIMES, connect
 from spaceevo.records import Measurement, TargetDescription
+from spaceevo.runtimes._models import Model
 from spaceevo.spaces.layers import INPUT, Feature, Tracer
 from spaceevo.spaces.operators import Operator, operators
 
@@ -54,8 +55,8 @@ def measure_programs(
         work_dir: Model files lie in a folder in here while they are needed; made when it is missing. One
             campaign at a time may use it: what a killed one has left there is removed.
         plan: How to measure.
-        progress: Called with (steps done, steps): half of them to export programs, by their weights, the others to
-            measure them.
+        progress: Called with (steps done, steps); a program is exported in one step, or more or fewer, by its weights,
+            and measured in another.
 
     Returns:
         One measurement per program, in order.
@@ -79,8 +80,8 @@ def measure_programs(
             with _writing(work_dir):
                 paths.append(export_program(target, programs[position], folder / str(number)))
             done += _num_weights(programs[position])
-            progress(done, 2 * total)
-        return paths, _second_half(progress, total)
+            progress(len(missing) * done // total, 2 * len(missing))
+        return paths, _second_half(progress, len(missing))
 
     return _measure(target, subjects, write, store, work_dir, plan)
 
@@ -277,8 +278,12 @@ def _session(
         store.put(replace(subjects[position], reference_ms=reference_ms), measurement)
         num_kept += 1
 
+    def size_bytes(path: Path) -> int:
+        opened: Model = plugins.load(RUNTIMES, target.runtime).open_model(path)
+        return opened.size_bytes
+
     try:
-        measure(target, paths, plan, progress, keep, reference=reference, anchored=anchored)
+        measure(target, paths, plan, progress, keep, reference=reference, anchored=anchored, size_bytes=size_bytes)
     except FasterReferenceError:
         raise
     except TargetError as error:
@@ -328,7 +333,7 @@ def check_sizes(programs: Sequence[tuple[str, Program, Precision]]) -> None:
     for program in programs:
         if (num_weights := _num_weights(program)) > _MAX_WEIGHTS:
             raise ExportError(
-                f"{program[0]} is too large to be measured",
+                f"The network {program[0]} is too large to be measured",
                 found=f"It has {num_weights:,} weights, and a model file holds {_MAX_WEIGHTS:,} at most",
                 remedy="Take fewer classes (--num-classes), or a smaller network",
             )

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from spaceevo import plugins, seeding
+from spaceevo import seeding
 from spaceevo.errors import TargetError, UnstableSessionError
-from spaceevo.measure.target import RUNTIMES, connect
+from spaceevo.measure.target import connect
 from spaceevo.measure.transports import DeviceState, LoadedModel, Transport
 from spaceevo.records import MachineState, Measurement, TargetDescription
-from spaceevo.runtimes._models import Model
 
 Progress = Callable[[int, int], None]
 
@@ -132,6 +131,7 @@ def measure(
     *,
     reference: Reference | None = None,
     anchored: Callable[[Measurement], float] = lambda measurement: measurement.latency_ms,
+    size_bytes: Callable[[Path], int] | None = None,
 ) -> list[Measurement]:
     """Measure model files on a target.
 
@@ -164,6 +164,7 @@ def measure(
         reference: The first file where none is given.
         anchored: Where `reference` has no latency, called with its measurement as soon as the first group is
             measured, before `measured`; returns what counts as its latency.
+        size_bytes: Of a model, where it may be more than that of its file.
 
     Raises:
         TargetError: The target cannot be reached, was lost, or answered with what is no latency.
@@ -179,7 +180,7 @@ def measure(
     with _connected(target) as transport:
         device = _Device(target, transport)
         start = 0
-        for files in group_files(paths, plan, device.size_bytes):
+        for files in group_files(paths, plan, size_bytes or _size_bytes):
             with closing(_Models(device, [*files, reference.path])) as models:
                 models.load()
                 group = _Group(models, plan, anchor_ms, busy=busy)
@@ -231,10 +232,6 @@ class _Device:
     def load(self, path: Path) -> LoadedModel:
         return self.transport.load(self.target.runtime, path, self.target.threads, self.target.cores)
 
-    def size_bytes(self, path: Path) -> int:
-        opened: Model = plugins.load(RUNTIMES, self.target.runtime).open_model(path)
-        return opened.size_bytes
-
     def state(self) -> DeviceState:
         return self.transport.state(self.target.cores)
 
@@ -270,8 +267,12 @@ class _Models:
             model.close()
 
 
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0  # a missing file is told by the runtime
+
+
 def group_files(paths: Sequence[Path], plan: Plan, size_bytes: Callable[[Path], int]) -> Iterator[list[Path]]:
-    """Split model files, of some sizes, into groups that may be loaded together, in order."""
+    """Split models, of some sizes, into groups that may be loaded together, in order."""
     group: list[Path] = []
     total_mib = 0.0
     for path in paths:

@@ -270,7 +270,8 @@ def open_onnx(path: Path) -> Model:
             )
         tensor = value.type.tensor_type
         dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim]
-        name = TensorProto.DataType.Name(tensor.elem_type).lower()
+        known = {number: name.lower() for name, number in TensorProto.DataType.items()}
+        name = known.get(tensor.elem_type, str(tensor.elem_type))
         dtype = {"float": "float32", "double": "float64"}.get(name, name)
         inputs.append(make_input(path, value.name, dtype, dims if tensor.HasField("shape") else None))
     return Model(path, tuple(inputs), _external_weights(path, model.graph))
@@ -282,12 +283,14 @@ def _external_weights(path: Path, graph: Any) -> tuple[Path, ...]:
     for tensor in _tensors(graph):
         if tensor.data_location == tensor.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
-            place, offset, length = (entries.get(key, "") for key in ("location", "offset", "length"))
-            found[place] = max(found.get(place, 0), int(offset or 0) + int(length or 0))
+            bounds = [entries[key] for key in ("offset", "length") if key in entries]
+            end = sum(int(text) for text in bounds if text.isdecimal())  # what is no number the runtime refuses
+            place = entries.get("location", "")
+            found[place] = max(found.get(place, 0), end)
     files = []
     for place, num_bytes in found.items():
         file, remedy = path.parent / place, "Put the whole file there, or export the model again"
-        if not place or Path(place).is_absolute() or ".." in Path(place).parts:
+        if not place or "\0" in place or Path(place).is_absolute() or ".." in Path(place).parts:
             problem = f"They lie in {place!r}, which is not in the model's folder"
             remedy = "Export the model again, with its weights beside it or as one file"
         elif not file.is_file():

@@ -259,23 +259,24 @@ def open_model(path: Path) -> Model:
     model, schema = _parsed(path), _schema()
     if _is_marked(model):
         model = _read(path)
-    signatures = [_outline(own.signatureKey) for own in model.signatureDefs or ()]
+    kinds = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+    with _garbled(path):
+        signatures = [_outline(own.signatureKey or b"") for own in model.signatureDefs or ()]
+        graph, inputs = model.subgraphs[0], []
+        for index in graph.inputs:
+            tensor = graph.tensors[index]
+            dims = _listed(tensor.shape)
+            signature = dims if tensor.shapeSignature is None else _listed(tensor.shapeSignature)
+            # A batch that is open is what the interpreter begins with
+            dims = dims[:1] + [min(pair) for pair in zip(dims[1:], signature[1:], strict=True)]
+            inputs.append((_outline(tensor.name or b""), kinds[tensor.type], dims))
     if len(signatures) > 1:
         raise ArtifactError(
             f"{path} has several signatures, and a measurement is of one",
             found=", ".join(map(str, signatures)),
             remedy="Convert each of them to a file of its own",
         )
-    kinds = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
-    graph, inputs = model.subgraphs[0], []
-    for index in graph.inputs:
-        tensor = graph.tensors[index]
-        dims = [] if tensor.shape is None else list(map(int, tensor.shape))
-        signature = dims if tensor.shapeSignature is None else list(map(int, tensor.shapeSignature))
-        # A batch that is open is what the interpreter begins with
-        dims = dims[:1] + [min(pair) for pair in zip(dims[1:], signature[1:], strict=True)]
-        inputs.append(make_input(path, _outline(tensor.name or b""), kinds[tensor.type], dims))
-    return Model(path, tuple(inputs), is_ours=_is_marked(model))
+    return Model(path, tuple(make_input(path, *own) for own in inputs), is_ours=_is_marked(model))
 
 
 def load(path: Path, threads: int = 1) -> Timed:
@@ -841,7 +842,7 @@ def _parsed(path: Path) -> Any:
         ArtifactError: The file cannot be read, or is no such model.
     """
     schema = _schema()
-    try:
+    with _garbled(path):
         content = path.read_bytes()
         if content[4:8] != IDENTIFIER:
             raise ValueError("It does not begin like a TFLite model")
@@ -857,13 +858,20 @@ def _parsed(path: Path) -> Any:
                 raise ValueError("A tensor names a buffer that is not there")
         if not model.subgraphs[0].operators:
             raise ValueError("It has no operators")
+    return model
+
+
+@contextmanager
+def _garbled(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while a file is read is the file's."""
+    try:
+        yield
     except Exception as error:  # whatever garbled offsets lead the parser to
         raise ArtifactError(
             f"{path} is no model that LiteRT can load",
             found=f"It is damaged or cut off: {shortened(str(error)) or type(error).__name__}",
             remedy="Copy or download it again, or export it again",
         ) from error
-    return model
 
 
 def _listed(values: Any) -> list[int]:

@@ -277,6 +277,27 @@ def open_onnx(path: Path) -> Model:
     return Model(path, tuple(inputs), _external_weights(path, model.graph))
 
 
+def check_links(model: Model, runtime: str, *folders: Path) -> Model:
+    """The model, where none of its weights lies behind a link that a runtime does not follow.
+
+    Args:
+        model: It.
+        runtime: For people.
+        folders: Where the runtime looks for weights.
+
+    Raises:
+        ArtifactError: One does.
+    """
+    for file in model.weights:
+        if not any(file.resolve().is_relative_to(folder) for folder in folders):
+            raise ArtifactError(
+                f"The weights of {model.path} cannot be read",
+                found=f"{file} is a link to {file.resolve()}, out of its folder; {runtime} follows none",
+                remedy="Copy all files into one folder, links followed (cp -L)",
+            )
+    return model
+
+
 def _external_weights(path: Path, graph: Any) -> tuple[Path, ...]:
     """The files that the tensors of an ONNX model lie in, beside it."""
     found: dict[str, int] = {}  # by location, the bytes that are needed

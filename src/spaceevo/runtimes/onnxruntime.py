@@ -22,7 +22,7 @@ from spaceevo.runtimes import (
     check_operators,
     this_profile,
 )
-from spaceevo.runtimes._models import Model, Timed, check_format, open_onnx, shortened, without_cpp
+from spaceevo.runtimes._models import Model, Timed, check_format, check_links, open_onnx, shortened, without_cpp
 from spaceevo.runtimes._on_device import onnxruntime as on_device
 from spaceevo.runtimes._qdq import IMAGE, LARGEST_CODE, LOGITS, MARK, Fp32Writer, Int8Writer, largest_code, write_model
 
@@ -179,7 +179,7 @@ def open_model(path: Path) -> Model:
         ArtifactError: Missing or no ONNX model, weights that are not there, or inputs that cannot be made.
     """
     check_format(path, NAME, "ONNX")
-    return open_onnx(path)
+    return check_links(open_onnx(path), NAME, path.parent.resolve(), path.resolve().parent)
 
 
 def load(path: Path, threads: int = 1) -> Timed:

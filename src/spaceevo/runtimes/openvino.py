@@ -30,7 +30,7 @@ import numpy as np
 from spaceevo.errors import ArtifactError, ExportError
 from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
 from spaceevo.runtimes import Node, Profile, _qdq, check_images, check_operators, require
-from spaceevo.runtimes._models import Model, Timed, check_format, make_input, open_onnx, shortened
+from spaceevo.runtimes._models import Model, Timed, check_format, check_links, make_input, open_onnx, shortened
 from spaceevo.runtimes._on_device import openvino as on_device
 from spaceevo.runtimes._qdq import IMAGE, LOGITS, MARK, Fp32Writer, Int8Writer, write_model
 from spaceevo.spaces.operators import NUM_CODES, Operator
@@ -191,15 +191,7 @@ def open_model(path: Path) -> Model:
         model = open_onnx(path)
     else:
         model = _open_other(path)
-    folder = path.parent.resolve()
-    for file in model.weights:
-        if not file.resolve().is_relative_to(folder):
-            raise ArtifactError(
-                f"The weights of {path} cannot be read",
-                found=f"{file} is a link out of its folder, to {file.resolve()}; OpenVINO follows none",
-                remedy="Copy both files into one folder, links followed (cp -L)",
-            )
-    return model
+    return check_links(model, NAME, path.parent.resolve())
 
 
 def _open_other(path: Path) -> Model:

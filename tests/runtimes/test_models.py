@@ -71,7 +71,7 @@ def test_weights_elsewhere(place: str, told: str, tmp_path: Path) -> None:
 
 
 def test_weights_behind_a_link(tmp_path: Path) -> None:
-    """ONNX Runtime takes them where the model itself is a link into their folder, as in caches of hubs; OpenVINO never."""
+    """ONNX Runtime takes them where the model is a link into their folder, as in caches of hubs; OpenVINO never."""
     for name in ("blobs", "snapshot"):
         (tmp_path / name).mkdir()
     path = tmp_path / "snapshot" / "mine.onnx"
@@ -80,12 +80,12 @@ def test_weights_behind_a_link(tmp_path: Path) -> None:
     (tmp_path / "snapshot" / "mine.bin").rename(tmp_path / "blobs" / "b")
     (tmp_path / "snapshot" / "mine.bin").symlink_to("../blobs/b")
     for runtime in (onnxruntime, openvino):
-        with pytest.raises(ArtifactError, match="is a link to .* out of its folder"):
+        with pytest.raises(ArtifactError, match=r"is a link to .* out of its folder"):
             runtime.open_model(path)
     path.rename(tmp_path / "blobs" / "a")
     path.symlink_to("../blobs/a")
     assert onnxruntime.load(path).time(1)
-    with pytest.raises(ArtifactError, match="is a link to .* out of its folder"):
+    with pytest.raises(ArtifactError, match=r"is a link to .* out of its folder"):
         openvino.open_model(path)
 
 

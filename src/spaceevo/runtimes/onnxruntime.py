@@ -212,7 +212,7 @@ def explain(message: str, version: str) -> tuple[str, str]:
     if match := re.search(r"Opset (\d+) is under development.* domain (\S+) is till opset (\d+)", text):
         of_domain = "" if match[2] == "ai.onnx" else f" of the domain {match[2]}"
         remedy = f"Export it for, or convert it to, opset {match[3]}{of_domain} or less, {newer}"
-        return f"opset {match[1]}{of_domain}; {knows} {match[3]}", remedy
+        return f"Opset {match[1]}{of_domain}; {knows} {match[3]}", remedy
     if match := re.search(r"IR version: (\d+), max supported IR version: (\d+)", text):
         remedy = f"Save it with IR version {match[2]} (ir_version of the model in onnx), {newer}"
         return f"IR version {match[1]}; {knows} {match[2]}", remedy

@@ -761,6 +761,7 @@ class Summary(Record):
     space: SpaceSummary
     models: tuple[ModelResult, ...]
     baselines: tuple[ModelResult, ...]
+    notes: tuple[str, ...] = ()
 
 
 class ComparedNetwork(Record):

@@ -27,8 +27,9 @@ class Scores:
 
     budgets_ms = (1.0,)
 
-    def __init__(self, function) -> None:
+    def __init__(self, function, fastest=None) -> None:
         self.function = function
+        self.fastest = fastest
         self.asked: Counter[SpaceChoice] = Counter()
 
     def score(self, choice: SpaceChoice) -> float:

@@ -53,16 +53,13 @@ def train_and_search(
     Returns:
         The evaluated subnets; none where the space can meet no budget.
     """
-    budgets = predict.load_budgets(context)
-    while budgets:
-        try:
-            train_supernet(context, own, folder, seed, latency_ms, part(progress, 0, TRAINED_SHARE))
-            return search_supernet(
-                context, own, folder, latency_ms, budgets, folder / NOTES, seed, part(progress, TRAINED_SHARE, 1)
-            )
-        except InfeasibleBudgetError:  # told before anything is evaluated
-            budgets = budgets[1:]
-    return []
+    met = [budget for budget in predict.load_budgets(context) if meets_budget(own, budget, latency_ms, seed)]
+    if not met:
+        return []
+    train_supernet(context, own, folder, seed, latency_ms, part(progress, 0, TRAINED_SHARE))
+    return search_supernet(
+        context, own, folder, latency_ms, met, folder / NOTES, seed, part(progress, TRAINED_SHARE, 1)
+    )
 
 
 def train_supernet(
@@ -134,6 +131,15 @@ def large_within(context: Context, own: SearchSpace, latency_ms: Callable[[Subne
     """
     seed = context.recipe.seed
     return _within(own, latency_ms, budget_ms, fastest_within(own, budget_ms, latency_ms, seed)).large(seed)
+
+
+def meets_budget(own: SearchSpace, budget_ms: float, latency_ms: Callable[[Subnet], float], seed: int) -> bool:
+    """Whether a search of the space with this seed finds a subnet within a budget."""
+    try:
+        fastest_within(own, budget_ms, latency_ms, seed)
+    except InfeasibleBudgetError:
+        return False
+    return True
 
 
 def _within(own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float, small: Subnet) -> Within:

@@ -19,6 +19,8 @@ NAME = "report"
 TITLE = "Write the report"
 NEEDS = tuple(stage.NAME for stage in (study, predict, blocks, space, supernet, subnets, finetune, baselines, export))
 REPORT, SUMMARY = "report.html", "summary.json"
+#: By stage, what it wants people to know, in the run and in the report.
+NOTES = {predict.NAME: predict.notes, space.NAME: space.notes}
 
 
 def inputs(context: Context) -> dict[str, object]:
@@ -94,6 +96,7 @@ def _summary(context: Context) -> Summary:
         ),
         models=models,
         baselines=handmade,
+        notes=tuple(note for notes in NOTES.values() for note in notes(context)),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from spaceevo.errors import InfeasibleBudgetError, RecipeError, TargetError, TrainingError
 from spaceevo.search.accuracy import predict_top1
+from spaceevo.search.budgets import rounded_up
 from spaceevo.search.pareto import survivors
 from spaceevo.seeding import python_random
 from spaceevo.spaces.search_space import SearchSpace
@@ -311,7 +312,7 @@ def _feasible(space: SearchSpace, latencies: _Latencies, over: _Excess, budget_m
         raise InfeasibleBudgetError(
             f"No subnet of {space.encoding} meets {budget_ms:g} ms",
             found=f"The fastest takes {latencies[fastest]:.4g} ms",
-            remedy=f"The closest feasible budget is {np.ceil(latencies[fastest] * 1000) / 1000:g} ms",
+            remedy=f"The closest feasible budget is {rounded_up(latencies[fastest]):g} ms",
         )
     if over[fastest]:
         told = ", ".join(f"{name} by {share:.1%}" for name, share in over.of(fastest).items() if share > 0)

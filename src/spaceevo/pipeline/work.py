@@ -62,6 +62,7 @@ class RunWork:
         baselines: MACs (FP32, LSQ+) of each hand-made network's training.
         export: MACs of recalibrating and judging what is exported.
         disk_mib: By stage.
+        data_mib: Of the decoded images.
     """
 
     measured: dict[str, int]
@@ -77,6 +78,7 @@ class RunWork:
     baselines: tuple[tuple[float, float], ...]
     export: float
     disk_mib: dict[str, float]
+    data_mib: float
 
 
 def work_of(
@@ -149,6 +151,7 @@ def work_of(
             "baselines": num_budgets * FILES_PER_WEIGHT * own_weights / MIB,
             "export": num_budgets * 2 * 2.25 * own_weights / MIB,  # float32, 8 bits, and what both come from
         },
+        data_mib=(num_train + num_val) * 3 * recipe.data.image_size**2 / MIB,
     )
 
 

@@ -89,9 +89,9 @@ def register(app: typer.Typer) -> None:
             for part in scorer.parts:
                 own = min(part.budgets_ms)
                 if any(quality.share == 0 for quality in part.assess(choice)):
-                    few = "No" if part.closest_budget(choice) > own else "Hardly any"
+                    few, closest = ("No", "Hardly any")[part.closest_budget(choice) <= own], part.least_budget(choice)
                     notes.append(f"{few} subnet of {encoding} meets {own:g} {part.unit}; "
-                                 f"the closest feasible budget is {part.least_budget(choice):g} {part.unit}.")  # fmt: skip
+                                 f"the closest feasible budget is {closest:g} {part.unit}.")  # fmt: skip
         if as_json:
             typer.echo(json.dumps(rows, indent=1))
         _show_scores(console, rows, scorer.parts[0].unit)

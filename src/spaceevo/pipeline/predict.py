@@ -118,12 +118,13 @@ def notes(context: Context) -> list[str]:
     sentences = []
     if found.largest_ms is not None:
         sentences.append(
-            f"A budget of {found.budgets_ms[-1]:g} ms binds nothing: the slowest network of {context.hyperspace.name} is "
-            f"predicted to take {found.largest_ms:.3g} ms, the fastest {found.smallest_ms:.3g} ms. Choose budgets in between."
+            f"A budget of {found.budgets_ms[-1]:g} ms binds nothing: the networks of {context.hyperspace.name} are "
+            f"predicted to take {found.smallest_ms:.3g} to {found.largest_ms:.3g} ms. Choose budgets in between."
         )
     if found.repeated_ms:
         words = " and ".join(f"{budget:g}" for budget in found.repeated_ms)
-        sentences.append(f"{words} ms {'is' if len(found.repeated_ms) == 1 else 'are'} not searched: it would find the same.")
+        both = "is not searched: it" if len(found.repeated_ms) == 1 else "are not searched: they"
+        sentences.append(f"{words} ms {both} would find the same.")
     return sentences
 
 

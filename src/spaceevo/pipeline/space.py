@@ -85,8 +85,8 @@ def notes(context: Context) -> list[str]:
     if budgets == scored:
         return []
     return [
-        f"Too few rows of the block table are fast enough for {budgets[0]:g} ms: spaces that can meet it were compared by "
-        f"what they reach within {' and '.join(f'{budget:g}' for budget in scored)} ms."
+        f"Too few rows of the block table are fast enough for {budgets[0]:g} ms: spaces that can meet it were compared "
+        f"by what they reach within {' and '.join(f'{budget:g}' for budget in scored)} ms."
     ]
 
 

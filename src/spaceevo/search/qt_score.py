@@ -537,4 +537,3 @@ def _rows_for(table: BlockTable, hyperspace: Hyperspace) -> str:
 
 def _bad_table(problem: str, found: str) -> ArtifactError:
     return ArtifactError(f"The block table {problem}", found=found, remedy="Make the table again for this hyperspace")
-

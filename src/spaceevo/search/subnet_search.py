@@ -8,8 +8,6 @@ from math import inf, isfinite
 from random import Random
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from spaceevo.errors import InfeasibleBudgetError, RecipeError, TargetError, TrainingError
 from spaceevo.search.accuracy import predict_top1
 from spaceevo.search.budgets import rounded_up

@@ -85,18 +85,47 @@ def test_spaces_are_compared_by_what_the_table_can_tell(context: Context, monkey
     assert f"fast enough for {1.02 * smallest_ms:g} ms" in note
 
 
-def test_a_budget_that_only_failed_block_types_meet_is_refused_with_another(context: Context) -> None:
+def test_what_a_budget_cannot_be_met_without_is_used_although_it_failed(context: Context) -> None:
     predictor, hyperspace = predict.load_predictor(context), context.hyperspace
     least, smallest_ms = predict.fastest(predictor, hyperspace, context.data.num_classes)
-    own = with_budgets(context, 1.001 * smallest_ms)
+    own, folder = with_budgets(context, 1.001 * smallest_ms), context.path("space", "")
+    folder.mkdir(exist_ok=True)
+    path = own.path("blocks", "cells.json")
+    cells = json.loads(path.read_text())
+    slow = 1 - least.blocks[1]
+    for cell in cells:
+        failed = {("stage1", least.blocks[0]), ("stage2", slow)}
+        cell["failure"] = "no" if (cell["stage"], cell["block"]) in failed else ""
+    path.write_text(json.dumps(cells))
+    space.run(own, folder, silent)
+    needed, other = (f"{stage.name}/{stage.choices[block].block_type}"
+                     for stage, block in zip(hyperspace.searched, (least.blocks[0], slow), strict=True))  # fmt: skip
+    assert space.load(own).excluded == (other,)
+    assert space.load_space(own).encoding.startswith(f"tiny-{least.blocks[0]}{least.blocks[1]}-")
+    assert space.notes(own)[0].startswith(f"Without {needed} no subnet meets {1.001 * smallest_ms:g} ms")
+    assert [bool(cell.failure) for cell in space.judged_cells(own)].count(True) == 1
+    space.run(with_budgets(context, 50.0), folder, silent)
+    assert set(space.load(own).excluded) == {needed, other}, "only where it has to be"
+    assert space.notes(with_budgets(context, 50.0)) == []
+
+
+def test_a_budget_that_only_diverged_block_types_meet_is_refused_with_another(context: Context) -> None:
+    predictor, hyperspace = predict.load_predictor(context), context.hyperspace
+    least, smallest_ms = predict.fastest(predictor, hyperspace, context.data.num_classes)
+    own, folder = with_budgets(context, 1.001 * smallest_ms), context.path("space", "")
+    folder.mkdir(exist_ok=True)
     path = own.path("blocks", "cells.json")
     cells = json.loads(path.read_text())
     for cell in cells:
         cell["failure"] = "no" if (cell["stage"], cell["block"]) == ("stage1", least.blocks[0]) else ""
     path.write_text(json.dumps(cells))
-    folder = own.path("space", "")
-    folder.mkdir(exist_ok=True)
-    with pytest.raises(InfeasibleBudgetError, match=r"without stage1/.*, whose distillation failed") as caught:
+    columns = space.blocks.load_columns(own)
+    columns["nsr_loss"] = [
+        float("nan") if (stage, block) == (0, least.blocks[0]) else loss
+        for stage, block, loss in zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True)
+    ]
+    space.blocks.write_table(own.path("blocks", "table.parquet"), columns)
+    with pytest.raises(InfeasibleBudgetError, match=r"without stage1/.*, whose distillation diverged") as caught:
         space.run(own, folder, silent)
     space.run(with_budgets(context, named(caught.value)), folder, silent)
     assert space.load_space(own).encoding[5] != str(least.blocks[0])

@@ -39,7 +39,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         summary=summary,
         study=study.load(context),
         assessment=predict.load_assessment(context),
-        cells=blocks.load_cells(context),
+        cells=space.judged_cells(context),
         table=space.load_table(context),
         search=space.load(context),
         hyperspace=context.hyperspace,

@@ -6,11 +6,12 @@ What scores about equal can be told apart by trainings (`space.num_tried`).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 
 from spaceevo.artifacts import write_atomically
@@ -26,7 +27,7 @@ from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.predict.extremes import SmallestLatency, fastest
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import BlockTable, ScoredSpace, SpaceSearchResult, SpaceTrial, read_record
+from spaceevo.records import BlockTable, DistilledCell, ScoredSpace, SpaceSearchResult, SpaceTrial, read_record
 from spaceevo.search.budgets import rounded_up
 from spaceevo.search.qt_score import ExactEvaluator, SampledEvaluator
 from spaceevo.search.space_search import best_of_block_types, of_other_widths, search_spaces
@@ -64,10 +65,9 @@ def inputs(context: Context) -> dict[str, object]:
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Predict latencies, search, and try the best."""
-    failed = blocks.failed_cells(context.hyperspace, blocks.load_cells(context))
     predictor, columns = predict.load_predictor(context), blocks.load_columns(context)
-    least = _checked_budgets(context, predictor, failed)
-    table = blocks.with_latency(context.hyperspace, columns, failed, predictor)
+    least, excluded = _excluded(context, predictor, columns)
+    table = blocks.with_latency(context.hyperspace, columns, excluded, predictor)
     searched = part(progress, 0, SEARCH_SHARE if context.recipe.space.num_tried > 1 else 1)
     result = _searched(context, table, predictor, least, searched)
     trials = _trials(context, folder, result, predictor, part(progress, SEARCH_SHARE, 1))
@@ -80,33 +80,68 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
 
 
 def notes(context: Context) -> list[str]:
-    """What people should know of the search: budgets that the block table cannot tell spaces apart by."""
-    budgets, scored = predict.load_budgets(context), load(context).budgets_ms
-    if budgets == scored:
-        return []
-    return [
-        f"Too few rows of the block table are fast enough for {budgets[0]:g} ms: spaces that can meet it were compared "
-        f"by what they reach within {' and '.join(f'{budget:g}' for budget in scored)} ms."
-    ]
+    """What people should know of the search: budgets so tight that it had to do without what it takes otherwise."""
+    budgets, found = predict.load_budgets(context), load(context)
+    sentences = []
+    if used := [name for name in _failed(context).values() if name not in found.excluded]:
+        sentences.append(
+            f"Without {', '.join(used)} no subnet meets {budgets[0]:g} ms: spaces may have that, although its "
+            "distillation failed. A larger budget does without, and longer distillation may help."
+        )
+    if budgets != found.budgets_ms:
+        sentences.append(
+            f"Too few rows of the block table are fast enough for {budgets[0]:g} ms: spaces that can meet it were "
+            f"compared by what they reach within {' and '.join(f'{budget:g}' for budget in found.budgets_ms)} ms."
+        )
+    return sentences
 
 
-def _checked_budgets(context: Context, predictor: LatencyPredictor, failed: Collection[tuple[int, int]]) -> SpaceChoice:
-    """The space with the fastest subnet.
+def judged_cells(context: Context) -> tuple[DistilledCell, ...]:
+    """The cells as the search took them: some that failed may be needed for a tight budget."""
+    excluded, used = load(context).excluded, {"failure": "", "attempts": 1}
+    cells = blocks.load_cells(context)
+    return tuple(
+        cell if f"{cell.stage}/{cell.block_type}" in excluded or not cell.failure else cell.model_copy(update=used)
+        for cell in cells
+    )
+
+
+def _failed(context: Context) -> dict[blocks.Cell, str]:
+    """The cells whose training failed, with names as of `SpaceSearchResult.excluded`."""
+    searched = context.hyperspace.searched
+    failed = blocks.failed_cells(context.hyperspace, blocks.load_cells(context))
+    return {
+        (index, block): f"{searched[index].name}/{searched[index].choices[block].block_type}"
+        for index, block in sorted(failed)
+    }
+
+
+def _excluded(
+    context: Context, predictor: LatencyPredictor, columns: blocks.Columns
+) -> tuple[SpaceChoice, frozenset[blocks.Cell]]:
+    """The space with the fastest subnet, and the cells that no space may use.
+
+    These are the failed ones; but what a budget cannot be met without may be used, if it has losses at all.
 
     Raises:
-        InfeasibleBudgetError: Only block types whose training has failed are fast enough for a budget.
+        InfeasibleBudgetError: Only block types without any are fast enough for a budget.
     """
-    hyperspace, budget_ms = context.hyperspace, predict.load_budgets(context)[0]
-    choice, smallest_ms = fastest(predictor, hyperspace, context.data.num_classes, failed)
-    if budget_ms < smallest_ms:
-        names = (f"{hyperspace.searched[index].name}/{hyperspace.searched[index].choices[block].block_type}"
-                 for index, block in sorted(failed))  # fmt: skip
+    hyperspace, num_classes, failed = context.hyperspace, context.data.num_classes, _failed(context)
+    budget_ms = predict.load_budgets(context)[0]
+    choice, smallest_ms = fastest(predictor, hyperspace, num_classes, failed)
+    if smallest_ms <= budget_ms:
+        return choice, frozenset(failed)
+    rows = zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True)
+    lost = {(index, block) for index, block, loss in rows if not (isfinite(loss) and loss > 0)}
+    choice, smallest_ms = fastest(predictor, hyperspace, num_classes, lost)
+    if smallest_ms > budget_ms:
+        names = ", ".join(failed[cell] for cell in sorted(lost & failed.keys()))
         raise InfeasibleBudgetError(
-            f"No subnet meets the budget of {budget_ms:g} ms without {', '.join(names)}, whose distillation failed",
+            f"No subnet meets the budget of {budget_ms:g} ms without {names}, whose distillation diverged",
             found=f"The fastest one is predicted to take {smallest_ms:.3g} ms",
-            remedy=f"Choose budgets_ms of at least {rounded_up(smallest_ms, 2):g}, or raise blocks.steps_fp32",
+            remedy=f"Choose budgets_ms of at least {rounded_up(smallest_ms, 2):g}, or lower blocks.lr",
         )
-    return choice
+    return choice, frozenset(failed.keys() - enumerate(choice.blocks))
 
 
 def _searched(

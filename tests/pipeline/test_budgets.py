@@ -9,7 +9,7 @@ import pytest
 
 from spaceevo import plugins
 from spaceevo.errors import InfeasibleBudgetError
-from spaceevo.pipeline import any_space, predict, space
+from spaceevo.pipeline import any_space, predict, space, supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.progress import silent
 from spaceevo.records import Summary
@@ -151,3 +151,18 @@ def test_budgets_that_bind_nothing_are_told_and_searched_once(context: Context, 
     summary = Summary.model_validate_json((tiny.folder / "summary.json").read_bytes())
     assert summary.notes == ()
     assert notes(summary.model_copy(update={"notes": (first,)}))[0] == first
+
+
+def test_limits_that_no_subnet_meets_are_refused_before_the_supernet_is_trained(tiny: Any, context: Context) -> None:
+    own = replace(context, run=replace(context.run, path=tiny.folder))
+    found, predictor = space.load_space(own), predict.load_predictor(own)
+    for limit, fails in ((1e-6, True), (100.0, False)):
+        subnets = own.recipe.subnets.model_copy(update={"limits": {"activation-memory-mib": limit}})
+        limited = replace(own, recipe=own.recipe.model_copy(update={"subnets": subnets}))
+        if not fails:
+            any_space.check_limits(limited, found, predictor.network_ms)
+            continue
+        with pytest.raises(InfeasibleBudgetError, match="exceeds activation-memory-mib by"):
+            any_space.check_limits(limited, found, predictor.network_ms)
+        with pytest.raises(InfeasibleBudgetError, match="exceeds activation-memory-mib by"):
+            supernet.run(limited, limited.path("supernet", ""), silent)

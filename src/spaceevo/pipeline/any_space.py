@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
-from spaceevo import interrupts
+from spaceevo import interrupts, plugins
 from spaceevo.artifacts import storage_errors
 from spaceevo.errors import EncodingError, InfeasibleBudgetError
+from spaceevo.measure.metrics import METRICS
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import predict
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import one_core
+from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import TrainingPoint
 from spaceevo.search.subnet_search import RatedSubnet, fastest_within, search_subnets
@@ -140,6 +142,22 @@ def meets_budget(own: SearchSpace, budget_ms: float, latency_ms: Callable[[Subne
     except InfeasibleBudgetError:
         return False
     return True
+
+
+def check_limits(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float]) -> None:
+    """Refuse, before a supernet is trained, what a search of it would refuse after.
+
+    Raises:
+        InfeasibleBudgetError: No subnet within a budget meets the limits that follow from the architecture alone.
+    """
+    limits = context.recipe.subnets.limits
+    fits = [computed_metric(name) for name in limits if not plugins.load(METRICS, name).DEVICE]
+
+    def excess(subnet: Subnet) -> dict[str, float]:
+        return {fit.metric: metric_value(fit, subnet) / limits[fit.metric] - 1 for fit in fits}
+
+    for budget_ms in predict.load_budgets(context):
+        fastest_within(own, budget_ms, latency_ms, context.recipe.seed, excess)
 
 
 def _within(own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float, small: Subnet) -> Within:

@@ -85,13 +85,13 @@ def notes(context: Context) -> list[str]:
     sentences = []
     if used := [name for name in _failed(context).values() if name not in found.excluded]:
         sentences.append(
-            f"Without {', '.join(used)} no subnet meets {budgets[0]:g} ms: spaces may have that, although its "
+            f"Without {', '.join(used)} no subnet meets {budgets[0]:g} ms, so spaces may have them although their "
             "distillation failed. A larger budget does without, and longer distillation may help."
         )
     if budgets != found.budgets_ms:
         sentences.append(
             f"Too few rows of the block table are fast enough for {budgets[0]:g} ms: spaces that can meet it were "
-            f"compared by what they reach within {' and '.join(f'{budget:g}' for budget in found.budgets_ms)} ms."
+            f"compared by what they reach within {', '.join(f'{budget:g}' for budget in found.budgets_ms)} ms."
         )
     return sentences
 

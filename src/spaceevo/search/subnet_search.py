@@ -166,13 +166,26 @@ def search_subnets(
     return best_within(rated.values(), budgets[-1])
 
 
-def fastest_within(space: SearchSpace, budget_ms: float, latency_ms: Callable[[Subnet], float], seed: int) -> Subnet:
+def fastest_within(
+    space: SearchSpace,
+    budget_ms: float,
+    latency_ms: Callable[[Subnet], float],
+    seed: int,
+    excess: Callable[[Subnet], dict[str, float]] = lambda subnet: {},
+) -> Subnet:
     """A fast subnet that meets a budget: the smallest at its best resolution, unless another one has to be sought.
 
+    Args:
+        space: Where to look.
+        budget_ms: The budget.
+        latency_ms: As of `search_subnets`, as the others.
+        seed: Of the search.
+        excess: Of limits.
+
     Raises:
-        InfeasibleBudgetError: None was found; by how much the fastest misses it is told.
+        InfeasibleBudgetError: None was found; by how much the closest misses budget or limits is told.
     """
-    return _feasible(space, _Latencies(latency_ms), _Excess(lambda subnet: {}), budget_ms, seed)
+    return _feasible(space, _Latencies(latency_ms), _Excess(excess), budget_ms, seed)
 
 
 def _rank(one: RatedSubnet) -> tuple[float, float]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from spaceevo import plugins
 from spaceevo.artifacts import RunFolder, write_atomically
-from spaceevo.errors import ArtifactError, EncodingError, TargetError
+from spaceevo.errors import EncodingError, SpaceEvoError, TargetError
 from spaceevo.measure.campaign import (
     Precision,
     check_sizes,
@@ -30,6 +32,7 @@ from spaceevo.measure.target import RUNTIMES, connect, describe
 from spaceevo.predict.assess import assess_networks
 from spaceevo.predict.batch import BatchPredictor
 from spaceevo.predict.fit import fit_networks, fit_subnets, random_pairs
+from spaceevo.predict.lists import NamedNetwork
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import (
@@ -52,6 +55,7 @@ from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import Subnet, network_layers
 
 TARGETS = Path("targets")
+HELD, TABLES = 20_000, 8  # networks and tables in memory at a time
 LOOK_UP = 500  # a table of a space's blocks takes about as long as so many of its networks one by one
 _Network = tuple[Subnet, Precision]
 STUDY, ASSESSMENT, PAGE = "study.json", "assessment.json", "target.html"
@@ -348,19 +352,19 @@ def assess_device(
 
 
 def predict_all(
-    device: Device, lines: Sequence[str], space: str, num_classes: int, precision: Precision
-) -> list[Predicted]:
+    device: Device, networks: Iterable[NamedNetwork], space: str, num_classes: int, precision: Precision
+) -> Iterator[Predicted]:
     """Predict networks with the device's predictor; many of one search space are looked up in a table of its blocks.
 
     Args:
         device: Where.
-        lines: Each a name of the zoo, an encoding, or a search space, a blank and an encoding.
+        networks: Any number: so many are held at a time.
         space: Search space of encodings without one.
         num_classes: Of their logits.
         precision: Of the networks.
 
-    Returns:
-        One for each line, in order.
+    Yields:
+        One for each, in order.
 
     Raises:
         EncodingError: An encoding is malformed, not in its space, or without one.
@@ -368,25 +372,64 @@ def predict_all(
         TargetError: There is no predictor, it is of another state of the target, or it knows nothing about an operator.
     """
     predictor = load_predictor(device, precision)
-    by_space: dict[str, list[int]] = {}
-    for number, line in enumerate(lines):
-        *named, word = line.split()
-        by_space.setdefault(named[0] if named else space if is_encoding(word) else "", []).append(number)
-    found: dict[int, Predicted] = {}
-    for own_space, numbers in by_space.items():
-        words = [lines[number].split()[-1] for number in numbers]
-        values: Iterable[tuple[float, int]]
-        if own_space and len(words) >= LOOK_UP and all(map(is_encoding, words)):
-            batch = BatchPredictor(predictor, named_space(own_space, num_classes))
-            rows = batch.decode(words)
-            values = zip(batch.latencies_ms(rows).tolist(), batch.num_extrapolated(rows).tolist(), strict=True)
-        else:
-            programs = [operators(network_layers(named_subnet(word, own_space, num_classes))) for word in words]
-            predictor.prepare(operator for program in programs for operator in program)
-            values = [(predictor.program_ms(program), predictor.num_extrapolated(program)) for program in programs]
-        for number, (latency_ms, num_outside) in zip(numbers, values, strict=True):
-            found[number] = Predicted(name=lines[number], latency_ms=latency_ms, num_outside=num_outside)
-    return [found[number] for number in range(len(lines))]
+
+    @lru_cache(maxsize=TABLES)
+    def table(encoding: str) -> BatchPredictor:
+        return BatchPredictor(predictor, named_space(encoding, num_classes))
+
+    left = iter(networks)
+    while some := list(islice(left, HELD)):
+        by_space: dict[str, list[int]] = {}
+        for number, one in enumerate(some):
+            by_space.setdefault(one.space or (space if is_encoding(one.word) else ""), []).append(number)
+        found: dict[int, Predicted] = {}
+        for own_space, numbers in by_space.items():
+            own = [some[number] for number in numbers]
+            if own_space and len(own) >= LOOK_UP and all(is_encoding(one.word) for one in own):
+                values = _looked_up(table, own_space, own)
+            else:
+                values = _predicted(predictor, own_space, num_classes, own)
+            for number, (latency_ms, num_outside) in zip(numbers, values, strict=True):
+                found[number] = Predicted(name=some[number].text, latency_ms=latency_ms, num_outside=num_outside)
+        yield from (found[number] for number in range(len(some)))
+
+
+def _looked_up(
+    table: Callable[[str], BatchPredictor], space: str, networks: Sequence[NamedNetwork]
+) -> Iterable[tuple[float, int]]:
+    with _told(networks[0]):
+        batch = table(space)
+    try:
+        rows = batch.decode([one.word for one in networks])
+    except EncodingError:
+        for one in networks:
+            with _told(one):
+                batch.decode([one.word])
+        raise
+    return zip(batch.latencies_ms(rows).tolist(), batch.num_extrapolated(rows).tolist(), strict=True)
+
+
+def _predicted(
+    predictor: LatencyPredictor, space: str, num_classes: int, networks: Sequence[NamedNetwork]
+) -> Iterable[tuple[float, int]]:
+    programs = []
+    for one in networks:
+        with _told(one):
+            programs.append(operators(network_layers(named_subnet(one.word, space, num_classes))))
+            predictor.prepare(programs[-1])
+    return [(predictor.program_ms(program), predictor.num_extrapolated(program)) for program in programs]
+
+
+@contextmanager
+def _told(network: NamedNetwork) -> Iterator[None]:
+    """Put into an error where the network is named."""
+    try:
+        yield
+    except SpaceEvoError as error:
+        if not network.where:
+            raise
+        problem = f"{network.where}: {error.problem}"
+        raise type(error)(problem, found=error.found, remedy=error.remedy) from error
 
 
 def _fit_subnets(notes: FitNotes) -> list[Subnet]:
@@ -468,22 +511,3 @@ def _value(device: Device, metric: ModuleType, name: str, network: _Network | No
             return measure_metric_of_file(device.target, metric, path, latency_ms)
     except TargetError as error:
         return str(error)
-
-
-def listed_networks(names: Sequence[str], file: Path | None) -> list[str]:
-    """The lines that name networks (see `predict_all`): those given, then those of a file.
-
-    Raises:
-        EncodingError: There are none.
-        ArtifactError: The file cannot be read.
-    """
-    lines = list(names)
-    if file is not None:
-        try:
-            lines += file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"The list of networks {file} cannot be read", found=str(error)) from error
-    lines = [line for line in lines if line.strip()]
-    if not lines:
-        raise EncodingError("There are no networks to predict", remedy="Name some, or give a list with --file FILE")
-    return lines

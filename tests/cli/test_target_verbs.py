@@ -164,6 +164,7 @@ def test_fit_assess_and_predict(cli: Any, tmp_path: Any, monkeypatch: pytest.Mon
     (tmp_path / "mixed.txt").write_text("\n".join([*encodings, encodings[3].replace("_w16", "_w17", 1)]))
     done = cli(*words_mixed)
     assert done.returncode == 1
+    assert "Line 51 of mixed.txt" in done.stderr
     assert "has width 17" in done.stderr
     measured = json.loads(
         cli("measure", TARGET, *encodings[:3], "--space", "micro-014-120", "--num-classes", 10, "--json").stdout

@@ -1,19 +1,27 @@
 """What a run would take: counted work against what a run did, laws of scaling, the verb."""
 
 import json
+import random
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spaceevo import plugins
 from spaceevo.config import Recipe, load_recipe
+from spaceevo.errors import ArtifactError
 from spaceevo.pipeline.plan import makespan, plan
-from spaceevo.pipeline.work import cell_macs, work_of
-from spaceevo.records import Rates, RunPlan
+from spaceevo.pipeline.rates import load_rates
+from spaceevo.pipeline.work import RunWork, cell_macs, work_of
+from spaceevo.records import PlannedStage, Rates, RunPlan
+from spaceevo.spaces.encoding import decode
 from spaceevo.spaces.hyperspace import load_hyperspace
+from spaceevo.train.teachers import builtin_teacher
 
 RATES = Rates(
     machine="made up", workers=2, supernet_fp32=1e9, supernet_int8=5e8, teacher=2e9, job_fp32=1e9, job_int8=5e8,
@@ -172,7 +180,9 @@ def test_the_verb_measures_saves_and_compares(tiny: Any, tmp_path: Any, cli: Any
                 "--num-train", 10**6, "--num-classes", 10)  # fmt: skip
     assert again.returncode == 0, again.stderr
     assert "tiny on 2 machines" in again.stdout
-    assert "takes longest. Memory: about" in again.stdout
+    assert " takes longest, on " in again.stdout
+    assert "Memory: about" in again.stdout
+    assert found.rates.gpus == torch.cuda.device_count()
     assert not (tmp_path / "none").exists(), "nothing is read or written"
 
 
@@ -184,3 +194,124 @@ def test_what_is_wrong_is_told(tiny: Any, tmp_path: Any, cli: Any) -> None:
     assert "holds no speeds of a machine" in " ".join(done.stderr.split())
     assert "--save-rates" in done.stderr
     assert cli("plan", tiny.recipe, "--num-train", 100).returncode == 2
+    words = ("plan", tiny.recipe, "--rates", path, "--num-train")
+    for wrong in ((10**30,), (100, "--efficiency", "nan"), (100, "--machines", 10**9), (1,)):
+        assert cli(*words, *wrong).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            (speed, value)
+            for speed in ("supernet_fp32", "job_evaluate")
+            for value in ("NaN", "Infinity", "-1", "0", '"a"')
+        ),
+        *(("measure_s", value) for value in ("NaN", "Infinity", "0", "-2")),
+        *(("workers", value) for value in ("0", "-1", "2.5", "NaN")),
+        *(("memory_mib", value) for value in ("NaN", "-1")),
+        ("gpus", "-1"),
+        ("teacher", None),
+        ("of_another_version", "1"),
+    ],
+)
+def test_speeds_that_are_none_are_refused(tmp_path: Path, key: str, value: str | None) -> None:
+    content = {name: json.dumps(own) for name, own in RATES.model_dump().items()} | {key: value}
+    path = tmp_path / "rates.json"
+    path.write_text("{" + ", ".join(f'"{name}": {own}' for name, own in content.items() if own is not None) + "}")
+    with pytest.raises(ArtifactError, match=f"holds no speeds of a machine. {key}: "):
+        load_rates(path)
+
+
+def seconds_of(recipe: Recipe, work: RunWork, rates: Rates, machines: int = 1) -> dict[str, PlannedStage]:
+    return {stage.name: stage for stage in plan(recipe, work, rates, machines, 1.0).stages}
+
+
+def test_networks_train_on_the_gpu_if_there_is_one() -> None:
+    """ImageNet on a GPU a hundred times as fast as all 16 cores: two networks at the supernet's rate, one by one."""
+    recipe = Recipe.model_validate(
+        {"hyperspace": "onnxw", "data": {"image_size": 224}, "supernet": {"epochs_fp32": 360, "epochs_int8": 50},
+         "finetune": {"epochs": 10}, "space": {"num_tried": 2}}
+    )  # fmt: skip
+    speeds = {"supernet_fp32": 1e13, "supernet_int8": 7e12, "job_fp32": 5e9, "job_int8": 3.5e9, "workers": 16}
+    rates = RATES.model_copy(update=speeds | {"measure_s": None})
+    work = work_of(recipe, load_hyperspace("onnxw"), 1_281_167, 50_000, 1000)
+    # What a subnet within automatic budgets takes, times 85 % of the images, times 360 and 60 epochs, times two
+    assert 1.0e18 < sum(fp32 + int8 for fp32, int8 in work.baselines) < 2.2e18
+    assert work.data_mib == pytest.approx(1_331_167 * 3 * 224**2 / 2**20)
+    found = seconds_of(recipe, work, rates)
+    alone = sum(fp32 / 1e13 + int8 / 7e12 for fp32, int8 in work.baselines)
+    assert found["baselines"].seconds == pytest.approx(alone)
+    assert 30 < alone / 3600 < 70
+    assert found["finetune"].seconds == pytest.approx(sum(work.finetune) / 7e12)
+    assert found["space"].seconds == pytest.approx(sum(a / 1e13 + b / 7e12 for a, b in work.trials))
+    places = {name: stage.computes_on for name, stage in found.items()}
+    assert places == {
+        "study": "device", "predict": "device", "blocks": "CPU", "space": "GPU", "supernet": "GPU", "subnets": "CPU",
+        "finetune": "GPU", "baselines": "GPU", "export": "CPU",
+    }  # fmt: skip
+    told = seconds_of(recipe, work, rates.model_copy(update={"gpus": 1}))
+    assert told == found, "what is not noted follows from the speeds"
+    assert seconds_of(recipe, work, rates, 2)["baselines"].seconds == pytest.approx(alone / 2)
+    by_jobs = sum(fp32 / 5e9 + int8 / 3.5e9 for fp32, int8 in work.baselines) / 2
+    cpu = Recipe.model_validate(recipe.model_dump() | {"supernet": recipe.supernet.model_dump() | {"device": "cpu"}})
+    ray = Recipe.model_validate(recipe.model_dump() | {"engine": {"name": "ray"}})
+    for own in (cpu, ray):
+        on_cpu = seconds_of(own, work, rates)["baselines"]
+        assert (on_cpu.seconds, on_cpu.computes_on) == (pytest.approx(by_jobs), "CPU")
+    assert seconds_of(cpu, work, rates)["supernet"].seconds == pytest.approx(
+        work.supernet_fp32 / (16 * 5e9) + work.supernet_int8 / (16 * 3.5e9)
+    )
+    assert seconds_of(ray, work, rates)["supernet"] == found["supernet"]
+    shared = Recipe.model_validate(recipe.model_dump() | {"engine": {"name": "ray", "gpus": 0.5}})
+    assert seconds_of(shared, work, rates)["baselines"].seconds == pytest.approx(alone), "two at half the speed"
+    many = rates.model_copy(update={"gpus": 2})
+    dealt = Recipe.model_validate(recipe.model_dump() | {"engine": {"name": "ray", "gpus": 1}})
+    assert seconds_of(dealt, work, many)["baselines"].seconds == pytest.approx(alone / 2)
+
+
+def test_no_stage_is_off_by_more_than_twice(tiny: Any, hyperspace: Any) -> None:
+    """Every stage's work, counted by hand from what a run has trained and evaluated."""
+    from spaceevo.pipeline import predict, space
+    from spaceevo.pipeline.any_space import trained_subnets
+    from spaceevo.pipeline.baselines import load_predictor, matching_subnets
+    from spaceevo.pipeline.context import Context
+    from spaceevo.pipeline.export import load
+    from spaceevo.train.batches import split
+
+    context = Context.of_folder(tiny.folder)
+    recipe, data, own = context.recipe, context.data, space.load_space(context)
+    counts = len(data.train_labels), len(data.val_labels), data.num_classes
+    work = work_of(recipe, hyperspace, *counts, own)
+    images, held_out, _ = split(data, recipe.data.search_share, recipe.seed)
+
+    def half_to_twice(planned: float, counted: float) -> bool:
+        return counted / 2 < planned < 2 * counted
+
+    rng = random.Random(0)
+    sandwich = trained_subnets(context, own, predict.load_predictor(context).network_ms, recipe.seed)
+    steps = [sum(one.macs for one in sandwich.draw(recipe.supernet.num_random, rng)) for _ in range(50)]
+    share = recipe.supernet.large_first
+    per_image = share * sandwich.large.macs + (1 - share) * sum(steps) / 50
+    assert half_to_twice(work.supernet_fp32, recipe.supernet.epochs_fp32 * len(images) * per_image)
+    assert half_to_twice(work.supernet_int8, recipe.supernet.epochs_int8 * len(images) * sum(steps) / 50)
+    handmade = matching_subnets(context, load_predictor(context))
+    epochs = recipe.supernet.epochs_fp32, recipe.supernet.epochs_int8 + recipe.finetune.epochs
+    counted = sum(epochs) * len(images) * sum(one.macs for one in handmade)
+    assert half_to_twice(sum(map(sum, work.baselines)), counted)
+    models, others = load(context)
+    found = sum(model.macs for model in models)
+    assert half_to_twice(sum(work.finetune), recipe.finetune.epochs * len(images) * found)
+    lines = (tiny.folder / "subnets" / "evaluated.jsonl").read_text().splitlines()
+    evaluated = sum(decode(json.loads(line)[0], own).macs for line in lines) / len(lines)
+    recalibrated, judged = 128 * recipe.subnets.recalibration_batches, recipe.subnets.num_images
+    assert half_to_twice(work.evaluation, (recalibrated + min(judged, len(held_out))) * evaluated)
+    # Recalibrated in FP32 and INT8; judged fake-quantized, as integers, and by two files that are several times faster
+    passes = 2 * min(len(images), 16 * 128) + 3 * len(data.val_labels)
+    tuned = min(len(images), 16 * 128) + len(data.val_labels)
+    exported = passes * (found + sum(model.macs for model in others)) + tuned * found
+    assert half_to_twice(work.export, exported)
+    teacher = builtin_teacher(hyperspace, data.num_classes)
+    at_each = [replace(teacher, resolution=resolution).macs for resolution in hyperspace.resolutions]
+    assert half_to_twice(work.teacher, len(images) * sum(at_each) / len(at_each))
+    assert half_to_twice(work.maps, (128 + 16) * sum(at_each))

@@ -271,9 +271,25 @@ def test_infeasible_budget_names_the_closest() -> None:
     with pytest.raises(InfeasibleBudgetError, match="closest feasible budget is") as caught:
         ExactEvaluator(table, space, [9.0, 0.6], BASE_MS, TOP)
     closest = float(str(caught.value).split("budget is ")[1].split(" ")[0])
-    ExactEvaluator(table, space, [closest], BASE_MS, TOP)
+    accepted = ExactEvaluator(table, space, [closest], BASE_MS, TOP)
+    assert accepted.score(accepted.fastest) > 0
     with pytest.raises(InfeasibleBudgetError):
         ExactEvaluator(table, space, [closest * 0.998], BASE_MS, TOP)
+
+
+@pytest.mark.parametrize("evaluator", [ExactEvaluator, SampledEvaluator])
+def test_the_budget_that_is_named_scores_although_combinations_are_many(evaluator: type[Evaluator]) -> None:
+    """Of 30 ** 6 combinations the fastest one is a share that no evaluator can tell."""
+    space = hyperspace(6)
+    table = make_table(space, num_rows=30)
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        evaluator(table, space, [0.6], BASE_MS, TOP)
+    named = float(str(caught.value).split("budget is ")[1].split(" ")[0])
+    accepted = evaluator(table, space, [named], BASE_MS, TOP)
+    fastest = accepted.fastest
+    assert accepted.score(fastest) > 0
+    assert accepted.closest_budget(fastest) < named < 1.5 * accepted.closest_budget(fastest)
+    assert evaluator(table, space, [accepted.closest_budget(fastest)], BASE_MS, TOP).score(fastest) == 0
 
 
 def test_bad_settings() -> None:

@@ -27,9 +27,13 @@ class Scores:
 
     budgets_ms = (1.0,)
 
-    def __init__(self, function) -> None:
+    def __init__(self, function, fastest=None) -> None:
         self.function = function
+        self.fastest = fastest
         self.asked: Counter[SpaceChoice] = Counter()
+
+    def least_budget(self, choice: SpaceChoice) -> float:
+        return 1.25
 
     def score(self, choice: SpaceChoice) -> float:
         self.asked[choice] += 1
@@ -266,3 +270,19 @@ def test_best_of_block_types_and_of_other_widths() -> None:
         assert best not in others
         assert [one.qt_score for one in others] == sorted((one.qt_score for one in others), reverse=True)
     assert any(of_other_widths(result, hyperspace, best) for best in found)
+
+
+def test_where_nothing_scores_the_fastest_space_is_where_to_begin() -> None:
+    """One of 12,500 spaces scores, and two beside it: no evolution finds them."""
+    fastest = SpaceChoice((3, 1, 4), (2, 0, 3))
+    beside = [fastest, SpaceChoice((3, 1, 4), (2, 1, 3)), SpaceChoice((3, 1, 4), (2, 1, 2))]
+
+    def score(choice: SpaceChoice) -> float:
+        return 1.0 + beside.index(choice) if choice in beside else 0.0
+
+    found = search_spaces(MICRO, Scores(score, fastest), num_spaces=50, population_size=10, tournament_size=3)
+    assert found.best.encoding == MICRO.encode(beside[-1])
+    with pytest.raises(InfeasibleBudgetError, match=r"The closest feasible budget is 1\.25"):
+        search_spaces(MICRO, Scores(lambda choice: 0.0, fastest), num_spaces=50)
+    with pytest.raises(InfeasibleBudgetError, match="Raise the budgets"):
+        search_spaces(MICRO, Scores(score), num_spaces=50, population_size=10, tournament_size=3)

@@ -11,6 +11,9 @@ from rich.table import Table
 
 from spaceevo.cli.run import JsonOption, OutOption, RecipeArgument
 
+MOST_IMAGES = 10**12
+BUSY = 1.3
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -19,7 +22,7 @@ def register(app: typer.Typer) -> None:
     def plan(
         recipe: RecipeArgument,
         out: OutOption = None,
-        machines: Annotated[int, typer.Option(help="Machines that work together.", min=1)] = 1,
+        machines: Annotated[int, typer.Option(help="Machines that work together.", min=1, max=10**6)] = 1,
         efficiency: Annotated[
             float, typer.Option(help="Share of so many times the speed of one that the supernet reaches.",
                                 min=0.01, max=1)
@@ -32,10 +35,12 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option(help="Write the measured speeds to this file.", show_default=False)
         ] = None,
         num_train: Annotated[
-            int | None, typer.Option(help="Training images, for data that are not here; with --rates.", min=2)
+            int | None, typer.Option(help="Training images, for data that are not here; with --rates.", min=2,
+                                      max=MOST_IMAGES)
         ] = None,
-        num_val: Annotated[int, typer.Option(help="With --num-train: validation images.", min=1)] = 50_000,
-        num_classes: Annotated[int, typer.Option(help="With --num-train: classes.", min=2)] = 1000,
+        num_val: Annotated[int, typer.Option(help="With --num-train: validation images.", min=1,
+                                             max=MOST_IMAGES)] = 50_000,
+        num_classes: Annotated[int, typer.Option(help="With --num-train: classes.", min=2, max=10**7)] = 1000,
         as_json: JsonOption = False,
     ) -> None:  # fmt: skip
         """Estimate time, device time and disk of every stage, before anything is run.
@@ -47,6 +52,8 @@ def register(app: typer.Typer) -> None:
         from spaceevo.config import load_recipe
 
         settings = load_recipe(recipe)
+        if not 0 < efficiency <= 1:  # "nan" lies in every range
+            raise typer.BadParameter("it lies above 0, up to 1", param_hint="--efficiency")
         if num_train is not None and rates is None:
             raise typer.BadParameter("it needs --rates: nothing is measured without data", param_hint="--num-train")
         console = Console(stderr=as_json, highlight=False)
@@ -89,16 +96,18 @@ def register(app: typer.Typer) -> None:
 def _table(found: Any) -> Table:
     took = any(stage.took_seconds is not None for stage in found.stages)
     many = found.machines > 1
-    shown = Table("stage", "time", *(["all machines"] if many else []), "device", "disk", *(["took"] if took else []),
+    shown = Table("stage", "time", *(["all machines"] if many else []), "computes on", "device", "disk",
+                  *(["took"] if took else []),
                   title=f"{found.recipe} on {found.machines} machine{'s' * many}: {found.rates.machine}")  # fmt: skip
-    rows = [(stage.name, stage.seconds, stage.machine_seconds, stage.device_seconds, stage.disk_mib, stage.took_seconds)
+    rows = [(stage.name, stage.seconds, stage.machine_seconds, stage.device_seconds, stage.disk_mib, stage.took_seconds,
+             stage.computes_on)
             for stage in found.stages]  # fmt: skip
     devices, taken = [row[3] for row in rows], [row[5] for row in rows]
     rows.append(("together", sum(row[1] for row in rows), sum(row[2] for row in rows),
                  None if None in devices else sum(devices), sum(row[4] for row in rows),
-                 None if None in taken else sum(taken)))  # fmt: skip
-    for name, seconds, all_seconds, device, disk, own in rows:
-        shown.add_row(name, _duration(seconds), *([_duration(all_seconds)] if many else []), _duration(device),
+                 None if None in taken else sum(taken), ""))  # fmt: skip
+    for name, seconds, all_seconds, device, disk, own, place in rows:
+        shown.add_row(name, _duration(seconds), *([_duration(all_seconds)] if many else []), place, _duration(device),
                       f"{disk:,.0f} MiB", *([_duration(own)] if took else []),
                       style="bold" if name in (found.binding, "together") else "")  # fmt: skip
     return shown
@@ -114,10 +123,18 @@ def _duration(seconds: float | None) -> str:
 
 def _sentence(found: Any) -> str:
     rates = found.rates
+    binding = next(stage for stage in found.stages if stage.name == found.binding)
+    place = {"CPU": f"on {rates.workers * found.machines} cores", "GPU": "on the GPU", "device": "on the device"}
     told = (
-        f"{found.binding} takes longest. Memory: about {rates.memory_mib:,.0f} MiB for the main process and "
-        f"{rates.job_memory_mib:,.0f} MiB for each of {rates.workers} jobs."
+        f"{found.binding} takes longest, {place[binding.computes_on]}. Decoded images take up to another "
+        f"{found.data_mib:,.0f} MiB of disk. Memory: about {rates.memory_mib:,.0f} MiB for the main process and "
+        f"{rates.job_memory_mib:,.0f} MiB for each of {rates.workers} jobs that distil."
     )
     if rates.measure_s is None:
         told += " The device could not be measured now, so its time is missing."
+    if rates.waited > BUSY:
+        told += (
+            f" Other work kept this machine busy while it was timed: jobs took {rates.waited:.1f} times as long as "
+            "they computed. Their times are for a quiet machine; those of supernet and teacher may be too long."
+        )
     return told

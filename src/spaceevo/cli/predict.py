@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
+from array import array
 from pathlib import Path
+from shutil import copyfileobj
 from statistics import median
+from tempfile import TemporaryFile
+from textwrap import indent
 from typing import Annotated
 
 import typer
@@ -63,30 +66,46 @@ def register(app: typer.Typer) -> None:
             run_until(Path(source), out, "predict", as_json)
             return
         from spaceevo import targets as room
+        from spaceevo.artifacts import write_atomically
+        from spaceevo.predict.lists import named_networks
 
         device = room.open_device(source, threads, core_numbers(cores), folder)
-        lines = room.listed_networks(networks or [], file)
-        found = room.predict_all(device, lines, space, num_classes, "fp32" if fp32 else "int8")
-        if out is not None:
-            with Path(out).open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.writer(stream)
-                writer.writerow(("network", "latency_ms", "num_outside"))
-                writer.writerows((one.name, one.latency_ms, one.num_outside) for one in found)
-        if as_json:
-            json.dump([one.model_dump() for one in found], sys.stdout, indent=1)
-            typer.echo()
-            return
+        listed = named_networks(networks or [], file)
+        found = room.predict_all(device, listed, space, num_classes, "fp32" if fp32 else "int8")
+        first, latencies = [], array("d")
+        # Nothing is written before all are predicted, and few of them are held: there may be millions
+        with (
+            TemporaryFile("w+", encoding="utf-8", newline="") as rows,
+            TemporaryFile("w+", encoding="utf-8") as entries,
+        ):
+            writer = csv.writer(rows)
+            writer.writerow(("network", "latency_ms", "num_outside"))
+            for one in found:
+                first += [one] if len(latencies) < MAX_ROWS else []
+                latencies.append(one.latency_ms)
+                if out is not None:
+                    writer.writerow((one.name, one.latency_ms, one.num_outside))
+                if as_json:
+                    entries.write((",\n" if len(latencies) > 1 else "") + indent(one.model_dump_json(indent=1), " "))
+            if out is not None:
+                rows.seek(0)
+                write_atomically(Path(out), rows.read())
+            if as_json:
+                entries.seek(0)
+                typer.echo("[")
+                copyfileobj(entries, sys.stdout)
+                typer.echo("\n]")
+                return
         console = Console()
         table = Table("network", title=f"Predicted for {source}")
         table.add_column("ms", justify="right")
         table.add_column("operators outside of what was measured", justify="right")
-        for one in found[:MAX_ROWS]:
+        for one in first:
             table.add_row(one.name, f"{one.latency_ms:.4g}", str(one.num_outside))
         console.print(table)
-        if len(found) > MAX_ROWS:
-            latencies = [one.latency_ms for one in found]
+        if len(latencies) > MAX_ROWS:
             console.print(
-                f"{len(found):,} networks, {min(latencies):.4g} to {max(latencies):.4g} ms, median "
+                f"{len(latencies):,} networks, {min(latencies):.4g} to {max(latencies):.4g} ms, median "
                 f"{median(latencies):.4g}; the first {MAX_ROWS} are shown, --out FILE writes all.",
                 highlight=False,
             )

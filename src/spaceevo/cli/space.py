@@ -87,9 +87,10 @@ def register(app: typer.Typer) -> None:
                 notes.append(f"{encoding} uses a failed cell, so its score is 0.")
                 continue
             for part in scorer.parts:
-                closest, own = part.closest_budget(choice), min(part.budgets_ms)
-                if closest > own:
-                    notes.append(f"No subnet of {encoding} meets {own:g} {part.unit}; "
+                own = min(part.budgets_ms)
+                if any(quality.share == 0 for quality in part.assess(choice)):
+                    few, closest = ("No", "Hardly any")[part.closest_budget(choice) <= own], part.least_budget(choice)
+                    notes.append(f"{few} subnet of {encoding} meets {own:g} {part.unit}; "
                                  f"the closest feasible budget is {closest:g} {part.unit}.")  # fmt: skip
         if as_json:
             typer.echo(json.dumps(rows, indent=1))

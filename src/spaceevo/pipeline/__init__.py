@@ -91,6 +91,8 @@ def run(recipe: Recipe, place: Path | str, console: Console, until: str = report
                 outputs[stage.NAME] = _run_stage(
                     context, stage, input_hash, f"[{number}/{len(wanted)}]", console, check
                 )
+                for note in report.NOTES[stage.NAME](context) if stage.NAME in report.NOTES else ():
+                    say(note)
         if until == report.NAME:
             report.publish(context)
     return context

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
-from spaceevo import interrupts
+from spaceevo import interrupts, plugins
 from spaceevo.artifacts import storage_errors
 from spaceevo.errors import EncodingError, InfeasibleBudgetError
+from spaceevo.measure.metrics import METRICS
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import predict
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import one_core
+from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import TrainingPoint
 from spaceevo.search.subnet_search import RatedSubnet, fastest_within, search_subnets
@@ -53,16 +55,13 @@ def train_and_search(
     Returns:
         The evaluated subnets; none where the space can meet no budget.
     """
-    budgets = predict.load_budgets(context)
-    while budgets:
-        try:
-            train_supernet(context, own, folder, seed, latency_ms, part(progress, 0, TRAINED_SHARE))
-            return search_supernet(
-                context, own, folder, latency_ms, budgets, folder / NOTES, seed, part(progress, TRAINED_SHARE, 1)
-            )
-        except InfeasibleBudgetError:  # told before anything is evaluated
-            budgets = budgets[1:]
-    return []
+    met = [budget for budget in predict.load_budgets(context) if meets_budget(own, budget, latency_ms, seed)]
+    if not met:
+        return []
+    train_supernet(context, own, folder, seed, latency_ms, part(progress, 0, TRAINED_SHARE))
+    return search_supernet(
+        context, own, folder, latency_ms, met, folder / NOTES, seed, part(progress, TRAINED_SHARE, 1)
+    )
 
 
 def train_supernet(
@@ -134,6 +133,31 @@ def large_within(context: Context, own: SearchSpace, latency_ms: Callable[[Subne
     """
     seed = context.recipe.seed
     return _within(own, latency_ms, budget_ms, fastest_within(own, budget_ms, latency_ms, seed)).large(seed)
+
+
+def meets_budget(own: SearchSpace, budget_ms: float, latency_ms: Callable[[Subnet], float], seed: int) -> bool:
+    """Whether a search of the space with this seed finds a subnet within a budget."""
+    try:
+        fastest_within(own, budget_ms, latency_ms, seed)
+    except InfeasibleBudgetError:
+        return False
+    return True
+
+
+def check_limits(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float]) -> None:
+    """Refuse, before a supernet is trained, what a search of it would refuse after.
+
+    Raises:
+        InfeasibleBudgetError: No subnet within a budget meets the limits that follow from the architecture alone.
+    """
+    limits = context.recipe.subnets.limits
+    fits = [computed_metric(name) for name in limits if not plugins.load(METRICS, name).DEVICE]
+
+    def excess(subnet: Subnet) -> dict[str, float]:
+        return {fit.metric: metric_value(fit, subnet) / limits[fit.metric] - 1 for fit in fits}
+
+    for budget_ms in predict.load_budgets(context):
+        fastest_within(own, budget_ms, latency_ms, context.recipe.seed, excess)
 
 
 def _within(own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float, small: Subnet) -> Within:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,12 @@ from spaceevo.artifacts import write_atomically
 from spaceevo.errors import InfeasibleBudgetError
 from spaceevo.pipeline.context import Context
 from spaceevo.predict.assess import assess
+from spaceevo.predict.extremes import fastest, slowest
 from spaceevo.predict.fit import fit, random_subnets
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import PredictorAssessment, Record, read_record
-from spaceevo.spaces.hyperspace import SpaceChoice
+from spaceevo.search.budgets import rounded_up
 
 NAME = "predict"
 TITLE = "Fit the INT8 latency predictor and judge it on unseen networks"
@@ -32,10 +32,14 @@ class Budgets(Record):
     Attributes:
         budgets_ms: Ascending.
         smallest_ms: Predicted latency of the fastest subnet of the hyperspace.
+        largest_ms: The same of the slowest; only where a budget is no lower, and so binds nothing.
+        repeated_ms: Further budgets of the recipe, whose search would be that of one of these.
     """
 
     budgets_ms: tuple[float, ...]
     smallest_ms: float
+    largest_ms: float | None = None
+    repeated_ms: tuple[float, ...] = ()
 
 
 def inputs(context: Context) -> dict[str, object]:
@@ -57,7 +61,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     files = {
         "predictor.json": predictor.to_json(),
         "assessment.json": assessment.model_dump_json(indent=1),
-        "budgets.json": _budgets(context, predictor).model_dump_json(indent=1),
+        "budgets.json": _budgets(context, predictor).model_dump_json(indent=1, exclude_defaults=True),
     }
     for name, content in files.items():
         write_atomically(folder / name, content)
@@ -108,28 +112,45 @@ def load_budgets(context: Context) -> tuple[float, ...]:
     return read_record(Budgets, context.path(NAME, "budgets.json")).budgets_ms
 
 
+def notes(context: Context) -> list[str]:
+    """What people should know of the budgets: which bind nothing, which are not searched."""
+    found = read_record(Budgets, context.path(NAME, "budgets.json"))
+    sentences = []
+    if found.largest_ms is not None:
+        sentences.append(
+            f"A budget of {found.budgets_ms[-1]:g} ms binds nothing: the networks of {context.hyperspace.name} are "
+            f"predicted to take {found.smallest_ms:.3g} to {found.largest_ms:.3g} ms. Choose budgets in between."
+        )
+    if found.repeated_ms:
+        words = " and ".join(f"{budget:g}" for budget in found.repeated_ms)
+        both = "is not searched: it" if len(found.repeated_ms) == 1 else "are not searched: they"
+        sentences.append(f"{words} ms {both} would find the same.")
+    return sentences
+
+
 def _budgets(context: Context, predictor: LatencyPredictor) -> Budgets:
     hyperspace, num_classes = context.hyperspace, context.data.num_classes
-    no_windows = (0,) * len(hyperspace.searched)
-    smallest_ms = min(
-        predictor.network_ms(hyperspace.space(SpaceChoice(blocks, no_windows), num_classes).smallest())
-        for blocks in product(*(range(len(stage.choices)) for stage in hyperspace.searched))
-    )
-    budgets = context.recipe.budgets_ms
-    if budgets == "auto":
+    smallest_ms = fastest(predictor, hyperspace, num_classes).latency_ms
+    wanted = context.recipe.budgets_ms
+    if wanted == "auto":
         subnets = random_subnets(hyperspace, NUM_RANDOM, context.recipe.seed, "budgets", num_classes)
         quantiles = np.quantile([predictor.network_ms(subnet) for subnet in subnets], AUTO_QUANTILES)
-        budgets = tuple(sorted({float(f"{value:.2g}") for value in quantiles}))
-    elif budgets[0] < smallest_ms:
+        wanted = tuple(sorted({float(f"{value:.2g}") for value in quantiles}))
+    elif wanted[0] < smallest_ms:
         raise InfeasibleBudgetError(
-            f"No subnet of {hyperspace.name} meets the budget of {budgets[0]:g} ms on {context.target.name}",
+            f"No subnet of {hyperspace.name} meets the budget of {wanted[0]:g} ms on {context.target.name}",
             found=f"The fastest one is predicted to take {smallest_ms:.3g} ms",
-            remedy=f"Choose budgets_ms of at least {_closest_feasible(smallest_ms):g}",
+            remedy=f"Choose budgets_ms of at least {rounded_up(smallest_ms, 2):g}",
         )
-    return Budgets(budgets_ms=budgets, smallest_ms=smallest_ms)
-
-
-def _closest_feasible(smallest_ms: float) -> float:
-    """The latency, rounded up to two digits."""
-    step = 10.0 ** (np.floor(np.log10(smallest_ms)) - 1)
-    return float(f"{np.ceil(smallest_ms / step) * step:.2g}")
+    largest_ms = slowest(predictor, hyperspace, num_classes).latency_ms
+    budgets = [wanted[0]]
+    for budget in wanted[1:]:
+        # Above one that binds nothing all find the same; and files are named by the digits that are written
+        if budgets[-1] < largest_ms and f"{budget:g}" != f"{budgets[-1]:g}":
+            budgets.append(budget)
+    return Budgets(
+        budgets_ms=tuple(budgets),
+        smallest_ms=smallest_ms,
+        largest_ms=largest_ms if budgets[-1] >= largest_ms else None,
+        repeated_ms=tuple(budget for budget in wanted if budget not in budgets),
+    )

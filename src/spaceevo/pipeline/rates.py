@@ -11,8 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
+from pydantic import ValidationError
 
 from spaceevo.artifacts import RunFolder
 from spaceevo.engines.local import num_workers
@@ -32,7 +34,7 @@ from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split, to_input
 from spaceevo.train.distillation import distill_cell, load_features, write_features
 from spaceevo.train.evaluation import BATCH_SIZE, calibrated_top1
-from spaceevo.train.loop import train
+from spaceevo.train.loop import device_of, train
 from spaceevo.train.supernet import make_supernet
 from spaceevo.train.teachers import TrainedTeacher
 
@@ -75,6 +77,7 @@ def measure_rates(context: Context, space: SearchSpace, progress: ProgressCallba
         supernet_fp32=supernet_fp32,
         supernet_int8=supernet_int8,
         teacher=teacher,
+        gpus=torch.cuda.device_count() if device_of(context.recipe.supernet).type == "cuda" else 0,
         job_fp32=_rate([(one.fp32_macs, one.fp32_s) for one in cells]),
         job_int8=_rate([(one.int8_macs, one.int8_s) for one in cells]),
         job_score=_rate([(one.score_macs, one.score_s) for one in cells]),
@@ -82,6 +85,7 @@ def measure_rates(context: Context, space: SearchSpace, progress: ProgressCallba
         measure_s=measure_s,
         memory_mib=peak_rss_mib(),
         job_memory_mib=max(one.memory_mib for one in cells),
+        waited=sum(one.wall_s for one in cells) / sum(one.fp32_s + one.int8_s + one.score_s for one in cells),
     )
 
 
@@ -94,15 +98,20 @@ def load_rates(path: Path) -> Rates:
     try:
         return Rates.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
+        found = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            found = ": ".join([*map(str, first["loc"]), first["msg"]])
+            found += f", it is {first['input']}" if isinstance(first["input"], float | int | str) else ""
         raise ArtifactError(
             f"{path} holds no speeds of a machine",
-            found=" ".join(str(error).split()[:20]),
+            found=found,
             remedy="Write such a file with: spaceevo plan RECIPE --save-rates FILE",
         ) from error
 
 
 def _rate(pieces: Sequence[tuple[float, float]]) -> float:
-    """Work per second over (work, seconds) pairs."""
+    """Work per second over (work, seconds) pairs, their seconds of computing alone."""
     return sum(work for work, _ in pieces) / sum(seconds for _, seconds in pieces)
 
 
@@ -151,7 +160,7 @@ def _supernet_rate(context: Context, own: SearchSpace, phase: str, progress: Pro
             network, sample, images, recipe.supernet.model_copy(update=epochs), recipe.data,
             seed=recipe.seed, purpose=PURPOSE, folder=Path(folder), progress=note,
         )  # fmt: skip
-    return _rate(pieces)
+    return median(macs / seconds for macs, seconds in pieces)  # other work may have come in between
 
 
 def _teacher_rate(context: Context) -> float:
@@ -173,6 +182,7 @@ class _CellTimes:
     fp32_s: float
     int8_s: float
     score_s: float
+    wall_s: float
     memory_mib: float
 
 
@@ -189,9 +199,11 @@ def _time_cell(context: Context, cell: tuple[int, int], progress: ProgressCallba
     steps = {"steps_fp32": STEPS_PER_CELL + 1, "steps_int8": STEPS_PER_CELL + 1, "substages": SUBSTAGES}
     settings = recipe.blocks.model_copy(update=steps)
     times: list[float] = []
+    walls: list[float] = []
 
     def note(done: int, total: int) -> None:
-        times.append(time.monotonic())
+        times.append(time.process_time())  # on one core: what other work takes of it does not count
+        walls.append(time.monotonic())
         progress(done, total)
 
     with one_core(), tempfile.TemporaryDirectory() as folder:
@@ -210,6 +222,7 @@ def _time_cell(context: Context, cell: tuple[int, int], progress: ProgressCallba
         times[end_fp32] - times[0],
         times[end_int8] - times[end_fp32 + 1],
         times[-1] - times[end_int8],
+        walls[-1] - walls[0] - (walls[end_fp32 + 1] - walls[end_fp32]),
         peak_rss_mib(),
     )
 
@@ -232,11 +245,11 @@ def _time_evaluations(
     with one_core():
         network.start_quantization([(_input(images, one), program_of(one)) for one in (own.largest(), *subnets)])
         network.arithmetic = context.arithmetic
-        start = time.monotonic()
+        start = time.process_time()
         for number, subnet in enumerate(subnets):
             calibrated_top1(network, program_of(subnet), images, recipe.subnets.recalibration_batches, held_out)
             progress(number + 1, len(subnets))
-        seconds = time.monotonic() - start
+        seconds = time.process_time() - start
     num_images = min(len(images), recipe.subnets.recalibration_batches * BATCH_SIZE) + len(held_out)
     return sum(subnet.macs for subnet in subnets) * num_images, seconds
 

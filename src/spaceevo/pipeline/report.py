@@ -19,6 +19,8 @@ NAME = "report"
 TITLE = "Write the report"
 NEEDS = tuple(stage.NAME for stage in (study, predict, blocks, space, supernet, subnets, finetune, baselines, export))
 REPORT, SUMMARY = "report.html", "summary.json"
+#: By stage, what it wants people to know, in the run and in the report.
+NOTES = {predict.NAME: predict.notes, space.NAME: space.notes}
 
 
 def inputs(context: Context) -> dict[str, object]:
@@ -37,7 +39,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         summary=summary,
         study=study.load(context),
         assessment=predict.load_assessment(context),
-        cells=blocks.load_cells(context),
+        cells=space.judged_cells(context),
         table=space.load_table(context),
         search=space.load(context),
         hyperspace=context.hyperspace,
@@ -94,6 +96,7 @@ def _summary(context: Context) -> Summary:
         ),
         models=models,
         baselines=handmade,
+        notes=tuple(note for notes in NOTES.values() for note in notes(context)),
     )
 
 

@@ -6,10 +6,12 @@ What scores about equal can be told apart by trainings (`space.num_tried`).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 
 from spaceevo.artifacts import write_atomically
@@ -18,13 +20,15 @@ from spaceevo.errors import InfeasibleBudgetError
 from spaceevo.nets.network import program_of
 from spaceevo.pipeline import blocks, predict
 from spaceevo.pipeline.alone import load_alone, settings_alone, train_alone
-from spaceevo.pipeline.any_space import large_within
+from spaceevo.pipeline.any_space import large_within, meets_budget
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.memory import return_free_memory
+from spaceevo.predict.extremes import SmallestLatency, fastest
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import BlockTable, ScoredSpace, SpaceSearchResult, SpaceTrial, read_record
+from spaceevo.records import BlockTable, DistilledCell, ScoredSpace, SpaceSearchResult, SpaceTrial, read_record
+from spaceevo.search.budgets import rounded_up
 from spaceevo.search.qt_score import ExactEvaluator, SampledEvaluator
 from spaceevo.search.space_search import best_of_block_types, of_other_widths, search_spaces
 from spaceevo.search.sweep import Sweep, sweep_spaces
@@ -40,6 +44,8 @@ NEEDS = (predict.NAME, blocks.NAME)
 # Of the time, for the progress only: where a sweep follows, and where trials follow
 EVOLUTION_SHARE, SEARCH_SHARE = 0.5, 0.1
 TRIALS = "trials"
+# Above all that a recipe may have
+MAX_BUDGET_MS = 1e6
 
 
 def inputs(context: Context) -> dict[str, object]:
@@ -59,32 +65,13 @@ def inputs(context: Context) -> dict[str, object]:
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Predict latencies, search, and try the best."""
-    settings, hyperspace = context.recipe.space, context.hyperspace
-    failed = blocks.failed_cells(hyperspace, blocks.load_cells(context))
-    table = blocks.with_latency(hyperspace, blocks.load_columns(context), failed, predict.load_predictor(context))
-    budgets, base_ms = predict.load_budgets(context), load_base_ms(context)
-    exact = ExactEvaluator(table, hyperspace, budgets, base_ms)
-    sampled = SampledEvaluator(table, hyperspace, budgets, base_ms, seed=context.recipe.seed)
-    searched = part(progress, 0, SEARCH_SHARE if settings.num_tried > 1 else 1)
-    evolution_share = EVOLUTION_SHARE if hyperspace.num_spaces > settings.num_spaces else 1
-
-    def sweep(choice: SpaceChoice, threshold: float) -> Sweep:
-        return sweep_spaces(exact, choice, threshold, part(searched, evolution_share, 1))
-
-    result = search_spaces(
-        hyperspace,
-        exact,
-        num_spaces=settings.num_spaces,
-        population_size=settings.population_size,
-        tournament_size=settings.tournament_size,
-        tolerance=settings.tolerance,
-        seed=context.recipe.seed,
-        excluded=table.failed,
-        progress=part(searched, 0, evolution_share),
-        cross_check=sampled,
-        sweep=sweep,
-    )
-    result = result.model_copy(update={"trials": _trials(context, folder, result, part(progress, SEARCH_SHARE, 1))})
+    predictor, columns = predict.load_predictor(context), blocks.load_columns(context)
+    least, excluded = _excluded(context, predictor, columns)
+    table = blocks.with_latency(context.hyperspace, columns, excluded, predictor)
+    searched = part(progress, 0, SEARCH_SHARE if context.recipe.space.num_tried > 1 else 1)
+    result = _searched(context, table, predictor, least, searched)
+    trials = _trials(context, folder, result, predictor, part(progress, SEARCH_SHARE, 1))
+    result = result.model_copy(update={"trials": trials})
     table_path, result_path = folder / "table.parquet", folder / "search.json"
     blocks.write_table(table_path, blocks.table_columns(table))
     write_atomically(result_path, result.model_dump_json(indent=1))
@@ -92,18 +79,167 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     return [table_path, result_path]
 
 
+def notes(context: Context) -> list[str]:
+    """What people should know of the search: budgets so tight that it had to do without what it takes otherwise."""
+    budgets, found = predict.load_budgets(context), load(context)
+    sentences = []
+    if used := [name for name in _failed(context).values() if name not in found.excluded]:
+        sentences.append(
+            f"Without {', '.join(used)} no subnet meets {budgets[0]:g} ms, so spaces may have them although their "
+            "distillation failed. A larger budget does without, and longer distillation may help."
+        )
+    if budgets != found.budgets_ms:
+        sentences.append(
+            f"Too few rows of the block table are fast enough for {budgets[0]:g} ms: spaces that can meet it were "
+            f"compared by what they reach within {', '.join(f'{budget:g}' for budget in found.budgets_ms)} ms."
+        )
+    return sentences
+
+
+def judged_cells(context: Context) -> tuple[DistilledCell, ...]:
+    """The cells as the search took them: some that failed may be needed for a tight budget."""
+    excluded, used = load(context).excluded, {"failure": "", "attempts": 1}
+    cells = blocks.load_cells(context)
+    return tuple(
+        cell if f"{cell.stage}/{cell.block_type}" in excluded or not cell.failure else cell.model_copy(update=used)
+        for cell in cells
+    )
+
+
+def _failed(context: Context) -> dict[blocks.Cell, str]:
+    """The cells whose training failed, with names as of `SpaceSearchResult.excluded`."""
+    searched = context.hyperspace.searched
+    failed = blocks.failed_cells(context.hyperspace, blocks.load_cells(context))
+    return {
+        (index, block): f"{searched[index].name}/{searched[index].choices[block].block_type}"
+        for index, block in sorted(failed)
+    }
+
+
+def _excluded(
+    context: Context, predictor: LatencyPredictor, columns: blocks.Columns
+) -> tuple[SpaceChoice, frozenset[blocks.Cell]]:
+    """The space with the fastest subnet, and the cells that no space may use.
+
+    These are the failed ones; but what a budget cannot be met without may be used, if it has losses at all.
+
+    Raises:
+        InfeasibleBudgetError: Only block types without any are fast enough for a budget.
+    """
+    hyperspace, num_classes, failed = context.hyperspace, context.data.num_classes, _failed(context)
+    budget_ms = predict.load_budgets(context)[0]
+    choice, smallest_ms = fastest(predictor, hyperspace, num_classes, failed)
+    if smallest_ms <= budget_ms:
+        return choice, frozenset(failed)
+    rows = zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True)
+    lost = {(index, block) for index, block, loss in rows if not (isfinite(loss) and loss > 0)}
+    choice, smallest_ms = fastest(predictor, hyperspace, num_classes, lost)
+    if smallest_ms > budget_ms:
+        names = ", ".join(failed[cell] for cell in sorted(lost & failed.keys()))
+        raise InfeasibleBudgetError(
+            f"No subnet meets the budget of {budget_ms:g} ms without {names}, whose distillation diverged",
+            found=f"The fastest one is predicted to take {smallest_ms:.3g} ms",
+            remedy=f"Choose budgets_ms of at least {rounded_up(smallest_ms, 2):g}, or lower blocks.lr",
+        )
+    return choice, frozenset(failed.keys() - enumerate(choice.blocks))
+
+
+def _searched(
+    context: Context, table: BlockTable, predictor: LatencyPredictor, least: SpaceChoice, progress: ProgressCallback
+) -> SpaceSearchResult:
+    """The search; its best space has a subnet within every budget.
+
+    The rows of the table are drawn, so the smallest sub-stages need not be among them: under budgets that no or hardly
+    any rows meet, spaces are scored by the closest ones that the rows can tell about.
+    """
+    hyperspace, budgets = context.hyperspace, predict.load_budgets(context)
+    base_ms = load_base_ms(context)
+    with suppress(InfeasibleBudgetError):
+        exact = ExactEvaluator(table, hyperspace, budgets, base_ms)
+
+        def sweep(choice: SpaceChoice, threshold: float) -> Sweep:
+            return sweep_spaces(exact, choice, threshold, part(progress, EVOLUTION_SHARE, 1))
+
+        result = _search(context, table, exact, budgets, progress, sweep)
+        if meets_budget(_space(context, result.best), budgets[0], predictor.network_ms, context.recipe.seed):
+            return result
+    told_ms = ExactEvaluator(table, hyperspace, [MAX_BUDGET_MS], base_ms).least_budget(least)
+    raised = tuple(sorted({max(budget, told_ms) for budget in budgets}))
+    smallest_ms = SmallestLatency(predictor, hyperspace, context.data.num_classes)
+    within = _Within(ExactEvaluator(table, hyperspace, raised, base_ms), least, smallest_ms, budgets[0])
+    return _search(context, table, within, raised, progress)
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Scores spaces whose smallest subnet meets a budget; the others score nothing."""
+
+    exact: ExactEvaluator
+    fastest: SpaceChoice
+    smallest_ms: SmallestLatency
+    budget_ms: float
+
+    @property
+    def budgets_ms(self) -> tuple[float, ...]:
+        return self.exact.budgets_ms
+
+    def least_budget(self, choice: SpaceChoice) -> float:
+        return self.exact.least_budget(choice)
+
+    def score(self, choice: SpaceChoice) -> float:
+        # With room for rounding: what is chosen has to meet the budget itself
+        meets = choice == self.fastest or (1 + 1e-9) * self.smallest_ms(choice) <= self.budget_ms
+        return self.exact.score(choice) if meets else 0.0
+
+
+def _search(
+    context: Context,
+    table: BlockTable,
+    evaluator: ExactEvaluator | _Within,
+    budgets_ms: Sequence[float],
+    progress: ProgressCallback,
+    sweep: Callable[[SpaceChoice, float], Sweep] | None = None,
+) -> SpaceSearchResult:
+    settings, hyperspace = context.recipe.space, context.hyperspace
+    is_swept = sweep is not None and hyperspace.num_spaces > settings.num_spaces
+    return search_spaces(
+        hyperspace,
+        evaluator,
+        num_spaces=settings.num_spaces,
+        population_size=settings.population_size,
+        tournament_size=settings.tournament_size,
+        tolerance=settings.tolerance,
+        seed=context.recipe.seed,
+        excluded=table.failed,
+        progress=part(progress, 0, EVOLUTION_SHARE if is_swept else 1),
+        cross_check=SampledEvaluator(table, hyperspace, budgets_ms, load_base_ms(context), seed=context.recipe.seed),
+        sweep=sweep,
+    )
+
+
 def _trials(
-    context: Context, folder: Path, result: SpaceSearchResult, progress: ProgressCallback
+    context: Context,
+    folder: Path,
+    result: SpaceSearchResult,
+    predictor: LatencyPredictor,
+    progress: ProgressCallback,
 ) -> tuple[SpaceTrial, ...]:
     """Trials of the best spaces of different block types, then of other widths for the most accurate of them."""
     hyperspace, num_tried = context.hyperspace, context.recipe.space.num_tried
     if num_tried == 1 or len(result.within_tolerance) == 1:
         return ()
-    spaces = best_of_block_types(result, hyperspace)[:num_tried]
+    budget_ms, seed = predict.load_budgets(context)[0], context.recipe.seed
+
+    def meeting(spaces: Sequence[ScoredSpace], count: int) -> list[ScoredSpace]:
+        latency_ms = predictor.network_ms
+        own = (one for one in spaces if meets_budget(_space(context, one), budget_ms, latency_ms, seed))
+        return list(islice(own, count))
+
+    spaces = meeting(best_of_block_types(result, hyperspace), num_tried)
     others_share = 1 - len(spaces) / most_trials(num_tried)
     trials = _tried(context, folder, spaces, part(progress, 0, 1 - others_share))
     best = result.model_copy(update={"trials": trials}).chosen
-    others = of_other_widths(result, hyperspace, best)[: num_tried - 1]
+    others = meeting(of_other_widths(result, hyperspace, best), num_tried - 1)
     return trials + _tried(context, folder, others, part(progress, 1 - others_share, 1))
 
 
@@ -131,12 +267,9 @@ class _Trial:
 
 
 def _train(context: Context, predictor: LatencyPredictor, trial: _Trial, progress: ProgressCallback) -> float:
-    """Top-1 of a large network of a space that meets a budget, on held-out images; 0 where none meets it."""
+    """Top-1 of a large network of a space that meets a budget, on held-out images."""
     recipe, budget_ms = context.recipe, predict.load_budgets(context)[trial.number]
-    try:
-        subnet = large_within(context, _space(context, trial.space), predictor.network_ms, budget_ms)
-    except InfeasibleBudgetError:
-        return 0.0
+    subnet = large_within(context, _space(context, trial.space), predictor.network_ms, budget_ms)
     trial.folder.mkdir(parents=True, exist_ok=True)
     settings = settings_alone(context, recipe.space.tried_share)
     images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)

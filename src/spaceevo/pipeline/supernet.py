@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spaceevo.nets.network import Network
 from spaceevo.pipeline import predict, space
-from spaceevo.pipeline.any_space import SUPERNET, load_network, train_supernet
+from spaceevo.pipeline.any_space import SUPERNET, check_limits, load_network, train_supernet
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.curves import read_curve, write_curve
 from spaceevo.progress import ProgressCallback, silent
@@ -32,6 +32,7 @@ def inputs(context: Context) -> dict[str, object]:
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Train, continuing from the last checkpoint, with the processes of the engine or of `torchrun`."""
+    check_limits(context, space.load_space(context), predict.load_predictor(context).network_ms)
     if context.storage and context.ranks.count > 1:
         context.storage.push()
     context.ranks.agree(True)

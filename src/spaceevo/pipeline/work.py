@@ -62,6 +62,7 @@ class RunWork:
         baselines: MACs (FP32, LSQ+) of each hand-made network's training.
         export: MACs of recalibrating and judging what is exported.
         disk_mib: By stage.
+        data_mib: Of the decoded images.
     """
 
     measured: dict[str, int]
@@ -77,6 +78,7 @@ class RunWork:
     baselines: tuple[tuple[float, float], ...]
     export: float
     disk_mib: dict[str, float]
+    data_mib: float
 
 
 def work_of(
@@ -104,11 +106,15 @@ def work_of(
     steps = [_step_macs(recipe, hyperspace, space) for space in supernets]
     large, sandwich = mean(one[0] for one in steps), mean(one[1] for one in steps)
     subnet = mean(_random(space, "macs") for space in spaces)  # those within the budgets
+    own_subnet = mean(_random(space, "macs") for space in supernets)
     num_budgets = AUTO_BUDGETS if recipe.budgets_ms == "auto" else len(recipe.budgets_ms)
     teacher_macs = mean(_teacher_macs(hyperspace, num_classes))
     num_maps = min(num_images, blocks.num_images + blocks.score_images)
     score_images = min(recipe.subnets.num_images, num_train - num_images)
     recalibrated = min(num_images, recipe.subnets.recalibration_batches * BATCH_SIZE)
+    recalibrated_last = min(num_images, RECALIBRATION_BATCHES * BATCH_SIZE)
+    exported = 2 * recalibrated_last + 3 * num_val
+    is_tuned = recipe.finetune.epochs > 0
     cells = tuple(cell_macs(hyperspace, *cell, blocks) for cell in all_cells(hyperspace))
     sizes = {r: map_sizes(hyperspace, r) for r in hyperspace.resolutions}
     widths = [_in_width(hyperspace, index) for index in range(len(hyperspace.searched))]
@@ -137,11 +143,12 @@ def work_of(
         supernet_fp32=fp32,
         supernet_int8=int8,
         generations=_generations(recipe.subnets, num_budgets),
-        evaluation=(recalibrated + score_images) * subnet,
-        finetune=(recipe.finetune.epochs * num_images * subnet,) * num_budgets,
+        evaluation=(recalibrated + score_images) * own_subnet,
+        finetune=(recipe.finetune.epochs * num_images * own_subnet,) * num_budgets,
         baselines=(alone,) * num_budgets,
-        # Each of the two precisions is recalibrated; the INT8 file is judged as integers and by the runtime
-        export=2 * num_budgets * subnet * (2 * min(num_images, RECALIBRATION_BATCHES * BATCH_SIZE) + 3 * num_val),
+        # Both precisions are recalibrated; the network is judged as fake-quantized and in integers, and both files by
+        # the runtime, which is several times faster. What was fine-tuned is judged as the supernet left it, too
+        export=num_budgets * ((subnet + own_subnet) * exported + is_tuned * own_subnet * (recalibrated_last + num_val)),
         disk_mib={
             "blocks": maps_bytes / MIB,
             "supernet": weights / MIB,
@@ -149,6 +156,7 @@ def work_of(
             "baselines": num_budgets * FILES_PER_WEIGHT * own_weights / MIB,
             "export": num_budgets * 2 * 2.25 * own_weights / MIB,  # float32, 8 bits, and what both come from
         },
+        data_mib=(num_train + num_val) * 3 * recipe.data.image_size**2 / MIB,
     )
 
 

@@ -148,7 +148,7 @@ def headline(summary: Summary) -> str:
 
 def notes(summary: Summary, cells: Sequence[DistilledCell] = ()) -> tuple[str, ...]:
     """What a reader should know before trusting the numbers; empty where all is well."""
-    found = [BUSY] if summary.busy else []
+    found = [*([BUSY] if summary.busy else []), *summary.notes]
     before, now = summary.predictor.reference_ms, summary.reference_ms
     if before and now and before != now:
         found.append(

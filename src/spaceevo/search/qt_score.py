@@ -11,7 +11,7 @@ stages. Per budget T, with p the share of subnets with latency <= T and L the me
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from spaceevo.errors import ArtifactError, EncodingError, InfeasibleBudgetError, RecipeError
 from spaceevo.records import BlockTable
+from spaceevo.search.budgets import rounded_up
 from spaceevo.seeding import numpy_random
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice
 
@@ -31,6 +32,8 @@ DAMPING = 23.0
 CACHE_BYTES = 600_000_000
 # A share of subnets below this cannot be told from rounding.
 SMALLEST_SHARE = 1e-8
+# Steps in which the least budget under which something scores is sought.
+BUDGET_STEP = 1.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class Evaluator(ABC):
         base_ms: By resolution, latency of everything that is not searched, at least 0.
         settings: Constants of the score.
         unit: Of latencies and budgets, in messages. Any cost that adds up over stages may stand for the latency.
+        at: Makes the same evaluator under one other budget.
 
     Raises:
         ArtifactError: The table has an unknown index, a loss or latency that is not a positive number, or
@@ -117,7 +121,8 @@ class Evaluator(ABC):
         budgets_ms: Sequence[float],
         base_ms: Mapping[int, float],
         settings: QTSettings,
-        unit: str = "ms",
+        unit: str,
+        at: Callable[[float], Evaluator],
     ) -> None:
         if not budgets_ms or not all(0 < budget < np.inf for budget in budgets_ms):
             raise RecipeError("Latency budgets must be positive", found=f"budgets_ms = {list(budgets_ms)}")
@@ -125,6 +130,7 @@ class Evaluator(ABC):
         self.budgets_ms = tuple(budgets_ms)
         self.settings = settings
         self.unit = unit
+        self._at = at
         self.failed = table.failed
         self.resolutions, self.cells = _cells(table, hyperspace)
         for resolution in self.resolutions:
@@ -146,8 +152,28 @@ class Evaluator(ABC):
             raise InfeasibleBudgetError(
                 f"No subnet of any space of {hyperspace.name} meets {min(infeasible):g} {unit}",
                 found=f"The fastest takes {closest:.4g} {unit}",
-                remedy=f"The closest feasible budget is {_round_up(closest):g} {unit}",
+                remedy=f"The closest feasible budget is {self.least_budget(self.fastest):g} {unit}",
             )
+
+    @property
+    def fastest(self) -> SpaceChoice:
+        """The space that holds the fastest combination of rows."""
+        resolution = min(self.resolutions, key=lambda r: self.base_ms[r] + sum(self.stage_min_ms[r]))
+        cells = [
+            min(own, key=lambda cell: float(self.cells[*cell, resolution].latency_ms.min()))
+            for own in stage_cells(self.hyperspace, self.failed)
+        ]
+        return SpaceChoice(tuple(block for _, block, _ in cells), tuple(window for _, _, window in cells))
+
+    def least_budget(self, choice: SpaceChoice) -> float:
+        """The smallest budget, rounded up, under which a space without a failed cell scores.
+
+        It may lie a little above `closest_budget`: a share may be too small to be told.
+        """
+        budget = self.closest_budget(choice)
+        while self._at(budget).score(choice) <= 0:
+            budget = rounded_up(BUDGET_STEP * budget)
+        return budget
 
     @property
     def parts(self) -> tuple[Evaluator, ...]:
@@ -161,7 +187,7 @@ class Evaluator(ABC):
             self.base_ms[r] + sum(float(self.cells[*cell, r].latency_ms.min()) for cell in cells)
             for r in self.resolutions
         ]
-        return _round_up(min(fastest))
+        return rounded_up(min(fastest))
 
     def score(self, choice: SpaceChoice) -> float:
         """The Q-T score of a space, higher is better; 0 where it uses a failed cell or meets no budget.
@@ -214,7 +240,11 @@ class SampledEvaluator(Evaluator):
         seed: int = 0,
         unit: str = "ms",
     ) -> None:
-        super().__init__(table, hyperspace, budgets_ms, base_ms, settings, unit)
+
+        def at(budget_ms: float) -> Evaluator:
+            return SampledEvaluator(table, hyperspace, [budget_ms], base_ms, settings, num_samples, seed, unit)
+
+        super().__init__(table, hyperspace, budgets_ms, base_ms, settings, unit, at)
         if num_samples < 1:
             raise RecipeError("A sampled score needs at least one sample", found=f"num_samples = {num_samples}")
         self.num_samples = num_samples
@@ -296,7 +326,12 @@ class ExactEvaluator(Evaluator):
         num_latency_bins: int = 128,
         unit: str = "ms",
     ) -> None:
-        super().__init__(table, hyperspace, budgets_ms, base_ms, settings, unit)
+
+        def at(budget_ms: float) -> Evaluator:
+            bins = num_loss_bins, num_latency_bins
+            return ExactEvaluator(table, hyperspace, [budget_ms], base_ms, settings, *bins, unit)
+
+        super().__init__(table, hyperspace, budgets_ms, base_ms, settings, unit, at)
         if min(num_loss_bins, num_latency_bins) < 16:
             raise RecipeError(
                 "The exact score needs at least 16 bins per axis",
@@ -415,11 +450,16 @@ class CombinedEvaluator:
         self.hyperspace = parts[0].hyperspace
         self.budgets_ms = tuple(budget for part in parts for budget in part.budgets_ms)
         self.failed = frozenset[tuple[int, int]]().union(*(part.failed for part in parts))
+        self.fastest = None  # what is fast for one target need not be for another
 
     def score(self, choice: SpaceChoice) -> float:
         """The sum of the scores; 0 where a target has a failed cell or no subnet within any of its budgets."""
         scores = [part.score(choice) for part in self.parts]
         return sum(scores) if all(scores) else 0.0
+
+    def least_budget(self, choice: SpaceChoice) -> float:
+        """The smallest budget, rounded up, under which a space scores for every target."""
+        return max(part.least_budget(choice) for part in self.parts)
 
     def assess(self, choice: SpaceChoice) -> tuple[BudgetQuality, ...]:
         """Share and loss under each budget of each target, in the order of `budgets_ms`."""
@@ -497,9 +537,3 @@ def _rows_for(table: BlockTable, hyperspace: Hyperspace) -> str:
 
 def _bad_table(problem: str, found: str) -> ArtifactError:
     return ArtifactError(f"The block table {problem}", found=found, remedy="Make the table again for this hyperspace")
-
-
-def _round_up(budget_ms: float) -> float:
-    """To three or four digits, upwards, so that the budget that is named is feasible."""
-    unit = 10.0 ** (np.floor(np.log10(budget_ms)) - 3)
-    return float(np.ceil(budget_ms / unit) * unit)

@@ -32,6 +32,13 @@ class SpaceEvaluator(Protocol):
     def budgets_ms(self) -> tuple[float, ...]:
         """Latency constraints that the score adds up over."""
 
+    @property
+    def fastest(self) -> SpaceChoice | None:
+        """A space that scores if any does, for a search that has met none; None where that is not known."""
+
+    def least_budget(self, choice: SpaceChoice) -> float:
+        """The smallest budget, rounded up, under which a space scores."""
+
     def score(self, choice: SpaceChoice) -> float:
         """The Q-T score."""
 
@@ -76,7 +83,7 @@ def search_spaces(
     Raises:
         RecipeError: A number out of its range.
         ArtifactError: Every block of a stage is excluded.
-        InfeasibleBudgetError: Every scored space scored 0.
+        InfeasibleBudgetError: No space scores.
     """
     if min(num_spaces, population_size, tournament_size) < 1 or not 0 <= tolerance < 1:
         raise RecipeError(
@@ -91,6 +98,9 @@ def search_spaces(
     else:
         _evolve(search, population_size, tournament_size, python_random(seed, "search_spaces"))
         search.climb()
+    if not any(search.scores.values()) and evaluator.fastest:
+        search.score(evaluator.fastest)
+        search.climb()
     swept, why_unbounded = _swept(search, sweep, tolerance)
     ranked = sorted(
         (ScoredSpace(encoding=hyperspace.encode(choice), qt_score=score) for choice, score in search.scores.items()),
@@ -101,7 +111,7 @@ def search_spaces(
         raise InfeasibleBudgetError(
             f"None of {len(ranked)} scored spaces of {hyperspace.name} has subnets within the budgets",
             found=f"budgets_ms = {list(evaluator.budgets_ms)}",
-            remedy="Raise the budgets; they lie at the very edge of what the hyperspace can do",
+            remedy=_least_budgets(evaluator),
         )
     within = tuple(space for space in ranked if space.qt_score >= (1 - tolerance) * best.qt_score)
     return SpaceSearchResult(
@@ -125,6 +135,12 @@ def search_spaces(
         num_allowed=search.num_allowed,
         why_unbounded=why_unbounded,
     )
+
+
+def _least_budgets(evaluator: SpaceEvaluator) -> str:
+    if evaluator.fastest is None:
+        return "Raise the budgets; they lie at the very edge of what the hyperspace can do"
+    return f"The closest feasible budget is {evaluator.least_budget(evaluator.fastest):g}"
 
 
 def best_of_block_types(result: SpaceSearchResult, hyperspace: Hyperspace) -> tuple[ScoredSpace, ...]:

@@ -8,10 +8,9 @@ from math import inf, isfinite
 from random import Random
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from spaceevo.errors import InfeasibleBudgetError, RecipeError, TargetError, TrainingError
 from spaceevo.search.accuracy import predict_top1
+from spaceevo.search.budgets import rounded_up
 from spaceevo.search.pareto import survivors
 from spaceevo.seeding import python_random
 from spaceevo.spaces.search_space import SearchSpace
@@ -167,13 +166,26 @@ def search_subnets(
     return best_within(rated.values(), budgets[-1])
 
 
-def fastest_within(space: SearchSpace, budget_ms: float, latency_ms: Callable[[Subnet], float], seed: int) -> Subnet:
+def fastest_within(
+    space: SearchSpace,
+    budget_ms: float,
+    latency_ms: Callable[[Subnet], float],
+    seed: int,
+    excess: Callable[[Subnet], dict[str, float]] = lambda subnet: {},
+) -> Subnet:
     """A fast subnet that meets a budget: the smallest at its best resolution, unless another one has to be sought.
 
+    Args:
+        space: Where to look.
+        budget_ms: The budget.
+        latency_ms: As of `search_subnets`, as the others.
+        seed: Of the search.
+        excess: Of limits.
+
     Raises:
-        InfeasibleBudgetError: None was found; by how much the fastest misses it is told.
+        InfeasibleBudgetError: None was found; by how much the closest misses budget or limits is told.
     """
-    return _feasible(space, _Latencies(latency_ms), _Excess(lambda subnet: {}), budget_ms, seed)
+    return _feasible(space, _Latencies(latency_ms), _Excess(excess), budget_ms, seed)
 
 
 def _rank(one: RatedSubnet) -> tuple[float, float]:
@@ -311,7 +323,7 @@ def _feasible(space: SearchSpace, latencies: _Latencies, over: _Excess, budget_m
         raise InfeasibleBudgetError(
             f"No subnet of {space.encoding} meets {budget_ms:g} ms",
             found=f"The fastest takes {latencies[fastest]:.4g} ms",
-            remedy=f"The closest feasible budget is {np.ceil(latencies[fastest] * 1000) / 1000:g} ms",
+            remedy=f"The closest feasible budget is {rounded_up(latencies[fastest]):g} ms",
         )
     if over[fastest]:
         told = ", ".join(f"{name} by {share:.1%}" for name, share in over.of(fastest).items() if share > 0)

@@ -30,16 +30,16 @@ def test_networks_are_read_whatever_editor_wrote_the_list(tmp_path: Path, encodi
     file.write_bytes(("\ufeff" + text).encode("utf-16-le") if " " in encoding else text.encode(encoding))
     found = list(named_networks(["ResNet-50"], file))
     assert [(one.space, one.word) for one in found] == [("", "ResNet-50"), *READ]
-    assert [one.where for one in found] == ["", *(f"line {number} of {file}" for number in (3, 4, 5, 8))]
+    assert [one.where for one in found] == ["", *(f"Line {number} of {file}" for number in (3, 4, 5, 8))]
     assert found[2].text == f"micro-014-120 {ENCODING}"
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"ResNet-18\nResNet-18 and ResNet-50\n", "line 2 of"),
-        (b"ResNet-18\n\nR\xe9sNet\n", "line 3 of"),
-        (b"ResNet-18\n\0\n", "line 2 of"),
+        (b"ResNet-18\nResNet-18 and ResNet-50\n", "Line 2 of"),
+        (b"ResNet-18\n\nR\xe9sNet\n", "Line 3 of"),
+        (b"ResNet-18\n\0\n", "Line 2 of"),
         (b"\n# nothing\n", "names none"),
         (b"", "names none"),
         (b"\xff\xfea", "cannot be read"),

@@ -87,7 +87,7 @@ class BatchPredictor:
         found = np.full((len(subnets), self.num_columns), ABSENT, np.int32)
         for row, subnet in enumerate(subnets):
             if not self.space.contains(subnet):
-                raise EncodingError(f"A subnet is not in {self.space.encoding}", found=f"number {row} of the batch")
+                raise EncodingError(f"A subnet is not in {self.space.encoding}", found=f"Number {row} of the batch")
             found[row, 0] = resolutions[subnet.resolution]
             column = 1
             for numbers, stage, depth in zip(self._numbers, subnet.stages, self.depths, strict=True):
@@ -179,7 +179,7 @@ class BatchPredictor:
         if not fine.all():
             number = int(np.argmin(fine))
             raise EncodingError(
-                f"A row names no subnet of {self.space.encoding}", found=f"row {number}: {otherwise} of the space"
+                f"A row names no subnet of {self.space.encoding}", found=f"Row {number}: {otherwise} of the space"
             )
 
     def _programs(self) -> tuple[list[tuple[Operator, ...]], list[tuple[int, ...]]]:

@@ -18,7 +18,7 @@ class NamedNetwork(NamedTuple):
 
     Attributes:
         text: As it was named: a word, or a search space, a blank and an encoding.
-        where: For messages: "line 3 of networks.txt"; empty for a word of the command line.
+        where: For messages: "Line 3 of networks.txt"; empty for a word of the command line.
     """
 
     text: str
@@ -52,7 +52,7 @@ def named_networks(names: Iterable[str], file: Path | None) -> Iterator[NamedNet
         words = words[: next((number for number, word in enumerate(words) if word.startswith("#")), None)]
         if len(words) > 2:
             raise EncodingError(
-                f"{line.strip()!r}{where and ', '}{where}, names no network",
+                f"{where}{where and ': '}{line.strip()!r} names no network",
                 found=f"It has {len(words)} words",
                 remedy="Write a name of the zoo, an encoding, or a search space, a blank and an encoding",
             )
@@ -74,10 +74,10 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
             is_utf16 = binary.read(2) in _UTF16
         with file.open(encoding="utf-16" if is_utf16 else "utf-8-sig", errors="surrogateescape") as stream:
             for number, line in enumerate(stream, 1):
-                where = f"line {number} of {file}"
+                where = f"Line {number} of {file}"
                 if not _is_text(line):
                     raise ArtifactError(
-                        f"The list of networks has no text in {where}",
+                        f"{where} is no text in UTF-8",
                         found=f"It begins {line[:20]!r}",
                         remedy="Save the list as UTF-8",
                     )

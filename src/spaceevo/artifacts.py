@@ -113,12 +113,12 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(read_file(path))
         if manifest.sha256 not in ("", manifest.own_hash):
-            raise ValueError("its content has another SHA-256 than was written")
+            raise ValueError("Its content has another SHA-256 than was written")
     except (ValueError, OSError) as error:
         found = str(error).splitlines()[0]
         raise ArtifactError(f"{path} is not a manifest that spaceevo wrote", found=found, remedy=remedy) from error
     if manifest.format != FORMAT:
-        found = f"format {manifest.format!r}; expected {FORMAT!r}"
+        found = f"Format {manifest.format!r}; expected {FORMAT!r}"
         raise ArtifactError(f"{path} belongs to something else", found=found, remedy=remedy)
     return manifest
 
@@ -375,7 +375,7 @@ class StageFolder:
         if manifest.stage != self.name:
             raise ArtifactError(
                 f"{folder / MANIFEST} belongs to something else",
-                found=f"stage {manifest.stage!r}; expected {self.name!r}",
+                found=f"Stage {manifest.stage!r}; expected {self.name!r}",
                 remedy=f"Delete the folder {folder} to have the stage done again",
             )
         return manifest
@@ -387,7 +387,7 @@ class StageFolder:
                 continue
             raise ArtifactError(
                 f"{path}, a file of the finished stage {self.name!r}, is damaged",
-                found=found,
+                found=found[0].upper() + found[1:],
                 remedy=f"Restore it, or delete the folder {self.path} to have this stage done again; "
                 "the other stages are kept",
             )

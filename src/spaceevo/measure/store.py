@@ -209,7 +209,7 @@ class Store:
             try:
                 description = TargetDescription.model_validate_json(target)
             except ValidationError as error:
-                raise self._damaged(f"target of measurement {key[:12]}: {error.errors()[0]['msg']}") from error
+                raise self._damaged(f"Target of measurement {key[:12]}: {error.errors()[0]['msg']}") from error
             subject = Subject(what, precision, description, plan, reference_ms, name, program)
             yield Row(subject, spaceevo, created, self._measurement(key, measurement))
 
@@ -240,7 +240,7 @@ class Store:
             try:
                 then = {**now, "spaceevo": spaceevo, **json.loads(text)}
             except (ValueError, TypeError) as error:
-                raise self._damaged(f"the target of {count} measurements: {error}") from error
+                raise self._damaged(f"The target of {count} measurements: {error}") from error
             if reference_ms is not None:
                 then["reference_ms"] = own_ms
             differences = {field: then[field] for field in then if then[field] != now.get(field)}
@@ -336,13 +336,13 @@ class Store:
         if tables and application != _APPLICATION_ID:
             raise ArtifactError(
                 f"{self.path} is a database, but not one of measurements",
-                found=f"tables {', '.join(tables[:5])}",
+                found=f"Tables {', '.join(tables[:5])}",
                 remedy="Choose another file",
             )
         if application == _APPLICATION_ID and (found := execute("PRAGMA user_version").fetchone()[0]) != _VERSION:
             raise ArtifactError(
                 f"The measurements in {self.path} have another format",
-                found=f"version {found}, expected {_VERSION}",
+                found=f"Version {found}, expected {_VERSION}",
                 remedy="Rename the file to measure anew; what it has does not tell what it is of"
                 if found < _VERSION
                 else "Install the later spaceevo that wrote it, or rename the file to measure anew",
@@ -418,13 +418,13 @@ class Store:
         """That a row is as it was written, where its checksum, the last column, is known."""
         *values, sha256 = row
         if sha256 is not None and sha256 != _checksum(tuple(values)):
-            raise self._damaged(f"row {values[0][:12]} is not what was written: its SHA-256 differs")
+            raise self._damaged(f"Row {values[0][:12]} is not what was written: its SHA-256 differs")
 
     def _measurement(self, key: str, text: str) -> Measurement:
         try:
             return Measurement.model_validate_json(text)
         except ValidationError as error:
-            raise self._damaged(f"measurement {key[:12]}: {error.errors()[0]['msg']}") from error
+            raise self._damaged(f"Measurement {key[:12]}: {error.errors()[0]['msg']}") from error
 
     def _damaged(self, found: str) -> ArtifactError:
         return ArtifactError(

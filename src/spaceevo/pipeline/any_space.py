@@ -288,7 +288,7 @@ def noted_value(path: Path, number: int, line: str) -> tuple[str, float]:
     try:
         encoding, top1, *digits = json.loads(line)
         if digits and line != _noted(encoding, top1):
-            raise ValueError("its SHA-256 differs")
+            raise ValueError("Its SHA-256 differs")
         return str(encoding), float(top1)
     except (ValueError, TypeError) as error:
         raise ArtifactError(

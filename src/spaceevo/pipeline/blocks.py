@@ -544,7 +544,7 @@ def _read_cell(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(read_file(path))
         sha256 = content.pop("sha256", None)
         if content.keys() != {"cell", "rows"} or sha256 not in (None, content_hash(content)):
-            raise ValueError("its content has another SHA-256 than was written")
+            raise ValueError("Its content has another SHA-256 than was written")
         DistilledCell.model_validate(content["cell"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(

@@ -80,7 +80,7 @@ class _Checks:
         marker, path = read_marker(self.folder), self.folder / MARKER
         if marker is None:
             if path.exists():
-                self._add(path, "damaged", "its content has another SHA-256 than was written")
+                self._add(path, "damaged", "Its content has another SHA-256 than was written")
             return
         self._add(path, "whole")
         for name, entry in marker.files.items():

@@ -12,7 +12,7 @@ import pytest
 
 from spaceevo import artifacts
 from spaceevo.artifacts import Manifest, RunFolder, StageFolder, content_hash, storage_errors, write_atomically
-from spaceevo.errors import ArtifactError, NoSpaceError, RunLockedError
+from spaceevo.errors import ArtifactError, NoSpaceError, RunLockedError, StorageError
 
 OLD, NEW = "1" * 64, "2" * 64
 
@@ -71,7 +71,8 @@ def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
     [
         (OSError(errno.ENOSPC, "No space left on device"), NoSpaceError),
         (OSError(errno.EROFS, "Read-only file system"), NoSpaceError),
-        (OSError(errno.EIO, "Input/output error"), OSError),
+        (OSError(errno.EIO, "Input/output error"), StorageError),
+        (OSError(errno.EAGAIN, "Try again"), BlockingIOError),
         (KeyboardInterrupt(), KeyboardInterrupt),
     ],
 )
@@ -209,12 +210,112 @@ def test_a_superseded_stage_returns_when_its_inputs_change_back(stage: StageFold
     assert (stage.path / "deep" / "file.bin").read_text() == "new"
 
 
-def test_files_without_an_owner_are_set_aside(stage: StageFolder) -> None:
-    stage.path.mkdir(parents=True)
-    (stage.path / "mine.txt").write_text("precious")
+def _state(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_nothing_that_is_set_aside_replaces_another(stage: StageFolder) -> None:
+    for text in ("first", "second", "third"):
+        write_atomically(stage.path / "half", text)
+        assert stage.finished(NEW) is None
+        assert not stage.path.exists()
+    assert sorted(_state(stage.run / "superseded").values()) == ["first", "second", "third"]
+    old = _finish(stage, OLD, "old")
+    (stage.run / "superseded" / f"supernet-{OLD[:16]}").mkdir()
     assert stage.finished(NEW) is None
-    assert [path.read_text() for path in stage.run.rglob("mine.txt")] == ["precious"]
-    assert not stage.path.exists()
+    assert stage.finished(OLD) == old
+    assert (stage.path / "deep" / "file.bin").read_text() == "old"
+
+
+def test_files_of_the_user_stay_where_they_are(tmp_path: Path) -> None:
+    stage = RunFolder(tmp_path).stage("supernet", ("deep/*.bin", "half"))
+    users = {
+        "notes.txt": "n",
+        "deep/notes.txt": "d",
+        "own/file.bin": "o",
+        "deep/.draft.tmp": "t",
+        ".notes.txt.12.tmp": "u",
+    }
+    old = _finish(stage, OLD, "old")
+    for name, text in users.items():
+        write_atomically(stage.path / name, text)
+    (stage.path / "link").symlink_to(tmp_path)
+    assert stage.finished(NEW) is None
+    assert _state(stage.path) == users
+    assert (stage.path / "link").is_symlink()
+    new = _finish(stage, NEW, "new")
+    for manifest, text in ((old, "old"), (new, "new"), (old, "old")):
+        assert stage.finished(manifest.input_hash) == manifest
+        assert {**_state(stage.path), "deep/file.bin": text} == _state(stage.path)
+        assert users.items() <= _state(stage.path).items()
+    assert set(_state(tmp_path / "superseded").values()) & set(users.values()) == set()
+
+
+def test_a_file_of_a_finished_stage_is_its_own_whatever_its_name(tmp_path: Path) -> None:
+    stage = RunFolder(tmp_path).stage("supernet", ("other",))
+    _finish(stage, OLD)
+    assert stage.finished(NEW) is None
+    assert not stage.path.exists(), "nothing of the old inputs may be taken for the new ones"
+
+
+def test_only_our_files_are_removed(tmp_path: Path) -> None:
+    for name in ("1-2.npy", "deep/3-4.npy", "mine.npy", "deep/mine/x", ".1-2.npy.77.tmp"):
+        write_atomically(tmp_path / "maps" / name, "")
+    artifacts.remove_own(tmp_path / "maps", ("[0-9]*.npy", "deep/[0-9]*.npy"))
+    assert set(_state(tmp_path / "maps")) == {"mine.npy", "deep/mine/x"}
+    artifacts.remove_own(tmp_path / "maps")
+    assert not (tmp_path / "maps").exists()
+    artifacts.remove_own(tmp_path / "maps")
+
+
+def test_a_manifest_tells_of_further_files_and_of_its_own_damage(stage: StageFolder) -> None:
+    stage.note_spent(OLD, 0)
+    write_atomically(stage.path / "notes.jsonl", "x")
+    write_atomically(stage.path / "a.lock", "")
+    manifest = _finish(stage, OLD)
+    assert set(manifest.files) == {"deep/file.bin"}
+    assert set(manifest.kept) == {"notes.jsonl", "inputs.json"}
+    path = stage.path / "stage.json"
+    path.write_text(path.read_text().replace("1.235", "1.236"))
+    with pytest.raises(ArtifactError, match="another SHA-256"):
+        stage.finished(OLD)
+    earlier = json.loads(path.read_text())
+    del earlier["sha256"], earlier["kept"]
+    path.write_text(json.dumps(earlier))
+    assert stage.finished(OLD).output_hash == manifest.output_hash  # type: ignore[union-attr]
+
+
+def test_a_link_is_written_through_and_a_device_into(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "real")
+    write_atomically(tmp_path / "link", "x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "deep" / "real").read_text() == "x"
+    write_atomically(Path("/dev/null"), "x")
+    assert not Path("/dev/null").is_file()
+
+
+FAILING = ["ENOLCK", "ENOSYS", "ENOTSUP", "EIO", "ESTALE", "ENOTCONN"]
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_file_system_that_fails_is_told_and_nothing_is_called_damaged(
+    stage: StageFolder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    number = getattr(errno, name)
+    with pytest.raises(StorageError, match=r"The file system of .* local disk with --out"), storage_errors(stage.path):
+        raise OSError(number, os.strerror(number))
+    _finish(stage, OLD)
+
+    def fail(self: Path, *_: object, **__: object) -> bytes:
+        raise OSError(number, os.strerror(number), str(self))
+
+    for broken in ("read_bytes", "stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, broken, fail)
+            with pytest.raises(StorageError, match=os.strerror(number)) as caught:
+                stage.finished(OLD)
+            assert "elete" not in str(caught.value)
+    assert stage.finished(OLD)
 
 
 @pytest.mark.parametrize("notes", ["", "{", "[]", "{}", '{"seconds": "x"}'])
@@ -270,7 +371,7 @@ def test_what_is_no_manifest_is_told(stage: StageFolder, content: bytes, inputs:
 def test_a_foreign_manifest_is_told(stage: StageFolder, key: str, value: str) -> None:
     _finish(stage, OLD)
     path = stage.path / "stage.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": "", key: value}))
     with pytest.raises(ArtifactError, match=f"belongs to something else.*{value}"):
         stage.finished(OLD)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from spaceevo import storage
 from spaceevo.artifacts import write_atomically
-from spaceevo.errors import RunLockedError, StorageError
+from spaceevo.errors import ArtifactError, RunLockedError, StorageError
 from spaceevo.storage import HOLDER, Storage, located, this_machine
 
 DATABASE = "measurements.sqlite"
@@ -159,11 +159,32 @@ def test_only_what_lasts_is_kept(url: str, tmp_path: Path) -> None:
 def test_foreign_names_in_the_store_are_left_alone(url: str, tmp_path: Path) -> None:
     file_system, root = storage._open(url)
     foreign = {".stored.json", "stage/.hidden", "cache/data.npy", "stage/a.lock", "m.sqlite-wal"}
-    for name in {*foreign, "stage/file"}:
+    ours = {"spaceevo.json", "stage/file"}
+    for name in foreign | ours:
         file_system.pipe_file(f"{root}/{name}", b"x")
     with session(url, tmp_path / "a").held(silent):
-        assert tree(tmp_path / "a") == {"stage/file": b"x"}
-    assert names_there(url) == {*foreign, "stage/file", HOLDER}
+        assert tree(tmp_path / "a") == dict.fromkeys(ours, b"x")
+    assert names_there(url) == foreign | ours | {HOLDER}
+
+
+def test_a_place_that_is_not_empty_and_of_no_run_is_refused(url: str, tmp_path: Path) -> None:
+    file_system, root = storage._open(url)
+    for name in ("thesis.txt", "work/notes", "recipe.yaml"):
+        file_system.pipe_file(f"{root}/{name}", b"mine")
+    told = pytest.raises(ArtifactError, match=r"is not empty.*It holds recipe\.yaml, thesis\.txt")
+    with told, session(url, tmp_path / "a").held(silent):
+        pass
+    assert names_there(url) == {"thesis.txt", "work/notes", "recipe.yaml"}
+    assert file_system.cat_file(f"{root}/thesis.txt") == b"mine"
+
+
+def test_a_run_that_was_copied_to_the_store_is_gone_on_with(url: str, tmp_path: Path) -> None:
+    file_system, root = storage._open(url)
+    copied = {"recipe.yaml": b"a", "provenance.json": b"b", "study/stage.json": b"c"}
+    for name, content in copied.items():
+        file_system.pipe_file(f"{root}/{name}", content)
+    with session(url, tmp_path / "a").held(silent):
+        assert tree(tmp_path / "a") == copied
 
 
 @pytest.mark.parametrize("name", ["../file", "stage/../../file", "stage/", ".."])

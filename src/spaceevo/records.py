@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from spaceevo.artifacts import read_file
 from spaceevo.errors import ArtifactError
 from spaceevo.spaces.operators import Operator
 
@@ -244,13 +245,48 @@ def read_record(model: type[R], path: Path) -> R:
         ArtifactError: It is not one.
     """
     try:
-        return model.model_validate_json(path.read_bytes())
+        return model.model_validate_json(read_file(path))
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} is not a {model.__name__} that spaceevo wrote",
             found=str(error).splitlines()[0],
             remedy=f"Delete the folder {path.parent} and run the same command again",
         ) from error
+
+
+FileState = Literal["whole", "damaged", "missing", "unchecked", "unknown"]
+
+
+class FileCheck(Record):
+    """A file of a run folder.
+
+    Attributes:
+        file: Path relative to the folder.
+        state: "whole"; "damaged" and "missing"; "unchecked" where there is no digest to check it by; "unknown" where
+            spaceevo did not write it.
+        found: What is wrong, or why it is unchecked.
+    """
+
+    file: str
+    state: FileState
+    found: str = ""
+
+
+class FolderCheck(Record):
+    """A run folder, file by file.
+
+    Attributes:
+        folder: Its path.
+        files: In order.
+    """
+
+    folder: str
+    files: tuple[FileCheck, ...]
+
+    @property
+    def faults(self) -> tuple[FileCheck, ...]:
+        """What is damaged or missing."""
+        return tuple(one for one in self.files if one.state in ("damaged", "missing"))
 
 
 class TargetDescription(Record):

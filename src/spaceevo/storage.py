@@ -33,9 +33,10 @@ from uuid import getnode, uuid4
 import fsspec
 from pydantic import BaseModel, ValidationError
 
-from spaceevo.artifacts import storage_errors, write_atomically
-from spaceevo.errors import RunLockedError, SpaceEvoError, StorageError
+from spaceevo.artifacts import FULL, storage_errors, write_atomically
+from spaceevo.errors import ArtifactError, RunLockedError, SpaceEvoError, StorageError
 from spaceevo.locks import claim
+from spaceevo.ownership import at_home, is_run
 
 HOLDER = ".holder.json"
 NOTES = ".stored.json"
@@ -200,6 +201,7 @@ class Storage:
             raise self._taken(held)
         mine = self._as_held()
         if held is None:
+            self._check_foreign()
             with suppress(FileExistsError):  # by someone who is as fast
                 self._store.pipe_file(self._there(HOLDER), mine, mode="create")
         else:
@@ -208,6 +210,16 @@ class Storage:
         if now is None or now.session != self.session:
             raise self._taken(now or _Held.model_validate_json(mine))
         return held.session if held else ""
+
+    def _check_foreign(self) -> None:
+        """That the place is empty, or holds a run that was copied there."""
+        names = sorted(_versions_there(*_open(self.url)))
+        if names and not is_run(set(names)):
+            raise ArtifactError(
+                f"{self.url} is not empty, and not the place of a run",
+                found=f"It holds {', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}",
+                remedy="Nothing was touched. Choose a new or an empty place with --out",
+            )
 
     def _give_sign(self) -> None:
         self._check()
@@ -288,7 +300,7 @@ class Storage:
         path = self.folder / name
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with storage_errors(path):
+            with storage_errors(path, only=FULL):  # what else goes wrong may be the store's, which is asked again
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._store.get_file(self._there(name), str(temporary))
                 _remove(path)
@@ -415,7 +427,7 @@ def located(place: Path | str) -> tuple[Path, Storage | None]:
             "The name of the run folder is not UTF-8", found=url, remedy="Choose another folder with --out"
         ) from None
     if "://" not in url:
-        return Path(place), None
+        return at_home(Path(place)), None
     _open(url)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"{url.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"

@@ -29,6 +29,7 @@ from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store
 from spaceevo.measure.study import study
 from spaceevo.measure.target import RUNTIMES, connect, describe
+from spaceevo.ownership import at_home, claim_folder
 from spaceevo.predict.assess import assess_networks
 from spaceevo.predict.batch import BatchPredictor
 from spaceevo.predict.fit import fit_networks, fit_subnets, random_pairs
@@ -104,7 +105,7 @@ def open_device(name: str, threads: int, cores: Sequence[int], folder: Path | No
     target = describe(name, threads, cores)
     words = [name.replace("/", "-"), *([f"{threads}-threads"] if threads > 1 else [])]
     words += [f"cores-{'-'.join(map(str, cores))}"] if cores else []
-    return Device(target, folder or TARGETS / "_".join(words))
+    return Device(target, at_home(folder or TARGETS / "_".join(words)))
 
 
 class About(Record):
@@ -220,7 +221,7 @@ def measure_all(
         for precision in precisions
     ]
     check_sizes(jobs)
-    with RunFolder(device.folder).locked(), device.store() as store:
+    with RunFolder(claim_folder(device.folder, "target", "--folder")).locked(), device.store() as store:
         own = measure_files(device.target, [Path(name) for name in files], store, Plan(), part(progress, 0, 0.4))
         networks = measure_programs(device.target, jobs, store, device.work_dir, Plan(), part(progress, 0.4, 0.8))
         rows: list[tuple[str, _Network | None, Measurement]] = []
@@ -273,7 +274,7 @@ def study_device(
     Raises:
         TargetError: The device is lost, or too unstable.
     """
-    with RunFolder(device.folder).locked(), device.store() as store:
+    with RunFolder(claim_folder(device.folder, "target", "--folder")).locked(), device.store() as store:
         found = study(
             device.target,
             store,
@@ -319,7 +320,7 @@ def fit_device(
         hyperspaces=tuple(hyperspaces), num_fit=num_fit, seed=seed, num_classes=num_classes, precision=precision
     )
     path = _predictor_path(device, precision)
-    with RunFolder(device.folder).locked(), device.store() as store:
+    with RunFolder(claim_folder(device.folder, "target", "--folder")).locked(), device.store() as store:
         predictor = fit_networks(
             _fit_subnets(notes), device.target, store, device.work_dir, progress, precision=precision
         )
@@ -344,7 +345,7 @@ def assess_device(
         for name in notes.hyperspaces
         for pair in random_pairs(load_hyperspace(name), num_unseen, seed, "assess", notes.num_classes, exclude=seen)
     ]
-    with RunFolder(device.folder).locked(), device.store() as store:
+    with RunFolder(claim_folder(device.folder, "target", "--folder")).locked(), device.store() as store:
         found = assess_networks(predictor, pairs, device.target, store, device.work_dir, progress, precision=precision)
         write_atomically(device.folder / ASSESSMENT, found.model_dump_json(indent=1))
         _write_page(device)

@@ -133,7 +133,7 @@ def test_settings_of_a_recipe(cli, words, tiny, tmp_path, monkeypatch):
 
     seen = []
     monkeypatch.setattr(blocks, "distil", lambda context, *_: seen.append(context.recipe) or [])
-    done = cli("blocks", "distill", "--recipe", tiny.recipe, "--out", tmp_path, "--lr", "0.5", "--seed", "3",
+    done = cli("blocks", "distill", "--recipe", tiny.recipe, "--out", tmp_path / "cells", "--lr", "0.5", "--seed", "3",
                "--teacher-epochs", "2")  # fmt: skip
     assert done.returncode == 0, done.stderr
     (recipe,) = seen

@@ -195,7 +195,7 @@ def test_a_manifest_of_another_stage(cli: Any, tiny: Any, tmp_path: Path) -> Non
 def test_foreign_measurements(cli: Any, tiny: Any, tmp_path: Path, content: bytes) -> None:
     folder = tiny.copy(tmp_path / "run", without=("study",))
     (folder / "measurements.sqlite").write_bytes(content)
-    _refused(cli("study", tiny.recipe, "--out", folder), "measurements.sqlite", "Delete")
+    _refused(cli("study", tiny.recipe, "--out", folder), "measurements.sqlite", "move it away")
 
 
 def test_a_damaged_checkpoint_of_an_unfinished_stage(cli: Any, tiny: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from spaceevo.errors import ArtifactError, NoSpaceError, RunLockedError
+from spaceevo.errors import ArtifactError, NoSpaceError, RunLockedError, StorageError
 from spaceevo.measure import store as storage
 from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store, Subject
@@ -180,6 +180,7 @@ def test_a_damaged_measurement_is_told(tmp_path: Path) -> None:
         connection.execute("UPDATE measurements SET measurement = '{\"latency_ms\": 1' WHERE what = '7'")
         text = measurement().model_dump_json().replace('"latency_ms":1.0', '"latency_ms":0.0')
         connection.execute("UPDATE measurements SET measurement = ? WHERE what = '9'", (text,))
+        connection.execute("DELETE FROM checksums")  # as earlier versions left it
     connection.close()
     with Store(path) as store:
         assert store.get(subject(8)) == measurement(9.0)
@@ -188,6 +189,93 @@ def test_a_damaged_measurement_is_told(tmp_path: Path) -> None:
                 store.get(subject(what))
         with pytest.raises(ArtifactError, match="cannot be read"):
             list(store.rows())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "measurements SET measurement = replace(measurement, '9.0', '8.0')",  # another latency, and a valid one
+        "measurements SET created = '1999'",
+        "measurements SET reference_ms = 0.2",
+        "programs SET program = '[1]'",
+    ],
+)
+def test_a_changed_digit_is_told(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "m.db"
+    with Store(path) as store:
+        store.put(subject(8, program="[]", reference_ms=1), measurement(9.0))  # an integer, which SQLite makes a float
+        store.put(subject(7), measurement(7.0))
+    with Store(path) as store:
+        assert store.check() == 0
+        assert len(list(store.rows())) == 2
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"UPDATE {change}" + " WHERE what = '8'")
+    connection.close()
+    with Store(path) as store:
+        assert store.get(subject(7)) == measurement(7.0)
+        if "programs" not in change:
+            with pytest.raises(ArtifactError, match="is not what was written"):
+                store.get(subject(8, reference_ms=1))
+        for read in (store.check, lambda: list(store.rows())):
+            with pytest.raises(ArtifactError, match="is not what was written"):
+                read()
+
+
+def test_a_store_of_an_earlier_version_is_read_and_its_rows_are_unchecked(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    with Store(path) as store:
+        store.put(subject(1), measurement())
+        store._connection.execute("DROP TABLE checksums")
+    with Store(path) as store:
+        assert store.get(subject(1)) == measurement()
+        store.put(subject(2), measurement())
+        assert store.check() == 1
+
+
+def test_opening_changes_nothing(tmp_path: Path) -> None:
+    content = filled(tmp_path / "m.db")
+    with Store(tmp_path / "m.db") as store:
+        assert len(list(store.rows())) == 200
+    assert (tmp_path / "m.db").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("SQLITE_PROTOCOL", StorageError),
+        ("SQLITE_IOERR_LOCK", StorageError),
+        ("SQLITE_NOLFS", StorageError),
+        ("SQLITE_FULL", NoSpaceError),
+        ("SQLITE_READONLY_DBMOVED", NoSpaceError),
+        ("SQLITE_CANTOPEN", NoSpaceError),
+        ("SQLITE_BUSY_RECOVERY", RunLockedError),
+        ("SQLITE_CORRUPT_INDEX", ArtifactError),
+        ("SQLITE_NOTADB", ArtifactError),
+    ],
+)
+def test_only_a_damaged_file_is_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: type[StorageError]
+) -> None:
+    class Far(sqlite3.Connection):
+        """On a file system that fails."""
+
+        def execute(self, text: str, *more: object) -> sqlite3.Cursor:
+            if "journal_mode" in text:
+                error = sqlite3.OperationalError("locking protocol")
+                error.sqlite_errorname = name
+                raise error
+            return super().execute(text, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storage, "_BUSY_SECONDS", 0.02)
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *words, **more: connect(*words, **{**more, "factory": Far}))
+    with pytest.raises(told) as caught:
+        Store(tmp_path / "m.db")
+    assert type(caught.value) is told
+    if told is not ArtifactError:
+        assert "elete" not in str(caught.value)
+    if told is StorageError:
+        assert f"Locking protocol ({name}). Choose a folder on a local disk, with --out" in str(caught.value)
 
 
 def test_nothing_that_was_put_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:

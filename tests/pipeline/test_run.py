@@ -52,7 +52,8 @@ def test_the_run_says_where_it_is_and_what_came_out(tiny: Any) -> None:
 def test_the_folder_holds_every_stage_and_no_rubbish(tiny: Any) -> None:
     assert {path.name for path in tiny.folder.iterdir() if path.is_dir()} <= {*STAGES, "work", "cache"}
     assert {path.name for path in tiny.folder.iterdir() if path.is_file()} == {
-        ".lock", "recipe.yaml", "provenance.json", "measurements.sqlite", "report.html", "summary.json",
+        ".lock", "spaceevo.json", "recipe.yaml", "provenance.json", "measurements.sqlite", "report.html",
+        "summary.json",
     }  # fmt: skip
     assert not [path for path in tiny.folder.rglob("*") if path.name.endswith((".tmp", "checkpoint.safetensors"))]
     assert not list((tiny.folder / "work").glob("*"))
@@ -60,11 +61,12 @@ def test_the_folder_holds_every_stage_and_no_rubbish(tiny: Any) -> None:
 
 def test_manifests_list_every_file(tiny: Any) -> None:
     for stage in STAGES:
-        listed = {(tiny.folder / stage / name).resolve() for name in _manifest(tiny.folder, stage).files}
-        assert all(path.is_file() for path in listed)
-        inside = {path for path in (tiny.folder / stage).rglob("*") if path.is_file() and path.parent.name != "cells"}
-        assert {path.name for path in inside - listed} <= {"stage.json", "inputs.json", "evaluated.jsonl",
-                                                           "teacher-int8.safetensors"}  # fmt: skip
+        manifest, inside = _manifest(tiny.folder, stage), tiny.folder / stage
+        found = {path.relative_to(inside).as_posix() for path in inside.rglob("*") if path.is_file()}
+        found = {name for name in found if not name.endswith(".lock")}
+        assert manifest.files.keys() | manifest.kept.keys() | {"stage.json"} == found
+        beside = {name for name in manifest.kept if not name.startswith(("cells/", "results/"))}
+        assert beside <= {"inputs.json", "evaluated.jsonl", "teacher-int8.safetensors"}
 
 
 def test_provenance_and_resolved_recipe(tiny: Any, summary: dict[str, Any]) -> None:
@@ -193,3 +195,53 @@ def test_a_changed_key_reruns_its_stage_and_those_after_it_and_back(tiny: Any, t
     for name in ("summary.json", "report.html"):
         assert (folder / name).read_bytes() == (tiny.folder / name).read_bytes()
     assert new_summary != (folder / "summary.json").read_text()
+
+
+def test_an_interrupted_export_goes_on_behind_what_it_had_done(
+    tiny: Any, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that a file of the first one that is damaged meanwhile is not taken."""
+    folder = tiny.copy(tmp_path / "run")
+    (folder / "export" / "stage.json").unlink()
+    for path in (folder / "export").glob("results/*"):
+        path.unlink()
+    done: list[str] = []
+
+    def hand_out(network: Any, runtime: Any, models: Any, name: str, *rest: Any) -> Any:
+        if len(done) == 2 and not broken:
+            broken.append(name)
+            raise KeyboardInterrupt
+        done.append(name)
+        return original(network, runtime, models, name, *rest)
+
+    broken: list[str] = []
+    original = pipeline.export.hand_out
+    monkeypatch.setattr(pipeline.export, "hand_out", hand_out)
+    assert cli("export", tiny.recipe, "--out", folder).returncode == 130
+    first, second = done
+    damaged = folder / "export" / "models" / f"{second}-fp32.onnx"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert cli("export", tiny.recipe, "--out", folder).returncode == 0
+    assert done.count(first) == 1
+    assert done.count(second) == 2
+    assert len(done) == 5
+    for name in ("export/models.json", *(f"export/models/{first}-{kind}.onnx" for kind in ("int8", "fp32"))):
+        assert (folder / name).read_bytes() == (tiny.folder / name).read_bytes()
+
+
+def test_files_of_the_user_survive_a_change_of_the_recipe(tiny: Any, tmp_path: Path, cli: Any) -> None:
+    folder, recipe = tiny.copy(tmp_path / "run"), tmp_path / "other.yaml"
+    mine = [
+        folder / name for name in ("notes.txt", "work/models-original/a", "study/thesis.txt", "cache/mine", "mine/x")
+    ]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text("mine")
+    content = yaml.safe_load(tiny.recipe.read_text())
+    content.setdefault("study", {})["sizes"] = [3]
+    recipe.write_text(yaml.safe_dump(content))
+    for own in (recipe, tiny.recipe, recipe):
+        done = cli("study", own, "--out", folder)
+        assert done.returncode == 0, done.stderr
+        assert [path.read_text() for path in mine] == ["mine"] * len(mine)
+    assert len(list((folder / "superseded").glob("study-*"))) == 1

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from spaceevo.cli.run import JsonOption, stage_group
+from spaceevo.cli.run import ForceOption, JsonOption, stage_group
 from spaceevo.cli.target import CoresOption, ThreadsOption, core_numbers
 
 
@@ -79,16 +79,19 @@ def register(app: typer.Typer) -> None:
         folder, for example one per stage.
         """
         from spaceevo import interrupts
+        from spaceevo.ownership import at_home, claim_folder
         from spaceevo.pipeline import blocks as room
         from spaceevo.progress import lines, shown
 
         console = Console(stderr=as_json, highlight=False)
+        out = at_home(out)
         context = _context(out, recipe, hyperspace, data, image_size, {
             "teacher_network": teacher, "num_images": num_images, "steps_fp32": steps_fp32, "steps_int8": steps_int8,
             "batch_size": batch_size, "lr": lr, "substages": substages, "score_images": score_images,
         }, teacher_epochs, weight_scales, seed, lines(console))  # fmt: skip
         searched = context.hyperspace.searched
         cells = _cells(context.hyperspace, stage or [], block or [])
+        claim_folder(out, "cells")
         console.print(f"{len(cells)} cells in {out}", soft_wrap=True)
         with shown(console, "distil") as show:
 
@@ -122,6 +125,7 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="Of what is known about the target; targets/TARGET without it.", show_default=False),
         ] = None,
+        force: ForceOption = False,
         as_json: JsonOption = False,
     ) -> None:
         """Join the quality of distilled cells with latencies predicted for a target: no training, no measuring.
@@ -129,9 +133,11 @@ def register(app: typer.Typer) -> None:
         The table is for `spaceevo space score` and `search`, with the latency of what is not searched as printed.
         """
         from spaceevo import targets
+        from spaceevo.ownership import output_file
         from spaceevo.pipeline import blocks as room
         from spaceevo.search.tables import doubts
 
+        out = output_file(out, force=force)
         console = Console(stderr=as_json, highlight=False)
         about, hyperspace = room.load_distillation(folder)
         columns, cells = room.load_quality(hyperspace, folder)

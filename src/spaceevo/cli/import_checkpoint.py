@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from spaceevo.cli.run import JsonOption
+from spaceevo.cli.run import ForceOption, JsonOption
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option(help="Write the supernet here, as safetensors.", show_default=False)
         ] = None,
         fp32: Annotated[bool, typer.Option("--fp32", help="Leave the quantization parameters out.")] = False,
+        force: ForceOption = False,
         as_json: JsonOption = False,
     ) -> None:
         """Import a supernet checkpoint in the key layout of the reference implementation of SpaceEvo.
@@ -40,9 +41,11 @@ def register(app: typer.Typer) -> None:
             read_checkpoint,
             zero_point_effect,
         )
+        from spaceevo.ownership import output_file
         from spaceevo.spaces.hyperspace import load_hyperspace
         from spaceevo.train.checkpoints import save_tensors
 
+        out = None if out is None else output_file(out, force=force)
         hyperspace = load_hyperspace(space.split("-", 1)[0])
         choice = hyperspace.decode(space)
         state = read_checkpoint(checkpoint)

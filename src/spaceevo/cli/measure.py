@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from spaceevo.cli.run import JsonOption
+from spaceevo.cli.run import ForceOption, JsonOption
 from spaceevo.cli.target import (
     ClassesOption,
     CoresOption,
@@ -47,6 +47,7 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="Also write all measurements of the target to this parquet file.", show_default=False),
         ] = None,
+        force: ForceOption = False,
         as_json: JsonOption = False,
     ) -> None:
         """Measure models on a device: latency with its 95 % interval, and other metrics.
@@ -55,8 +56,10 @@ def register(app: typer.Typer) -> None:
         measured before, on the same target with the same versions, is not measured again.
         """
         from spaceevo import targets as room
+        from spaceevo.ownership import output_file
         from spaceevo.progress import shown
 
+        export = None if export is None else output_file(export, force=force)
         precisions = [_precision(word) for word in precision]
         console = Console(stderr=as_json)
         device = room.open_device(name, threads, core_numbers(cores), folder)

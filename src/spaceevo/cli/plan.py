@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from spaceevo.cli.run import JsonOption, OutOption, RecipeArgument
+from spaceevo.cli.run import ForceOption, JsonOption, OutOption, RecipeArgument
 
 MOST_IMAGES = 10**12
 BUSY = 1.3
@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
         num_val: Annotated[int, typer.Option(help="With --num-train: validation images.", min=1,
                                              max=MOST_IMAGES)] = 50_000,
         num_classes: Annotated[int, typer.Option(help="With --num-train: classes.", min=2, max=10**7)] = 1000,
+        force: ForceOption = False,
         as_json: JsonOption = False,
     ) -> None:  # fmt: skip
         """Estimate time, device time and disk of every stage, before anything is run.
@@ -58,16 +59,21 @@ def register(app: typer.Typer) -> None:
             raise typer.BadParameter("it needs --rates: nothing is measured without data", param_hint="--num-train")
         console = Console(stderr=as_json, highlight=False)
         from spaceevo.artifacts import MANIFEST, RunFolder
+        from spaceevo.ownership import claim_folder, output_file
         from spaceevo.pipeline import space
         from spaceevo.pipeline.context import Context
         from spaceevo.pipeline.plan import beside
         from spaceevo.pipeline.plan import plan as planned
-        from spaceevo.pipeline.rates import load_rates, measure_rates
+        from spaceevo.pipeline.rates import holds_rates, load_rates, measure_rates
         from spaceevo.pipeline.work import typical_space, work_of
         from spaceevo.progress import lines, shown
         from spaceevo.storage import located
 
         folder, storage = located(out or Path("runs") / settings.name)
+        if save_rates is not None:
+            save_rates = output_file(save_rates, force=force, is_ours=holds_rates)
+        if num_train is None:  # its data are kept there
+            claim_folder(folder, "run")
         if storage:
             storage.joined().pull()
         context = Context(settings, RunFolder(folder), say=lines(console))

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from spaceevo.cli.run import STAGE_VERBS, JsonOption, run_until
+from spaceevo.cli.run import STAGE_VERBS, ForceOption, JsonOption, run_until
 from spaceevo.cli.target import (
     ClassesOption,
     CoresOption,
@@ -58,6 +58,7 @@ def register(app: typer.Typer) -> None:
             typer.Option("--out", help="Of a recipe the run folder; of networks a CSV file for the predictions.",
                          show_default=False),
         ] = None,
+        force: ForceOption = False,
         as_json: JsonOption = False,
     ) -> None:  # fmt: skip
         if Path(source).suffix in (".yaml", ".yml"):
@@ -67,8 +68,10 @@ def register(app: typer.Typer) -> None:
             return
         from spaceevo import targets as room
         from spaceevo.artifacts import write_atomically
+        from spaceevo.ownership import PREDICTIONS, output_file
         from spaceevo.predict.lists import named_networks
 
+        path = None if out is None else output_file(Path(out), force=force)
         device = room.open_device(source, threads, core_numbers(cores), folder)
         listed = named_networks(networks or [], file)
         found = room.predict_all(device, listed, space, num_classes, "fp32" if fp32 else "int8")
@@ -79,17 +82,17 @@ def register(app: typer.Typer) -> None:
             TemporaryFile("w+", encoding="utf-8") as entries,
         ):
             writer = csv.writer(rows)
-            writer.writerow(("network", "latency_ms", "num_outside"))
+            writer.writerow(PREDICTIONS)
             for one in found:
                 first += [one] if len(latencies) < MAX_ROWS else []
                 latencies.append(one.latency_ms)
-                if out is not None:
+                if path is not None:
                     writer.writerow((one.name, one.latency_ms, one.num_outside))
                 if as_json:
                     entries.write((",\n" if len(latencies) > 1 else "") + indent(one.model_dump_json(indent=1), " "))
-            if out is not None:
+            if path is not None:
                 rows.seek(0)
-                write_atomically(Path(out), rows.read())
+                write_atomically(path, rows.read())
             if as_json:
                 entries.seek(0)
                 typer.echo("[")

@@ -80,7 +80,9 @@ def register(app: typer.Typer) -> None:
                 raise RecipeError(f"{option} is missing", remedy=f"Give it, for example {option} {example}")
         assert weights is not None
         from spaceevo.artifacts import RunFolder
+        from spaceevo.ownership import claim_folder
         from spaceevo.pipeline import quantize as room
+        from spaceevo.pipeline.context import note_files
         from spaceevo.train.ptq import PtqSettings
 
         def checked(model: Any, **values: Any) -> Any:
@@ -93,12 +95,13 @@ def register(app: typer.Typer) -> None:
                       bias_correction=bias_correction, calibration_images=calibration_images)  # fmt: skip
         finetuning = checked(room.FinetuningSettings, epochs=epochs, lr=lr, batch_size=batch_size)
         name = weights.stem if space or not network else network
-        folder = out or Path("runs") / f"quantize-{run_name(name)}"
+        folder = claim_folder(out or Path("runs") / f"quantize-{run_name(name)}", "quantize")
         console = Console(stderr=as_json)
         console.print(f"Output folder: {folder}", highlight=False, soft_wrap=True)
         with RunFolder(folder).locked():
             quantized = room.quantize(which, inputs, ptq, finetuning, folder, console)
             result, files = room.write(quantized, run_name(name), console)
+            note_files(quantized.context, [file.relative_to(folder).as_posix() for file in files])
         if as_json:
             typer.echo(result.model_dump_json(indent=1))
             return

@@ -32,6 +32,7 @@ OutOption = Annotated[
         "--out", help="The run folder, or s3://BUCKET/PATH and the like; runs/NAME without it.", show_default=False
     ),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite a file that spaceevo did not write.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 

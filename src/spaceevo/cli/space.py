@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from spaceevo.cli.run import JsonOption, stage_group
+from spaceevo.cli.run import ForceOption, JsonOption, stage_group
 from spaceevo.errors import EXIT_PARTLY_DONE
 
 # Spaces that a sweep bounds in well under a minute.
@@ -65,11 +65,14 @@ def register(app: typer.Typer) -> None:
         bins: BinsOption = 1024,
         keep_failed: KeepOption = False,
         plots: PlotsOption = None,
+        force: ForceOption = False,
         as_json: JsonOption = False,
     ) -> None:
         """The Q-T score of search spaces: how good their best subnets within budgets are, and how many meet them."""
+        from spaceevo.ownership import output_file
         from spaceevo.spaces.hyperspace import load_hyperspace
 
+        plots = plots and output_file(plots, force=force)
         console = Console(stderr=as_json, highlight=False)
         hyperspace = load_hyperspace(encodings[0].split("-", 1)[0])
         choices = [hyperspace.decode(encoding) for encoding in encodings]
@@ -123,14 +126,17 @@ def register(app: typer.Typer) -> None:
         bins: BinsOption = 256,
         keep_failed: KeepOption = False,
         plots: PlotsOption = None,
+        force: ForceOption = False,
         as_json: JsonOption = False,
     ) -> None:  # fmt: skip
         """The spaces of a hyperspace with the highest Q-T score, which choices they share, and which choices matter."""
+        from spaceevo.ownership import output_file
         from spaceevo.progress import shown
         from spaceevo.search.space_search import search_spaces
         from spaceevo.search.sweep import Sweep, sweep_spaces
         from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 
+        plots = plots and output_file(plots, force=force)
         console = Console(stderr=as_json, highlight=False)
         own = load_hyperspace(hyperspace)
         scorer = _evaluator(console, own, table, latency, base_latency, metric, evaluator, seed, bins,

@@ -29,7 +29,7 @@ from spaceevo.spaces.operators import Operator, operators
 
 Precision = Literal["int8", "fp32"]
 Program = tuple[Operator, ...]
-_FOLDER = "models-"
+_FOLDER = "spaceevo-models-"
 _SEED = 0  # of the random weights; a latency does not depend on them
 _MAX_WEIGHTS = 2**29  # that a file of 2 GiB holds in FP32: the largest in ONNX and TFLite
 _MAX_PASSES = 3  # that get no further: while measurements are kept, an unstable session is followed by another one
@@ -296,14 +296,19 @@ def _session(
         ) from error
 
 
+def clear_left_behind(work_dir: Path) -> None:
+    """Delete the model files that a process left which was killed while it measured."""
+    for left_behind in work_dir.glob(f"{_FOLDER}*"):
+        shutil.rmtree(left_behind, ignore_errors=True)
+
+
 @contextmanager
 def _folder(work_dir: Path | None) -> Iterator[Path]:
     """A folder for model files, which are removed."""
     with _writing(work_dir or Path(tempfile.gettempdir())):
         if work_dir:
             work_dir.mkdir(parents=True, exist_ok=True)
-            for left_behind in work_dir.glob(f"{_FOLDER}*"):  # by a process that was killed
-                shutil.rmtree(left_behind, ignore_errors=True)
+            clear_left_behind(work_dir)
         folder = tempfile.TemporaryDirectory(dir=work_dir, prefix=_FOLDER, ignore_cleanup_errors=True)
     with folder:
         yield Path(folder.name)

@@ -19,8 +19,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from spaceevo.artifacts import write_atomically
-from spaceevo.errors import ArtifactError, NoSpaceError, RunLockedError
+from spaceevo.artifacts import storage_errors, write_atomically
+from spaceevo.errors import ArtifactError, NoSpaceError, RunLockedError, StorageError
 from spaceevo.records import Measurement, TargetDescription
 
 REFERENCE = "reference"  # the precision under which the reference model of a target is kept
@@ -31,7 +31,10 @@ _TABLES = (
     key TEXT PRIMARY KEY, name TEXT NOT NULL, what TEXT NOT NULL, precision TEXT NOT NULL, target TEXT NOT NULL,
     plan TEXT NOT NULL, reference_ms REAL, spaceevo TEXT NOT NULL, measurement TEXT NOT NULL, created TEXT NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS programs (what TEXT PRIMARY KEY, program TEXT NOT NULL)",
+    # Of the rows of both by their keys; those that a version without it has written have none.
+    "CREATE TABLE IF NOT EXISTS checksums (of_key TEXT PRIMARY KEY, sha256 TEXT NOT NULL)",
 )
+_COLUMNS = "key, name, what, precision, target, plan, reference_ms, spaceevo, measurement, created"
 _BUSY_SECONDS = 30
 
 
@@ -151,9 +154,13 @@ class Store:
         """
         with self._told():
             row = self._connection.execute(
-                "SELECT measurement FROM measurements WHERE key = ?", (subject.key,)
+                f"SELECT {_COLUMNS}, sha256 FROM measurements LEFT JOIN checksums ON key = of_key WHERE key = ?",
+                (subject.key,),
             ).fetchone()
-        return None if row is None else self._measurement(subject.key, row[0])
+        if row is None:
+            return None
+        self._check(row)
+        return self._measurement(subject.key, row[8])
 
     def put(self, subject: Subject, measurement: Measurement, *, replace: bool = True) -> None:
         """Store a measurement; it is on disk when this returns.
@@ -174,9 +181,12 @@ class Store:
             *(measurement.model_dump_json(), datetime.now(UTC).isoformat()),
         )
         with self._told(), self._transaction() as execute:
-            execute(f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO measurements VALUES ({_places(row)})", row)
-            if subject.program:
-                execute("INSERT OR IGNORE INTO programs VALUES (?, ?)", (subject.what, subject.program))
+            or_else = "REPLACE" if replace else "IGNORE"
+            if execute(f"INSERT OR {or_else} INTO measurements VALUES ({_places(row)})", row).rowcount:
+                execute("INSERT OR REPLACE INTO checksums VALUES (?, ?)", (subject.key, _checksum(row)))
+            program = subject.what, subject.program
+            if subject.program and execute("INSERT OR IGNORE INTO programs VALUES (?, ?)", program).rowcount:
+                execute("INSERT OR REPLACE INTO checksums VALUES (?, ?)", (subject.what, _checksum(program)))
 
     def rows(self) -> Iterator[Row]:
         """All measurements, in the order of measuring.
@@ -186,15 +196,20 @@ class Store:
         """
         with self._told():
             rows = self._connection.execute(
-                "SELECT key, name, m.what, precision, target, plan, reference_ms, coalesce(program, ''), spaceevo,"
-                " created, measurement FROM measurements m LEFT JOIN programs p ON m.what = p.what"
-                " ORDER BY created, key"
+                f"SELECT {_COLUMNS}, sha256 FROM measurements LEFT JOIN checksums ON key = of_key ORDER BY created, key"
             ).fetchall()
-        for key, name, what, precision, target, plan, reference_ms, program, spaceevo, created, measurement in rows:
+            programs = self._connection.execute(
+                "SELECT what, program, sha256 FROM programs LEFT JOIN checksums ON what = of_key"
+            ).fetchall()
+        for row in (*rows, *programs):
+            self._check(row)
+        told = {what: program for what, program, _ in programs}
+        for key, name, what, precision, target, plan, reference_ms, spaceevo, measurement, created, _ in rows:
+            program = told.get(what, "")
             try:
                 description = TargetDescription.model_validate_json(target)
             except ValidationError as error:
-                raise self._damaged(f"target of measurement {key[:12]}: {error.errors()[0]['msg']}") from error
+                raise self._damaged(f"Target of measurement {key[:12]}: {error.errors()[0]['msg']}") from error
             subject = Subject(what, precision, description, plan, reference_ms, name, program)
             yield Row(subject, spaceevo, created, self._measurement(key, measurement))
 
@@ -225,7 +240,7 @@ class Store:
             try:
                 then = {**now, "spaceevo": spaceevo, **json.loads(text)}
             except (ValueError, TypeError) as error:
-                raise self._damaged(f"the target of {count} measurements: {error}") from error
+                raise self._damaged(f"The target of {count} measurements: {error}") from error
             if reference_ms is not None:
                 then["reference_ms"] = own_ms
             differences = {field: then[field] for field in then if then[field] != now.get(field)}
@@ -281,6 +296,27 @@ class Store:
             count: int = self._connection.execute("SELECT count(*) FROM measurements").fetchone()[0]
         return count
 
+    def last_measured(self) -> str:
+        """When the last measurement was made, in ISO 8601; "" where there is none."""
+        with self._told():
+            found: str | None = self._connection.execute("SELECT max(created) FROM measurements").fetchone()[0]
+        return found or ""
+
+    def check(self) -> int:
+        """Make sure that every row is as it was written; how many of them have no checksum, of earlier versions.
+
+        Raises:
+            ArtifactError: The file is damaged.
+        """
+        with self._told():
+            if (fault := self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+                raise self._damaged(fault)
+            unchecked = "SELECT count(*) FROM measurements WHERE key NOT IN (SELECT of_key FROM checksums)"
+            count: int = self._connection.execute(unchecked).fetchone()[0]
+        for _ in self.rows():
+            pass
+        return count
+
     def close(self) -> None:
         """Close the file; the store cannot be used afterwards."""
         self._connection.close()
@@ -300,13 +336,13 @@ class Store:
         if tables and application != _APPLICATION_ID:
             raise ArtifactError(
                 f"{self.path} is a database, but not one of measurements",
-                found=f"tables {', '.join(tables[:5])}",
+                found=f"Tables {', '.join(tables[:5])}",
                 remedy="Choose another file",
             )
         if application == _APPLICATION_ID and (found := execute("PRAGMA user_version").fetchone()[0]) != _VERSION:
             raise ArtifactError(
                 f"The measurements in {self.path} have another format",
-                found=f"version {found}, expected {_VERSION}",
+                found=f"Version {found}, expected {_VERSION}",
                 remedy="Rename the file to measure anew; what it has does not tell what it is of"
                 if found < _VERSION
                 else "Install the later spaceevo that wrote it, or rename the file to measure anew",
@@ -315,6 +351,8 @@ class Store:
             raise self._damaged(fault)
         self._use_write_ahead_log()
         execute("PRAGMA synchronous = FULL")
+        if "checksums" in tables:  # all is there, and opening it changes nothing
+            return
         with self._transaction():
             for table in _TABLES:
                 execute(table)
@@ -351,40 +389,61 @@ class Store:
     def _told(self) -> Iterator[None]:
         """Turn errors of SQLite into ours."""
         try:
-            yield
+            with storage_errors(self.path):
+                yield
         except sqlite3.DatabaseError as error:
-            name = getattr(error, "sqlite_errorname", "")
-            if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
-                raise self._unwritable(error) from error
-            if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-                raise RunLockedError(
-                    f"Another process has been writing {self.path} for long",
-                    found=str(error),
-                    remedy="Wait until it is done",
-                ) from error
-            raise self._damaged(str(error)) from error
-        except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._error(error) from error
+
+    def _error(self, error: sqlite3.DatabaseError) -> StorageError:
+        """What an error of SQLite means. Only a damaged file is called damaged: what was measured is not to be lost."""
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+            return self._unwritable(error)
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return RunLockedError(
+                f"Another process has been writing {self.path} for long",
+                found=str(error),
+                remedy="Wait until it is done",
+            )
+        is_damaged = name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_FORMAT"))
+        if is_damaged or not isinstance(error, sqlite3.OperationalError):
+            return self._damaged(str(error))
+        return StorageError(
+            f"The file system of {self.path} does not do what SQLite needs",
+            found=f"{str(error)[:1].upper()}{str(error)[1:]} ({name})",
+            remedy="Choose a folder on a local disk, with --out or, for a target, --folder; measurements are kept",
+        )
+
+    def _check(self, row: tuple[Any, ...]) -> None:
+        """That a row is as it was written, where its checksum, the last column, is known."""
+        *values, sha256 = row
+        if sha256 is not None and sha256 != _checksum(tuple(values)):
+            raise self._damaged(f"Row {values[0][:12]} is not what was written: its SHA-256 differs")
 
     def _measurement(self, key: str, text: str) -> Measurement:
         try:
             return Measurement.model_validate_json(text)
         except ValidationError as error:
-            raise self._damaged(f"measurement {key[:12]}: {error.errors()[0]['msg']}") from error
+            raise self._damaged(f"Measurement {key[:12]}: {error.errors()[0]['msg']}") from error
 
     def _damaged(self, found: str) -> ArtifactError:
         return ArtifactError(
             f"The measurements in {self.path} cannot be read",
             found=found,
-            remedy="Delete the file (and those beside it that begin with its name) to measure anew",
+            remedy="Restore the file; or move it away, and those beside it that begin with its name, to measure anew",
         )
 
     def _unwritable(self, error: Exception) -> NoSpaceError:
         return NoSpaceError(
             f"The measurements in {self.path} cannot be written",
             found=str(error),
-            remedy="Free space there, or choose a folder that can be written",
+            remedy="Free space there, or choose a folder that can be written with --out or, for a target, --folder",
         )
+
+
+def _checksum(values: tuple[Any, ...]) -> str:
+    same = [float(value) if isinstance(value, int) else value for value in values]  # SQLite keeps them so
+    return hashlib.sha256(json.dumps(same).encode()).hexdigest()
 
 
 def _places(row: tuple[Any, ...]) -> str:

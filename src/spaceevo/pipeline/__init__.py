@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
@@ -13,6 +12,8 @@ from rich.console import Console
 from spaceevo import interrupts
 from spaceevo.artifacts import RunFolder, content_hash
 from spaceevo.config import Recipe
+from spaceevo.measure.campaign import clear_left_behind
+from spaceevo.ownership import claim_folder
 from spaceevo.pipeline import (
     baselines,
     blocks,
@@ -26,7 +27,7 @@ from spaceevo.pipeline import (
     subnets,
     supernet,
 )
-from spaceevo.pipeline.context import Context, StageModule, write_recipe
+from spaceevo.pipeline.context import PROVENANCE, RECIPE, STORE, Context, StageModule, note_files, write_recipe
 from spaceevo.pipeline.memory import peak_rss_mib, return_free_memory
 from spaceevo.progress import lines, shown
 from spaceevo.storage import located
@@ -67,14 +68,14 @@ def run(recipe: Recipe, place: Path | str, console: Console, until: str = report
         SpaceEvoError: Whatever is wrong; finished stages and checkpoints are kept.
     """
     folder, storage = located(place)
-    context = Context(recipe, RunFolder(folder), ranks, storage, lines(console))
+    context = Context(recipe, RunFolder(claim_folder(folder, "run")), ranks, storage, lines(console))
     wanted = _with_needs(until)
 
     def say(sentence: str) -> None:
         console.print(f"      {sentence}", highlight=False)
 
     with context.run.locked(), storage.held(say) if storage else nullcontext(lambda: None) as check:
-        shutil.rmtree(context.work_dir, ignore_errors=True)  # what a killed process left there
+        clear_left_behind(context.work_dir)
         # What is wrong with them is told before long work
         _ = context.target, context.hyperspace, context.data, context.engine
         if context.not_searched:
@@ -83,6 +84,7 @@ def run(recipe: Recipe, place: Path | str, console: Console, until: str = report
                 "alone, or data.search_share leaves no room for it."
             )
         write_recipe(context)
+        note_files(context, (RECIPE, PROVENANCE))
         outputs: dict[str, str] = {}
         with closing(context.engine):
             for number, stage in enumerate(wanted, start=1):
@@ -95,6 +97,7 @@ def run(recipe: Recipe, place: Path | str, console: Console, until: str = report
                     say(note)
         if until == report.NAME:
             report.publish(context)
+            note_files(context, (report.REPORT, report.SUMMARY))
     return context
 
 
@@ -107,7 +110,7 @@ def help_train(recipe: Recipe, place: Path | str, ranks: Ranks) -> None:
 def _run_stage(
     context: Context, stage: StageModule, input_hash: str, label: str, console: Console, check: Callable[[], None]
 ) -> str:
-    folder = context.run.stage(stage.NAME)
+    folder = context.run.stage(stage.NAME, stage.FILES)
     manifest = folder.finished(input_hash)
     if manifest is not None:
         console.print(f"{label} {stage.TITLE}: done before, in {manifest.seconds:.0f} s", highlight=False)
@@ -132,6 +135,7 @@ def _run_stage(
     return_free_memory()
     seconds = before + time.monotonic() - start
     manifest = folder.finish(input_hash, seconds, peak_rss_mib(), files)
+    note_files(context, (STORE,))
     console.print(f"      done in {manifest.seconds:.0f} s", highlight=False)
     return manifest.output_hash
 

@@ -8,8 +8,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from spaceevo import interrupts, plugins
-from spaceevo.artifacts import storage_errors
-from spaceevo.errors import EncodingError, InfeasibleBudgetError
+from spaceevo.artifacts import content_hash, read_file, storage_errors, write_atomically
+from spaceevo.errors import ArtifactError, EncodingError, InfeasibleBudgetError
 from spaceevo.measure.metrics import METRICS
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import predict
@@ -31,6 +31,7 @@ from spaceevo.train.ranks import ALONE, Ranks
 from spaceevo.train.supernet import Sandwich, Within, make_supernet
 
 SUPERNET, NOTES = "supernet", "evaluated.jsonl"
+NUM_DIGITS = 16  # of the hash of a line of notes
 TRAINED_SHARE = 0.7  # of the time, for the progress only
 
 
@@ -207,7 +208,7 @@ def search_supernet(
         values = dict.fromkeys(range(len(subnets)), 0.0)
         for number, value in context.engine.map(partial(_evaluate, top1), subnets, lambda *_: interrupts.check()):
             with storage_errors(notes), notes.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([encode(subnets[number]), value]) + "\n")
+                file.write(_noted(encode(subnets[number]), value) + "\n")
             values[number] = value
         return list(values.values())
 
@@ -256,12 +257,42 @@ def _evaluate(top1: Callable[[Subnet], float], subnet: Subnet, progress: Progres
         return top1(subnet)
 
 
+def _noted(encoding: str, top1: float) -> str:
+    """A line of the notes; its end tells whether it is as it was written."""
+    return json.dumps([encoding, top1, content_hash([encoding, top1])[:NUM_DIGITS]])
+
+
 def _read_notes(path: Path, best: SearchSpace) -> dict[Subnet, float]:
+    """Accuracies that were noted; the line that an interruption cut off is dropped."""
+    if not path.exists():
+        return {}
+    whole, _, cut_off = read_file(path).decode(errors="replace").rpartition("\n")
+    if cut_off:
+        write_atomically(path, f"{whole}\n" if whole else "")
     known: dict[Subnet, float] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for number, line in enumerate(whole.splitlines(), 1):
+        encoding, top1 = noted_value(path, number, line)
         try:
-            encoding, value = json.loads(line)
-            known[decode(encoding, best)] = float(value)
-        except (ValueError, TypeError, EncodingError):  # the line that an interruption cut off
+            known[decode(encoding, best)] = top1
+        except EncodingError:  # of an earlier version, without a hash
             continue
     return known
+
+
+def noted_value(path: Path, number: int, line: str) -> tuple[str, float]:
+    """Encoding and accuracy of a line of notes; earlier versions wrote them without a hash.
+
+    Raises:
+        ArtifactError: The line is not as it was written.
+    """
+    try:
+        encoding, top1, *digits = json.loads(line)
+        if digits and line != _noted(encoding, top1):
+            raise ValueError("Its SHA-256 differs")
+        return str(encoding), float(top1)
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(
+            f"Line {number} of {path} is not what spaceevo wrote",
+            found=str(error),
+            remedy="Delete this line and run the same command again: its subnet is evaluated anew, the others are kept",
+        ) from error

@@ -33,6 +33,7 @@ FIT_SHARE = 0.03  # of the time, for the progress only
 NUM_FIT = 24
 #: Networks are measured up to this many times the largest budget, by a predictor that knows none like them.
 FIT_REACH = 2.0
+FILES = (PREDICTOR, "baseline[0-9]*-*.safetensors", "baseline[0-9]*-curve.json", "tensorboard/*")
 
 
 def inputs(context: Context) -> dict[str, object]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -27,10 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spaceevo import interrupts
-from spaceevo.artifacts import content_hash, storage_errors, write_atomically
+from spaceevo.artifacts import content_hash, read_file, remove_own, storage_errors, write_atomically
 from spaceevo.config import BlocksSettings, DataSettings
 from spaceevo.errors import ArtifactError, TrainingError
 from spaceevo.locks import claim
+from spaceevo.ownership import MARKER
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.memory import return_free_memory
@@ -59,6 +59,12 @@ TITLE = "Distil and quantize every block type on its own"
 NEEDS: tuple[str, ...] = ()
 NOTES, TEACHER, TEACHER_WEIGHTS, MAPS = "distillation.json", "teacher.json", "teacher-fp32.safetensors", "maps"
 RETRIED_SHARE = 0.05  # of the cells' time, for the progress only
+MAP_FILES = ("[0-9]*-*.npy", ".[0-9]*-[0-9]*.tmp")
+CELL_FILES = ("cells/[0-9]*-[0-9]*.json",)
+FILES = (
+    *("table.parquet", "cells.json", NOTES, TEACHER, "teacher-*.safetensors", "tensorboard/*", MARKER),
+    *(*CELL_FILES, "cells/*-checkpoint.safetensors", "cells/*.lock", *(f"{MAPS}/{name}" for name in MAP_FILES)),
+)
 SECONDS_BETWEEN_LOOKS = 1.0
 Cell = tuple[int, int]
 Columns = dict[str, list[Any]]
@@ -192,7 +198,7 @@ def distil(
 def _clear(hyperspace: Hyperspace, folder: Path) -> None:
     """Once all cells are there, delete what only trainings need; one that was killed at its end leaves a checkpoint."""
     if not _missing(hyperspace, folder, all_cells(hyperspace)):
-        shutil.rmtree(folder / MAPS, ignore_errors=True)
+        remove_own(folder / MAPS, MAP_FILES)
         for path in folder.glob("cells/*-checkpoint.safetensors"):
             path.unlink(missing_ok=True)
 
@@ -236,7 +242,8 @@ def _train(job: _Training, progress: ProgressCallback) -> bool:
                     checkpoint=checkpoint,
                     progress=progress,
                 )
-            write_atomically(path, json.dumps(_cell_content(result)))
+            content = _cell_content(result)
+            write_atomically(path, json.dumps({**content, "sha256": content_hash(content)}))
         checkpoint.unlink(missing_ok=True)
     return_free_memory()
     return True
@@ -532,13 +539,27 @@ def _cell_content(result: CellResult) -> dict[str, Any]:
 
 
 def _read_cell(path: Path) -> dict[str, Any]:
+    """A training of a cell; earlier versions wrote it without its hash."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(read_file(path))
+        sha256 = content.pop("sha256", None)
+        if content.keys() != {"cell", "rows"} or sha256 not in (None, content_hash(content)):
+            raise ValueError("Its content has another SHA-256 than was written")
         DistilledCell.model_validate(content["cell"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{path} is not a distilled cell that spaceevo wrote",
             found=str(error).splitlines()[0],
             remedy="Delete it and run the same command again; the other cells are kept",
         ) from error
     return content
+
+
+def check_cell(path: Path) -> bool:
+    """Whether a cell that is whole carries its hash.
+
+    Raises:
+        ArtifactError: It is damaged.
+    """
+    _read_cell(path)
+    return b'"sha256"' in read_file(path)

@@ -26,7 +26,7 @@ from spaceevo.errors import RecipeError
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, finetune, predict, space
 from spaceevo.pipeline.alone import load_alone, settings_alone, train_alone
-from spaceevo.pipeline.any_space import load_network, train_and_search
+from spaceevo.pipeline.any_space import NOTES, load_network, train_and_search
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import measured_subnets, one_core
@@ -51,6 +51,10 @@ NAME = "compare"
 TITLE = "Compare the space with hand-made and random ones"
 NEEDS = (predict.NAME, space.NAME)
 COMPARISON, PAGE = "comparison.json", "comparison.html"
+FILES = (
+    *(COMPARISON, PAGE),
+    *(f"*-[0-9]*/{name}" for name in ("supernet-*", "subnet[0-9]*", "baseline[0-9]*", NOTES, "tensorboard/*")),
+)
 # Of the time, for the progress only:
 FIT_SHARE, TRAINED_SHARE, CHOSEN_SHARE, MEASURED_SHARE, JUDGED_SHARE = 0.05, 0.8, 0.82, 0.84, 0.92
 #: The area under a front is taken up to this many times the largest budget.

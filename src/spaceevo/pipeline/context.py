@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any, Protocol, TypeVar
 import yaml
 
 from spaceevo import plugins
-from spaceevo.artifacts import RunFolder, content_hash, storage_errors, write_atomically
+from spaceevo.artifacts import RunFolder, content_hash, entry_of, storage_errors, write_atomically
 from spaceevo.config import DataSettings, EngineSettings, Recipe, load_recipe, parse
 from spaceevo.engines import Engine, Needs, in_order, start
 from spaceevo.errors import DataError, EngineError, RecipeError
 from spaceevo.measure.store import Store
 from spaceevo.measure.target import RUNTIMES, describe
+from spaceevo.ownership import read_marker, write_marker
 from spaceevo.pipeline.provenance import versions
 from spaceevo.pipeline.stored_engine import StoredEngine
 from spaceevo.progress import LineCallback, ProgressCallback, mute, silent
@@ -34,6 +35,7 @@ from spaceevo.train.ranks import ALONE, Ranks
 DATASETS = "spaceevo.train.datasets"
 #: Data sets that are made, not read. Their options stay in `data_hash`, so that runs of earlier versions go on.
 MADE = ("digits", "procedural")
+RECIPE, PROVENANCE, STORE = "recipe.yaml", "provenance.json", "measurements.sqlite"
 R = TypeVar("R")
 
 
@@ -52,7 +54,15 @@ class StageModule(Protocol):
 
     @property
     def NEEDS(self) -> tuple[str, ...]:
-        """Names of the stages whose results it reads."""
+        """Names of the stages whose results it reads, and whose hashes are part of its own.
+
+        A module may name more of them in `READS`: those that a need of it needs, whose changes reach it through that.
+        """
+        ...
+
+    @property
+    def FILES(self) -> tuple[str, ...]:
+        """Patterns of all files that it writes in its folder, finished or not; what else is there is the user's."""
         ...
 
     def inputs(self, context: Context) -> dict[str, object]:
@@ -205,7 +215,7 @@ class Context:
 
     def store(self) -> Store:
         """The measurements of this run."""
-        return Store(self.run.path / "measurements.sqlite")
+        return Store(self.run.path / STORE)
 
     def path(self, stage: str, name: str) -> Path:
         """A file of a stage."""
@@ -235,9 +245,34 @@ def _of_job(recipe: Recipe, run: RunFolder, storage: Storage | None, target: Tar
 def write_recipe(context: Context) -> None:
     """Write what makes a folder a run folder: the resolved recipe and the provenance."""
     folder, recipe = context.run.path, context.recipe
-    write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    write_atomically(folder / RECIPE, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     provenance = {"versions": versions(), "target": context.target.model_dump(), "seed": recipe.seed}
-    write_atomically(folder / "provenance.json", json.dumps(provenance, indent=1))
+    write_atomically(folder / PROVENANCE, json.dumps(provenance, indent=1))
+
+
+def note_files(context: Context, names: Iterable[str]) -> None:
+    """Note the digests of files that belong to no stage, for `spaceevo verify`.
+
+    Not of measurements that another process may be writing, or of which the store of a run has a copy.
+
+    Args:
+        context: Of the run.
+        names: Of files in the run folder; those that are not there are left out.
+    """
+    folder = context.run.path
+    marker = read_marker(folder)
+    if marker is None:
+        return
+    last_measured = marker.last_measured
+    paths = {name: folder / name for name in names if (folder / name).is_file()}
+    if context.storage or (folder / f"{STORE}-wal").exists():
+        paths.pop(STORE, None)
+    if STORE in paths:
+        with context.store() as store:
+            last_measured = store.last_measured()
+    with storage_errors(folder):
+        files = {name: entry_of(path) for name, path in paths.items()}
+    write_marker(folder, marker.model_copy(update={"files": marker.files | files, "last_measured": last_measured}))
 
 
 def load_data(settings: DataSettings, cache: Path) -> ImageData:

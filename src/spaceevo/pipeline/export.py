@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spaceevo import plugins
-from spaceevo.artifacts import write_atomically
+from spaceevo.artifacts import INPUTS, FileEntry, content_hash, entry_of, fault_of, read_file, write_atomically
 from spaceevo.measure.campaign import measure_files, measure_metric_of_file
 from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
@@ -21,7 +22,7 @@ from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.handout import hand_out, metadata_of
 from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part, silent
-from spaceevo.records import ExtractedNetwork, Measurement, ModelResult
+from spaceevo.records import ExtractedNetwork, Measurement, ModelResult, Record, Verification
 from spaceevo.runtimes import profile_of
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.subnet import Subnet
@@ -31,7 +32,12 @@ from spaceevo.train.evaluation import calibrated_subnet, calibrated_top1
 NAME = "export"
 TITLE = "Export, verify against the integer reference, measure on the target"
 NEEDS = (predict.NAME, supernet.NAME, subnets.NAME, finetune.NAME, baselines.NAME)
+#: Reaches it through the supernet, whose files differ with the space.
+READS = (space.NAME,)
 RECALIBRATION_BATCHES = 16
+RESULTS = "results"
+_FILE_KEYS = ("int8_file", "fp32_file", "network_file")
+FILES = ("models.json", f"{RESULTS}/*.json", "models/subnet-*ms*", "models/baseline-*ms*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +66,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     candidates = list(_candidates(context))
     results: list[dict[str, Any]] = []
     for number, candidate in enumerate(candidates):
-        results.append(_export(context, candidate, folder, train_images, val_images))
+        results.append(_exported(context, candidate, folder, train_images, val_images))
         part(progress, 0, 0.8)(number + 1, len(candidates))
     paths = [context.run.path / result[key] for result in results for key in ("int8_file", "fp32_file")]
     networks = [context.run.path / result["network_file"] for result in results]
@@ -105,6 +111,44 @@ def _candidates(context: Context) -> Iterator[_Candidate]:
 
         predicted_ms = predictor.network_ms(subnet)
         yield _Candidate(f"baseline-{budget_ms:g}ms", budget_ms, subnet, predicted_ms, network)
+
+
+class _Exported(Record):
+    """What is kept of a candidate while the others are not done yet.
+
+    Attributes:
+        candidate: Hash of the stage's inputs and of the candidate.
+        files: Those that were written, by their paths in the run folder.
+        result: Fields of `ModelResult`.
+    """
+
+    candidate: str
+    files: dict[str, FileEntry]
+    result: dict[str, Any]
+    sha256: str = ""
+
+    @property
+    def own_hash(self) -> str:
+        return content_hash(self.model_dump(mode="json", exclude={"sha256"}))
+
+
+def _exported(
+    context: Context, candidate: _Candidate, folder: Path, train_images: Images, val_images: Images
+) -> dict[str, Any]:
+    """The result of a candidate, from an interrupted attempt where it and its files are whole."""
+    path = folder / RESULTS / f"{candidate.name}.json"
+    inputs_hash = json.loads(read_file(folder / INPUTS))["input_hash"]
+    own = content_hash([inputs_hash, candidate.name, encode(candidate.subnet), candidate.predicted_ms])
+    with suppress(FileNotFoundError, ValueError):
+        done = _Exported.model_validate_json(read_file(path))
+        is_whole = done.sha256 == done.own_hash and done.candidate == own
+        if is_whole and not any(fault_of(context.run.path / name, entry) for name, entry in done.files.items()):
+            return done.result | {"verification": Verification.model_validate(done.result["verification"])}
+    result = _export(context, candidate, folder, train_images, val_images)
+    files = {result[key]: entry_of(context.run.path / result[key]) for key in _FILE_KEYS}
+    done = _Exported(candidate=own, files=files, result={**result, "verification": result["verification"].model_dump()})
+    write_atomically(path, done.model_copy(update={"sha256": done.own_hash}).model_dump_json(indent=1))
+    return result
 
 
 def _export(

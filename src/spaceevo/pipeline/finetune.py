@@ -27,6 +27,9 @@ from spaceevo.train.loop import train
 NAME = "finetune"
 TITLE = "Fine-tune the found subnets, each alone"
 NEEDS = (supernet.NAME, subnets.NAME)
+#: Reaches it through the supernet, whose files differ with the space.
+READS = (space.NAME,)
+FILES = ("subnet[0-9]*-*.safetensors", "subnet[0-9]*-curve.json", "tensorboard/*")
 
 
 def inputs(context: Context) -> dict[str, object]:

@@ -18,6 +18,7 @@ from spaceevo.errors import ArtifactError, DataError, ExportError, TargetError
 from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
+from spaceevo.ownership import output_file
 from spaceevo.pipeline.classes import class_names_of, in_class_order
 from spaceevo.pipeline.context import Context, load_data, named_data
 from spaceevo.progress import LineCallback, ProgressCallback, mute, part, silent
@@ -113,7 +114,7 @@ def hand_out(
     preprocessing = _preprocessing(network, runtime)
     if preprocessing is not None:
         metadata[PREPROCESSING] = preprocessing.told()
-    int8, fp32, unverified = (folder / f"{name}-{what}{runtime.SUFFIX}" for what in ("int8", "fp32", "unverified"))
+    int8, fp32, unverified = _files(folder, name, runtime)
     runtime.export_int8(network.integer, unverified, {**metadata, PRECISION: "int8"})
     runtime.export_fp32(network.floating, fp32, {**metadata, PRECISION: "fp32"})
     verification = _verify(unverified, runtime, network, images, min_agreement, part(progress, 0, 0.8))
@@ -186,6 +187,7 @@ def export_network(
     data: str | None,
     progress: ProgressCallback,
     say: LineCallback = mute,
+    force: bool = False,
 ) -> HandedOut:
     """Write an extracted network for a runtime and verify the file.
 
@@ -196,18 +198,37 @@ def export_network(
         data: As in `verify_file`.
         progress: Called as work goes on.
         say: Told what of the data has been read.
+        force: Whether files of these names are overwritten that spaceevo did not write.
 
     Raises:
-        ArtifactError: The network is missing or damaged.
+        ArtifactError: The network is missing or damaged; or a file is in the way.
         DataError: There is no data, or it has other classes.
         ExportError: The file breaks a bound, or the runtime lacks an operator.
     """
     network = load_extracted(path)
+    for file in _files(folder, path.stem, plugins.load(RUNTIMES, runtime_name)):
+        output_file(file, force=force, is_ours=_is_handed_out)
+    if folder.resolve() != path.parent.resolve():
+        output_file(folder / path.name, force=force)
     images = validation_images(path, network, data, say)
     out = hand_out(network, runtime_name, folder, path.stem, images, bounds_of(path).min_agreement, progress)
     if folder.resolve() != path.parent.resolve():
         save_extracted(folder / path.name, network)
     return out
+
+
+def _files(folder: Path, name: str, runtime: ModuleType) -> tuple[Path, Path, Path]:
+    """Of the INT8 model, of its twin, and of an INT8 model that is not verified."""
+    int8, fp32, unverified = (folder / f"{name}-{what}{runtime.SUFFIX}" for what in ("int8", "fp32", "unverified"))
+    return int8, fp32, unverified
+
+
+def _is_handed_out(path: Path) -> bool:
+    """Whether spaceevo wrote a model file."""
+    try:
+        return PRECISION in read_metadata(path)[1]
+    except ArtifactError:
+        return False
 
 
 def networks_of(source: Path) -> list[Path]:
@@ -216,7 +237,7 @@ def networks_of(source: Path) -> list[Path]:
     Raises:
         ArtifactError: There are none.
     """
-    return _files_of(source, f"*{SUFFIX}", "extracted network")
+    return _listed(source, f"*{SUFFIX}", "extracted network")
 
 
 def int8_files_of(source: Path) -> list[Path]:
@@ -225,10 +246,10 @@ def int8_files_of(source: Path) -> list[Path]:
     Raises:
         ArtifactError: There are none.
     """
-    return _files_of(source, "*-int8.*", "INT8 model")
+    return _listed(source, "*-int8.*", "INT8 model")
 
 
-def _files_of(source: Path, pattern: str, what: str) -> list[Path]:
+def _listed(source: Path, pattern: str, what: str) -> list[Path]:
     if source.is_file():
         return [source]
     files = sorted((source / "export" / "models").glob(pattern))

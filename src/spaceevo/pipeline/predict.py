@@ -20,6 +20,7 @@ from spaceevo.search.budgets import rounded_up
 NAME = "predict"
 TITLE = "Fit the INT8 latency predictor and judge it on unseen networks"
 NEEDS: tuple[str, ...] = ()
+FILES = ("predictor.json", "assessment.json", "budgets.json")
 
 NUM_RANDOM = 400
 #: Where "auto" puts the budgets among random subnets of random spaces.

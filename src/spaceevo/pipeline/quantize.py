@@ -51,7 +51,8 @@ from spaceevo.train.ptq import PtqSettings, bias_corrected, unfold_norms, with_r
 from spaceevo.train.supernet import make_supernet
 
 RECALIBRATION_BATCHES = 16  # as for the exported models of a run
-FINETUNING = "finetuning"
+FINETUNING, CURVE = "finetuning", "curve.json"
+FILES = (f"{FINETUNING}-*.safetensors", CURVE)
 FP32_FILE, INT8_FILE, RESULT_FILE = "fp32.safetensors", "int8.safetensors", "quantize.json"
 ZOO = "zoo"  # spaces of networks that belong to no search space: zoo:NAME, hand-made:HYPERSPACE
 HANDMADE = "hand-made"
@@ -337,7 +338,7 @@ def _finetune(
     progress: ProgressCallback,
 ) -> None:
     """Train in place; what is found in the folder for other inputs is set aside."""
-    folder = context.run.stage(FINETUNING)
+    folder = context.run.stage(FINETUNING, FILES)
     input_hash = content_hash({**start, "data": context.data_hash, "settings": settings.model_dump()})
     if folder.finished(input_hash) is not None:
         load_weights(network, folder.path / f"{FINETUNING}-int8.safetensors")
@@ -355,7 +356,7 @@ def _finetune(
         folder=folder.path,
         progress=progress,
     )
-    curve_path = folder.path / "curve.json"
+    curve_path = folder.path / CURVE
     write_curve(curve_path, curve)
     seconds = before + time.monotonic() - started
     folder.finish(input_hash, seconds, peak_rss_mib(), [files.int8, curve_path])

@@ -110,6 +110,15 @@ def load_rates(path: Path) -> Rates:
         ) from error
 
 
+def holds_rates(path: Path) -> bool:
+    """Whether a file is one of rates."""
+    try:
+        load_rates(path)
+    except ArtifactError:
+        return False
+    return True
+
+
 def _rate(pieces: Sequence[tuple[float, float]]) -> float:
     """Work per second over (work, seconds) pairs, their seconds of computing alone."""
     return sum(work for work, _ in pieces) / sum(seconds for _, seconds in pieces)

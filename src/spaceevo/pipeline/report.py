@@ -21,6 +21,7 @@ NEEDS = tuple(stage.NAME for stage in (study, predict, blocks, space, supernet, 
 REPORT, SUMMARY = "report.html", "summary.json"
 #: By stage, what it wants people to know, in the run and in the report.
 NOTES = {predict.NAME: predict.notes, space.NAME: space.notes}
+FILES = (REPORT, SUMMARY)
 
 
 def inputs(context: Context) -> dict[str, object]:

@@ -5,7 +5,6 @@ What scores about equal can be told apart by trainings (`space.num_tried`).
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from itertools import islice
 from math import isfinite
 from pathlib import Path
 
-from spaceevo.artifacts import write_atomically
+from spaceevo.artifacts import remove_own, write_atomically
 from spaceevo.engines import in_order
 from spaceevo.errors import InfeasibleBudgetError
 from spaceevo.nets.network import program_of
@@ -46,6 +45,7 @@ EVOLUTION_SHARE, SEARCH_SHARE = 0.5, 0.1
 TRIALS = "trials"
 # Above all that a recipe may have
 MAX_BUDGET_MS = 1e6
+FILES = ("search.json", "table.parquet", f"{TRIALS}/*/baseline*", f"{TRIALS}/*/tensorboard/*")
 
 
 def inputs(context: Context) -> dict[str, object]:
@@ -75,7 +75,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     table_path, result_path = folder / "table.parquet", folder / "search.json"
     blocks.write_table(table_path, blocks.table_columns(table))
     write_atomically(result_path, result.model_dump_json(indent=1))
-    shutil.rmtree(folder / TRIALS, ignore_errors=True)  # weights that nothing needs any more
+    remove_own(folder / TRIALS, ("*/baseline*", "*/tensorboard/*"))  # weights that nothing needs any more
     return [table_path, result_path]
 
 

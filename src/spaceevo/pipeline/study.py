@@ -13,6 +13,7 @@ from spaceevo.records import Study, read_record
 NAME = "study"
 TITLE = "Study the target: INT8 against FP32 by operator type and width"
 NEEDS: tuple[str, ...] = ()
+FILES: tuple[str, ...] = ("study.json",)
 
 
 def inputs(context: Context) -> dict[str, object]:

@@ -29,11 +29,14 @@ from spaceevo.spaces.subnet import Subnet
 NAME = "subnets"
 TITLE = "Search the best subnets under each latency budget"
 NEEDS = (predict.NAME, supernet.NAME)
+#: Reaches it through the supernet, whose files differ with the space.
+READS = (space.NAME,)
 NUM_MEASURED = 5
 MAX_PREDICTION_ERROR = 0.08
 LIMITS = "limits.json"
 LIMITS_SHARE = 0.1  # of the time, for the progress only
 NUM_LIMIT_SUBNETS = 24
+FILES = ("subnets.json", LIMITS, NOTES)
 
 
 class Limits(Record):

@@ -18,6 +18,7 @@ from spaceevo.train.ranks import Ranks, joined
 NAME = SUPERNET
 TITLE = "Train the quantized-for-all supernet"
 NEEDS = (predict.NAME, space.NAME)
+FILES = ("supernet-*.safetensors", "curve.json", "tensorboard/*")
 
 
 def inputs(context: Context) -> dict[str, object]:

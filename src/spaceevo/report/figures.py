@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import plotly.graph_objects as go
 
+from spaceevo.ownership import GENERATOR
 from spaceevo.records import (
     BlockTable,
     Comparison,
@@ -703,7 +704,8 @@ def page(title: str, plots: Mapping[str, go.Figure]) -> str:
         for index, (heading, figure) in enumerate(plots.items())
     ]
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{escape(title)}</title></head>\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">{GENERATOR}\n'
+        f"<title>{escape(title)}</title></head>\n"
         f"<body style='font-family: {escape(FONT)}; max-width: 60rem; margin: 2rem auto'>\n<h1>{escape(title)}</h1>\n"
         + "\n".join(parts)
         + "\n</body>\n</html>\n"

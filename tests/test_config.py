@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from spaceevo.config import Recipe, Settings, load_recipe, parse
+from spaceevo.config import Recipe, load_recipe
 from spaceevo.errors import RecipeError
+from spaceevo.settings import Settings, parse
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 

@@ -172,9 +172,10 @@ def _context(
 ) -> Any:
     """The context of a recipe, or of a new one, with what the options change."""
     from spaceevo.artifacts import RunFolder
-    from spaceevo.config import Recipe, load_recipe, parse
+    from spaceevo.config import Recipe, load_recipe
     from spaceevo.errors import RecipeError
     from spaceevo.pipeline.context import Context, named_data
+    from spaceevo.settings import parse
 
     if recipe_path is None:
         for value, option, example in ((hyperspace, "--hyperspace", "micro"), (data, "--data", "digits")):

@@ -28,8 +28,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Write a recipe with every setting, its default and what it means."""
         from spaceevo.artifacts import write_atomically
-        from spaceevo.config import Recipe, parse, run_name
+        from spaceevo.config import Recipe, run_name
         from spaceevo.errors import RecipeError
+        from spaceevo.settings import parse
 
         if recipe.exists() and not force:
             raise RecipeError(f"{recipe} exists already", remedy="Choose another name, or overwrite it with --force")

@@ -16,7 +16,7 @@ import yaml
 
 from spaceevo import plugins
 from spaceevo.artifacts import RunFolder, content_hash, storage_errors, write_atomically
-from spaceevo.config import DataSettings, EngineSettings, Recipe, load_recipe, parse
+from spaceevo.config import DataSettings, EngineSettings, Recipe, load_recipe
 from spaceevo.engines import Engine, Needs, in_order, start
 from spaceevo.errors import DataError, EngineError, RecipeError
 from spaceevo.measure.store import Store
@@ -25,6 +25,7 @@ from spaceevo.pipeline.provenance import versions
 from spaceevo.pipeline.stored_engine import StoredEngine
 from spaceevo.progress import LineCallback, ProgressCallback, mute, silent
 from spaceevo.records import Arithmetic, ImageData, TargetDescription
+from spaceevo.settings import parse
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
 from spaceevo.storage import Storage
 from spaceevo.train.batches import not_searched

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from spaceevo import interrupts, plugins
 from spaceevo.artifacts import RunFolder, content_hash, write_atomically
-from spaceevo.config import Recipe, Settings, TargetSettings, TrainingSettings, load_recipe
+from spaceevo.config import Recipe, TargetSettings, TrainingSettings, load_recipe
 from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError, SpaceEvoError
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
 from spaceevo.nets.network import Network, Program, program_of, single_network
@@ -36,6 +36,7 @@ from spaceevo.progress import LineCallback, ProgressCallback, lines, shown
 from spaceevo.records import ExtractedNetwork, FloatGraph, ImageData, Record, TargetDescription, Verification
 from spaceevo.runtimes import profile_of
 from spaceevo.seeding import numpy_random
+from spaceevo.settings import Settings
 from spaceevo.spaces import zoo
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.handmade import every_mobilenet_v3

@@ -179,11 +179,18 @@ class StageFolder:
         with storage_errors(self.path):
             if not self.path.exists() and aside.exists():
                 aside.rename(self.path)
-        if not (self.path / MANIFEST).exists():
-            return None
-        manifest = self._manifest()
-        self._check_files(manifest)
+        manifest = self.manifest()
+        if manifest:
+            self._check_files(manifest)
         return manifest
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, whatever the inputs; None without one.
+
+        Raises:
+            ArtifactError: It is not ours.
+        """
+        return self._manifest() if (self.path / MANIFEST).exists() else None
 
     def note_spent(self, input_hash: str, seconds: float) -> None:
         """Claim the folder for these inputs and note the time spent; files of an interrupted attempt stay."""

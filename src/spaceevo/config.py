@@ -144,7 +144,9 @@ class BlocksSettings(Settings):
     steps_int8: int = Field(20, ge=1, le=1_000_000, description="Steps of LSQ+ after it.")
     batch_size: int = Field(64, ge=2, le=65_536)
     lr: float = Field(0.003, gt=0, le=100, description="Peak learning rate (AdamW, cosine).")
-    substages: int = Field(24, ge=2, le=10_000, description="Sub-stages sampled per (stage, block type, window, resolution).")
+    substages: int = Field(
+        24, ge=2, le=10_000, description="Sub-stages sampled per (stage, block type, window, resolution)."
+    )
     score_images: int = Field(128, ge=16, le=1_000_000, description="Images on which a sub-stage is scored.")
 
 

@@ -133,10 +133,12 @@ def _allowed(annotation: Any, fields: Sequence[FieldInfo]) -> str:
     several = get_args(annotation) if get_origin(annotation) in _UNIONS else [annotation]
     example = next((f", for example {field.examples[0]}" for field in fields if field.examples), "")
     words, ranges = [], _ranges(fields)
-    for kind in sorted(several, key=lambda kind: get_origin(kind) is Literal):
-        word, inside = _kind(kind)
-        words.append(word if get_origin(kind) is Literal else word + _title(fields) + example)
-        ranges += inside
+    for is_word in (False, True):
+        for kind in several:
+            if (get_origin(kind) == Literal) == is_word:
+                word, inside = _kind(kind)
+                words.append(word if is_word else word + _title(fields) + example)
+                ranges += inside
     return ", or ".join(words) + (f" ({'; '.join(ranges)})" if ranges else "")
 
 
@@ -144,7 +146,7 @@ def _kind(annotation: Any) -> tuple[str, list[str]]:
     """A type in words, and the ranges of what is inside."""
     annotation, fields = _bare(annotation)
     origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
+    if origin == Literal:
         return " or ".join(map(str, parts)), []
     if _is_model(annotation):
         return f"a section with the keys {', '.join(annotation.model_fields)}", []

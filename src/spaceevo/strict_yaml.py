@@ -87,7 +87,7 @@ def read(path: Path) -> Document:
         line = text.count("\n", 0, error.position) + 1
         raise RecipeError(
             f"The recipe {path} is not YAML",
-            found=f"The character {chr(error.character)!r} in line {line}",  # type: ignore[arg-type]
+            found=f"The character {chr(error.character)!r} in line {line}",
             remedy="Remove it",
         ) from None
     except yaml.MarkedYAMLError as error:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 import yaml
@@ -253,11 +254,21 @@ def load_data(settings: DataSettings, cache: Path) -> ImageData:
         RecipeError: An option is wrong.
         DataError: It is missing, empty or unreadable.
     """
-    plugin = plugins.load(DATASETS, settings.name)
-    options = parse(plugin.Settings, settings.options, "The recipe, at 'data.options',")
+    plugin, options = data_options(settings)
     with storage_errors(cache):
         data: ImageData = plugin.load(options, settings.image_size, cache)
     return data
+
+
+def data_options(settings: DataSettings) -> tuple[ModuleType, Any]:
+    """The plug-in of a data set and its options.
+
+    Raises:
+        PluginError: No such data set.
+        RecipeError: An option is wrong.
+    """
+    plugin = plugins.load(DATASETS, settings.name)
+    return plugin, parse(plugin.Settings, settings.options, "The recipe, at 'data.options',")
 
 
 def is_recipe(path: Path) -> bool:

@@ -47,8 +47,36 @@ def register(app: typer.Typer) -> None:
 
             plugin = plugins.load("spaceevo.train.datasets", "folder")
             plugin.check(plugin.Settings(path=str(data)))
+            files = (data.expanduser() / "train").rglob("*")
+            num_train = sum(file.name.lower().endswith(plugin.EXTENSIONS) for file in files)
+            parsed = parse(Recipe, content | fitting(num_train, parsed), "The recipe")
         write_atomically(recipe, commented_yaml(parsed))
         typer.echo(f"Wrote {recipe}. Next: spaceevo run {recipe}")
+
+
+def fitting(num_train: int, recipe: Any) -> dict[str, Any]:
+    """Settings of a recipe that asks for no more images than there are.
+
+    Args:
+        num_train: Training images, from which some are held out.
+        recipe: A `config.Recipe`, whose settings are not exceeded.
+    """
+    held_out = max(1, round(recipe.data.search_share * num_train))
+    left = num_train - held_out
+    scored = max(16, min(recipe.blocks.score_images, left // 4))
+    distilled = max(32, min(recipe.blocks.num_images, left - scored))
+    # A power of two with some steps per epoch
+    batch_size = max(2, min(recipe.supernet.batch_size, 1 << max(0, (left // 4).bit_length() - 1)))
+    return {
+        "blocks": {
+            "num_images": distilled,
+            "score_images": scored,
+            "batch_size": min(recipe.blocks.batch_size, batch_size),
+            "teacher": {"batch_size": batch_size},
+        },
+        "supernet": {"batch_size": batch_size},
+        "subnets": {"num_images": max(16, min(recipe.subnets.num_images, held_out))},
+    }
 
 
 def commented_yaml(recipe: Any) -> str:

@@ -47,7 +47,9 @@ class PtqSettings(Settings):
     )
     weight_scales: Literal["max", "mse"] = Field("mse", description="How weight scales are set, per channel.")
     bias_correction: bool = Field(True, description="Take the mean shift of every sum away from its bias.")
-    calibration_images: int = Field(256, ge=1, description="Training images on which the network is observed.")
+    calibration_images: int = Field(
+        256, ge=1, le=1_000_000, description="Training images on which the network is observed."
+    )
 
 
 @dataclass(frozen=True, eq=False)

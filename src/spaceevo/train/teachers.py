@@ -142,7 +142,7 @@ class ModuleTeacher:
         unknown = [tap for tap in taps if tap not in submodules]
         if unknown or len(taps) != num_taps:
             raise TrainingError(
-                f"The teacher needs {num_taps} taps, each the name of a submodule",
+                f"The teacher {name} needs {num_taps} taps, each the name of a submodule",
                 found=f"{len(taps)} taps; unknown: {', '.join(unknown) or 'none'}",
                 remedy="Name the module before the first searched stage and the one after each stage",
             )
@@ -274,10 +274,13 @@ def _module(location: str, hyperspace: Hyperspace) -> Teacher:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (Exception, SystemExit) as error:
+        found = plugins.told(error)
         raise RecipeError(
             f"The teacher {location!r} cannot be imported",
-            found=plugins.told(error),
-            remedy="Write teacher_network: package.module:function, importable from where you run (for a file of the "
+            found=found,
+            remedy="Correct it there"
+            if ", line " in found
+            else "Write teacher_network: package.module:function, importable from where you run (for a file of the "
             "current folder, run with PYTHONPATH=.), or zoo:NAME:WEIGHTS, timm:NAME, huggingface:NAME",
         ) from error
     code = getattr(function, "__code__", None)

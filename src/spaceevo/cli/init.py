@@ -47,8 +47,10 @@ def register(app: typer.Typer) -> None:
 
             plugin = plugins.load("spaceevo.train.datasets", "folder")
             plugin.check(plugin.Settings(path=str(data)))
-            files = (data.expanduser() / "train").rglob("*")
-            num_train = sum(file.name.lower().endswith(plugin.EXTENSIONS) for file in files)
+            from PIL import Image
+
+            endings = Image.registered_extensions()
+            num_train = sum(file.suffix.lower() in endings for file in (data.expanduser() / "train").rglob("*"))
             parsed = parse(Recipe, content | fitting(num_train, parsed), "The recipe")
         write_atomically(recipe, commented_yaml(parsed))
         typer.echo(f"Wrote {recipe}. Next: spaceevo run {recipe}")

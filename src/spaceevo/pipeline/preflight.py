@@ -66,7 +66,7 @@ def check(context: Context, stages: Collection[str]) -> None:
         check_training(recipe.blocks.teacher, silent)
     if _trains(context, stages) and not _trains_elsewhere(context):
         check_training(recipe.supernet, silent)
-    _ = context.target
+    _ = context.engine, context.target
     if _trains(context, stages) and _trains_elsewhere(context):
         for needs in (context.training, context.trainer):
             list(context.engine.map(check_training, [recipe.supernet], silent, needs=needs))

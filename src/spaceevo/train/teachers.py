@@ -285,11 +285,12 @@ def _module(location: str, hyperspace: Hyperspace) -> Teacher:
         ) from error
     code = getattr(function, "__code__", None)
     place = f"{code.co_filename}, line {code.co_firstlineno}" if code else repr(function)
-    with _foreign(f"The teacher {location!r} ({place}) fails when it is made"):
+    name = f"{location!r} ({place})"
+    with _foreign(f"The teacher {name} fails when it is made"):
         made = function()
     match made:
         case (nn.Module() as module, [*taps]) if all(isinstance(tap, str) for tap in taps):
-            return ModuleTeacher(module, taps, len(hyperspace.searched) + 1, repr(location))
+            return ModuleTeacher(module, taps, len(hyperspace.searched) + 1, name)
     kinds = ", ".join(type(one).__name__ for one in (made if isinstance(made, tuple) else [made]))
     raise TrainingError(
         f"The teacher {location!r} is not a torch module and the names of its taps",

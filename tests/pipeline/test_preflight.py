@@ -33,7 +33,8 @@ def _checked(folder: Path, content: dict[str, Any], stages: tuple[str, ...] = ST
     path.write_text(yaml.safe_dump(FAKE | content))
     context = Context(load_recipe(path), RunFolder(folder / "run"))
     preflight.check_names(context, stages)
-    preflight.check(context, stages)
+    preflight.check_here(context, stages)
+    preflight.check_elsewhere(context, stages)
     return context
 
 
@@ -73,7 +74,7 @@ def test_what_is_missing_is_told_by_the_stages_that_need_it(
 def test_a_metric_that_the_target_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = {"subnets": {"limits": {"energy-mj": 1, "activation-memory-mib": 1}}}
     _checked(tmp_path, content, ("subnets",))
-    monkeypatch.setattr("spaceevo.measure.transports.fake.FakeTransport.energy_uj", lambda self: 1.0)
+    monkeypatch.setattr("spaceevo.measure.transports.fake._Connection.energy_uj", lambda self: 1.0)
     with pytest.raises(SpaceEvoError, match="energy counter"):
         _checked(tmp_path, content, ("subnets",))
 
@@ -155,7 +156,8 @@ def test_any_recipe_is_told_in_one_paragraph_or_passes(tmp_path: Path, lines: li
     try:
         context = Context(load_recipe(path), RunFolder(tmp_path / "run"))
         preflight.check_names(context, STAGES)
-        preflight.check(context, STAGES)
+        preflight.check_here(context, STAGES)
+        preflight.check_elsewhere(context, STAGES)
     except SpaceEvoError as error:
         told = str(error)
         assert "\n" not in told

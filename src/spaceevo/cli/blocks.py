@@ -80,6 +80,7 @@ def register(app: typer.Typer) -> None:
         """
         from spaceevo import interrupts
         from spaceevo.pipeline import blocks as room
+        from spaceevo.pipeline import preflight
         from spaceevo.progress import lines, shown
 
         console = Console(stderr=as_json, highlight=False)
@@ -87,6 +88,8 @@ def register(app: typer.Typer) -> None:
             "teacher_network": teacher, "num_images": num_images, "steps_fp32": steps_fp32, "steps_int8": steps_int8,
             "batch_size": batch_size, "lr": lr, "substages": substages, "score_images": score_images,
         }, teacher_epochs, weight_scales, seed, lines(console))  # fmt: skip
+        preflight.check_names(context, [room.NAME])
+        preflight.check_here(context, [room.NAME])
         searched = context.hyperspace.searched
         cells = _cells(context.hyperspace, stage or [], block or [])
         console.print(f"{len(cells)} cells in {out}", soft_wrap=True)

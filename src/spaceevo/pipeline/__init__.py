@@ -80,13 +80,15 @@ def run(recipe: Recipe, place: Path | str, console: Console, until: str = report
     preflight.check_names(context, names)
     with closing(context.engine):
         if is_new:
-            preflight.check(context, names)
+            preflight.check_here(context, names)
+            preflight.check_elsewhere(context, names)
         with context.run.locked(), storage.held(say) if storage else nullcontext(lambda: None) as check:
             shutil.rmtree(context.work_dir, ignore_errors=True)  # what a killed process left there
             _ = context.target, context.data
             unfinished = _unfinished(context, wanted)
             if not is_new:
-                preflight.check(context, unfinished)
+                preflight.check_here(context, unfinished)
+                preflight.check_elsewhere(context, unfinished)
             if context.not_searched:
                 context.say(
                     f"The subnet search sees no image of {some(context.not_searched)}: such a class has one training "

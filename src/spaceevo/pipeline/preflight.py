@@ -47,15 +47,17 @@ def check_names(context: Context, stages: Collection[str]) -> None:
             compare.handmade_space(name)
 
 
-def check(context: Context, stages: Collection[str]) -> None:
-    """Whether machines, libraries, teacher and device can do what the stages want, in order of the time that it takes.
+def check_here(context: Context, stages: Collection[str]) -> None:
+    """Whether the data set, the libraries, the GPU and the teacher of this machine are what the stages want.
 
     Args:
         context: Of the run.
         stages: Names of those that are wanted and not finished.
 
     Raises:
-        SpaceEvoError: The first thing that is missing.
+        DataError: The data set is not there.
+        RecipeError: The teacher cannot be loaded.
+        TrainingError: There is no such GPU or library, or the teacher does not fit.
     """
     recipe = context.recipe
     plugin, options = data_options(recipe.data)
@@ -66,6 +68,23 @@ def check(context: Context, stages: Collection[str]) -> None:
         check_training(recipe.blocks.teacher, silent)
     if _trains(context, stages) and not _trains_elsewhere(context):
         check_training(recipe.supernet, silent)
+    if blocks.NAME in stages and teacher:
+        check_teacher(load_teacher(teacher, context.hyperspace), teacher, context.hyperspace)
+
+
+def check_elsewhere(context: Context, stages: Collection[str]) -> None:
+    """Whether the machines of the engine, and the target, can do what the stages want.
+
+    Args:
+        context: Of the run.
+        stages: Names of those that are wanted and not finished.
+
+    Raises:
+        EngineError: The engine cannot run here, or no machine has what a training needs.
+        TargetError: The target cannot be reached, lacks the runtime, or cannot tell a metric.
+        TrainingError: There is no such GPU or library where it trains.
+    """
+    recipe = context.recipe
     _ = context.engine, context.target
     if _trains(context, stages) and _trains_elsewhere(context):
         for needs in (context.training, context.trainer):
@@ -74,8 +93,6 @@ def check(context: Context, stages: Collection[str]) -> None:
         for metric in recipe.subnets.limits:
             if plugins.load(METRICS, metric).DEVICE:
                 context.at_device(partial(_try_metric, metric), silent)
-    if blocks.NAME in stages and teacher:
-        check_teacher(load_teacher(teacher, context.hyperspace), teacher, context.hyperspace)
 
 
 def check_training(settings: TrainingSettings, progress: ProgressCallback) -> None:

@@ -1,5 +1,6 @@
 """Recipes: defaults, and what each thing that is wrong with one is called."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -301,3 +302,9 @@ def test_every_number_has_a_largest_value() -> None:
         for name, field in model.model_fields.items():
             if field.annotation in (int, float):
                 assert "at most" in limits(field) or "below" in limits(field), (path, name)
+
+
+def test_a_name_at_the_start_keeps_its_spelling(tmp_path: Path) -> None:
+    (tmp_path / "recipe").write_text("seed: x")
+    with contextlib.chdir(tmp_path), pytest.raises(RecipeError, match="^The recipe recipe has a wrong value at 'seed'"):
+        load_recipe(Path("recipe"))

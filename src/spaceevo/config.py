@@ -306,7 +306,7 @@ def load_recipe(path: Path) -> Recipe:
             found=f"It holds {kind}",
             remedy="Write at least one, for example `name: my-run`, or have one written: spaceevo init my.yaml",
         )
-    return parse(Recipe, {"name": run_name(path.stem), **content}, str(path), document)
+    return parse(Recipe, {"name": run_name(path.stem), **content}, f"The recipe {path}", document)
 
 
 def run_name(stem: str) -> str:

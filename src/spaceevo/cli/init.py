@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
         from spaceevo.settings import parse
 
         if recipe.exists() and not force:
-            raise RecipeError(f"{recipe} exists already", remedy="Choose another name, or overwrite it with --force")
+            raise RecipeError(
+                f"The file {recipe} exists already", remedy="Choose another name, or overwrite it with --force"
+            )
         content: dict[str, Any] = {"name": run_name(recipe.stem)}
         if data is not None:
             content["data"] = {"name": "folder", "options": {"path": str(data.expanduser().resolve())}}

@@ -21,6 +21,7 @@ from spaceevo import plugins
 from spaceevo.config import Recipe
 from spaceevo.pipeline import STAGES
 from spaceevo.records import ModelResult, Summary
+from spaceevo.settings import limits
 from spaceevo.spaces.hyperspace import load_hyperspace
 
 ROOT = Path(__file__).parents[1]
@@ -39,17 +40,6 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
             yield f"{prefix}{name}", field, default
 
 
-def _limits(field: FieldInfo) -> str:
-    """The allowed range as docs/recipe.md writes it, for example "above 0, below 1"; empty without one."""
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    return ", ".join(
-        f"{word} {getattr(constraint, name):g}"
-        for name, word in words.items()
-        for constraint in field.metadata
-        if getattr(constraint, name, None) is not None
-    )
-
-
 def _rows(page: str) -> dict[str, list[str]]:
     """Table rows of a page whose first cell is a key in backticks, by key."""
     rows = {}
@@ -66,8 +56,8 @@ def test_every_key_of_a_recipe_is_described() -> None:
         assert key in rows, f"docs/recipe.md lacks {key}"
         told_default, told_limits, meaning = rows[key]
         assert told_default.strip("`") == json.dumps(default), key
-        if limits := _limits(field):
-            assert told_limits == limits, key
+        if allowed := limits(field):
+            assert told_limits == allowed, key
         assert meaning, key
 
 

@@ -313,11 +313,18 @@ class StageFolder:
                 self._set_aside(owner)
             if not self._own_files():
                 self._fetch_back(input_hash)
-            if not (self.path / MANIFEST).exists():
-                return None
-        manifest = self._manifest(self.path)
-        self._check_files(manifest)
+            manifest = self.manifest()
+        if manifest:
+            self._check_files(manifest)
         return manifest
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, whatever the inputs; None without one.
+
+        Raises:
+            ArtifactError: It is not ours.
+        """
+        return self._manifest(self.path) if (self.path / MANIFEST).exists() else None
 
     def note_spent(self, input_hash: str, seconds: float) -> None:
         """Claim the folder for these inputs and note the time spent; files of an interrupted attempt stay."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from spaceevo.errors import RecipeError, nearest
+from spaceevo import strict_yaml
+from spaceevo.errors import RecipeError
+from spaceevo.settings import Settings, parse
 
-S = TypeVar("S", bound=BaseModel)
-
-
-class Settings(BaseModel):
-    """Base of all parts of a recipe: frozen, unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+MAX_NAME = 100
+MAX_SEED = 2**63 - 1
 
 
 class DataSettings(Settings):
@@ -49,17 +45,22 @@ class TargetSettings(Settings):
 
     name: str = Field("onnxruntime@local", description="runtime@transport or runtime@transport:device.")
     threads: int = Field(1, ge=1, le=256, description="Threads that the runtime may use.")
-    cores: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    cores: tuple[Annotated[int, Field(ge=0, le=65_535)], ...] = Field(
         (), description="Logical cores that it is pinned to; none: any."
     )
+
+
+Width = Annotated[int, Field(ge=1, le=2048)]
 
 
 class StudySettings(Settings):
     """On-device quantization analysis."""
 
-    widths: tuple[int, ...] = Field((16, 32, 64, 96), description="Channel counts to measure.")
-    sizes: tuple[int, ...] = Field((6, 12, 24), description="Feature-map sizes to measure.")
-    conv_widths: tuple[int, ...] = Field(
+    widths: tuple[Width, ...] = Field((16, 32, 64, 96), min_length=1, description="Channel counts to measure.")
+    sizes: tuple[Annotated[int, Field(ge=1, le=512)], ...] = Field(
+        (6, 12, 24), min_length=1, description="Feature-map sizes to measure."
+    )
+    conv_widths: tuple[Width, ...] = Field(
         (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256),
         description="Channel counts of 1x1 convolutions to measure beside them, at the middle size.",
     )
@@ -68,20 +69,20 @@ class StudySettings(Settings):
 class PredictSettings(Settings):
     """The INT8 latency predictor."""
 
-    num_fit: int = Field(120, ge=10, description="Networks measured to fit the predictor.")
-    num_unseen: int = Field(30, ge=5, description="Networks measured to judge it.")
+    num_fit: int = Field(120, ge=10, le=100_000, description="Networks measured to fit the predictor.")
+    num_unseen: int = Field(30, ge=5, le=100_000, description="Networks measured to judge it.")
 
 
 class TrainingSettings(Settings):
     """One quantization-aware training: an FP32 phase, then an LSQ+ phase."""
 
-    epochs_fp32: float = Field(10, gt=0, description="Epochs in FP32.")
-    epochs_int8: float = Field(2, ge=0, description="Epochs of LSQ+ after it.")
-    batch_size: int = Field(64, ge=2, description="Images per step.")
-    lr: float = Field(0.3, gt=0, description="Peak learning rate per 256 images (warm-up, cosine).")
-    lr_int8: float = Field(0.03, gt=0, description="Peak learning rate of the LSQ+ phase per 256 images.")
+    epochs_fp32: float = Field(10, gt=0, le=10_000, description="Epochs in FP32.")
+    epochs_int8: float = Field(2, ge=0, le=10_000, description="Epochs of LSQ+ after it.")
+    batch_size: int = Field(64, ge=2, le=65_536, description="Images per step.")
+    lr: float = Field(0.3, gt=0, le=100, description="Peak learning rate per 256 images (warm-up, cosine).")
+    lr_int8: float = Field(0.03, gt=0, le=100, description="Peak learning rate of the LSQ+ phase per 256 images.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="AdamW wants rates of about a hundredth.")
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1, description="Of the classifier's input, for the largest subnet.")
     branch_gain: float = Field(
@@ -101,7 +102,7 @@ class TrainingSettings(Settings):
 class SupernetSettings(TrainingSettings):
     """Quantized-for-all training."""
 
-    epochs_int8: float = Field(2, gt=0, description="Epochs of LSQ+ after it.")
+    epochs_int8: float = Field(2, gt=0, le=10_000, description="Epochs of LSQ+ after it.")
     large_first: float = Field(
         0.3, ge=0, lt=1, description="Share of the FP32 epochs, at their start, that train the largest subnet alone."
     )
@@ -126,7 +127,7 @@ class SupernetSettings(TrainingSettings):
 class TeacherSettings(TrainingSettings):
     """Training of the teacher, which serves in FP32."""
 
-    epochs_int8: float = Field(0, ge=0, description="Epochs of LSQ+ after it.")
+    epochs_int8: float = Field(0, ge=0, le=10_000, description="Epochs of LSQ+ after it.")
 
 
 class BlocksSettings(Settings):
@@ -138,27 +139,30 @@ class BlocksSettings(Settings):
         description="Instead of a teacher trained here: package.module:function, zoo:NAME:WEIGHTS, timm:NAME or "
         "huggingface:NAME; see docs/train.md.",
     )
-    num_images: int = Field(1500, ge=32, description="Training images whose feature maps are distilled.")
-    steps_fp32: int = Field(60, ge=1, description="Steps per (stage, block type) in FP32.")
-    steps_int8: int = Field(20, ge=1, description="Steps of LSQ+ after it.")
-    batch_size: int = Field(64, ge=2)
-    lr: float = Field(0.003, gt=0, description="Peak learning rate (AdamW, cosine).")
-    substages: int = Field(24, ge=2, description="Sub-stages sampled per (stage, block type, window, resolution).")
-    score_images: int = Field(128, ge=16, description="Images on which a sub-stage is scored.")
+    num_images: int = Field(1500, ge=32, le=10_000_000, description="Training images whose feature maps are distilled.")
+    steps_fp32: int = Field(60, ge=1, le=1_000_000, description="Steps per (stage, block type) in FP32.")
+    steps_int8: int = Field(20, ge=1, le=1_000_000, description="Steps of LSQ+ after it.")
+    batch_size: int = Field(64, ge=2, le=65_536)
+    lr: float = Field(0.003, gt=0, le=100, description="Peak learning rate (AdamW, cosine).")
+    substages: int = Field(
+        24, ge=2, le=10_000, description="Sub-stages sampled per (stage, block type, window, resolution)."
+    )
+    score_images: int = Field(128, ge=16, le=1_000_000, description="Images on which a sub-stage is scored.")
 
 
 class SpaceSettings(Settings):
     """Evolution of the search space."""
 
     num_spaces: int = Field(
-        20_000, ge=1, description="Spaces to score; a hyperspace with no more is scored completely."
+        20_000, ge=1, le=100_000_000, description="Spaces to score; a hyperspace with no more is scored completely."
     )
-    population_size: int = Field(500, ge=2)
-    tournament_size: int = Field(125, ge=1)
+    population_size: int = Field(500, ge=2, le=1_000_000)
+    tournament_size: int = Field(125, ge=1, le=1_000_000)
     tolerance: float = Field(0.01, ge=0, lt=1, description="Relative distance from the best that counts as equal.")
     num_tried: int = Field(
         1,
         ge=1,
+        le=100,
         description="Best spaces of different block types, within tolerance, of which a network by each budget is "
         "trained; for the most accurate, with it so many of other widths. The most accurate is taken. 1: none.",
     )
@@ -171,26 +175,26 @@ class SubnetsSettings(Settings):
     method: Literal["per-budget", "pareto"] = Field(
         "per-budget", description="One search per budget, or one for the whole Pareto front up to the largest."
     )
-    population_size: int = Field(20, ge=2, description="Per budget, as what follows.")
-    num_generations: int = Field(6, ge=0)
-    num_mutations: int = Field(4, ge=0)
-    num_crossovers: int = Field(4, ge=0)
+    population_size: int = Field(20, ge=2, le=100_000, description="Per budget, as what follows.")
+    num_generations: int = Field(6, ge=0, le=100_000)
+    num_mutations: int = Field(4, ge=0, le=100_000)
+    num_crossovers: int = Field(4, ge=0, le=100_000)
     num_candidates: int = Field(
         8, ge=1, le=1000, description="Candidates per evaluated subnet, ranked by predicted accuracy; 1: no ranking."
     )
-    limits: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    limits: dict[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(
         {}, description="Largest values of other metrics, for example {size-mib: 2.5}; see docs/measure.md."
     )
     latency_window: float = Field(0.15, gt=0, lt=1, description="Share below the budget that is searched first.")
-    num_images: int = Field(600, ge=16, description="Held-out training images per evaluation.")
-    recalibration_batches: int = Field(4, ge=1, description="Batches of 128 that recalibrate batch norm.")
+    num_images: int = Field(600, ge=16, le=10_000_000, description="Held-out training images per evaluation.")
+    recalibration_batches: int = Field(4, ge=1, le=100_000, description="Batches of 128 that recalibrate batch norm.")
 
 
 class FinetuneSettings(Settings):
     """Training of each found subnet alone."""
 
     epochs: float = Field(
-        0, ge=0, description="Epochs of LSQ+ from what the supernet left, at the supernet's rate; 0: none."
+        0, ge=0, le=10_000, description="Epochs of LSQ+ from what the supernet left, at the supernet's rate; 0: none."
     )
 
 
@@ -207,8 +211,19 @@ class CompareSettings(Settings):
         ("mobilenetv3micro", "proxylessmicro", "resnetmicro"), description="Presets of hand-made spaces."
     )
     num_random: int = Field(2, ge=0, le=16, description="Random spaces of the hyperspace.")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="Each space is trained and searched with each.")
-    num_fit: int = Field(24, ge=4, description="Networks of each hand-made space measured for the predictor.")
+    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field(
+        (0, 1, 2), min_length=1, max_length=100, description="Each space is trained and searched with each."
+    )
+    num_fit: int = Field(
+        24, ge=4, le=10_000, description="Networks of each hand-made space measured for the predictor."
+    )
+
+    @field_validator("handmade", "seeds")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("Name each of them once")
+        return values
 
 
 class EngineSettings(Settings):
@@ -227,14 +242,23 @@ class EngineSettings(Settings):
     device: str = Field("", description="With ray: custom resource of the machine that measures; none: this machine.")
 
 
+BudgetMs = Annotated[float, Field(gt=0, le=1e6, title="milliseconds")]
+
+
 class Recipe(Settings):
     """A complete run."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run folder.")
-    seed: int = Field(0, ge=0)
+    name: str = Field(
+        "run",
+        pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}$",
+        title=f"a letter or digit, then letters, digits, `.`, `_` or `-`, at most {MAX_NAME} in all",
+        description="Names the run folder.",
+    )
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     hyperspace: str = Field("micro", description="A preset: micro, mobilew or onnxw.")
-    budgets_ms: Literal["auto"] | tuple[float, ...] = Field(
+    budgets_ms: Literal["auto"] | Annotated[tuple[BudgetMs, ...], Field(min_length=1)] = Field(
         "auto",
+        examples=[[3, 6]],
         description="INT8 latency budgets in ms; auto takes two from the middle of what the target shows.",
     )
     data: DataSettings = DataSettings()
@@ -250,11 +274,19 @@ class Recipe(Settings):
     export: ExportSettings = ExportSettings()
     compare: CompareSettings = CompareSettings()
 
+    @field_validator("budgets_ms", mode="before")
+    @classmethod
+    def _one_or_several(cls, budgets: Any) -> Any:
+        if isinstance(budgets, bool) or not isinstance(budgets, (int, float, str)):
+            return budgets
+        try:
+            return (float(budgets),)
+        except (ValueError, OverflowError):
+            return budgets
+
     @field_validator("budgets_ms")
     @classmethod
-    def _positive(cls, budgets: Literal["auto"] | tuple[float, ...]) -> Literal["auto"] | tuple[float, ...]:
-        if budgets != "auto" and not (budgets and all(0 < budget < 1e6 for budget in budgets)):
-            raise ValueError("budgets are positive numbers of milliseconds, at least one")
+    def _ascending(cls, budgets: Literal["auto"] | tuple[float, ...]) -> Literal["auto"] | tuple[float, ...]:
         return budgets if budgets == "auto" else tuple(sorted(set(budgets)))
 
 
@@ -262,24 +294,19 @@ def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
     Raises:
-        RecipeError: The file is missing, is not YAML, or has an unknown key (the nearest valid one is named) or
-            a value out of range.
+        RecipeError: The file is missing, is not YAML, has a key twice, an unknown key (the nearest valid one is named)
+            or a value out of range.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"The recipe {path} cannot be read",
-            found=str(error),
-            remedy="Write one with: spaceevo init my.yaml --data PATH",
-        ) from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"The recipe {path} is not YAML", found=" ".join(str(error).split())) from error
+    document = strict_yaml.read(path)
+    content = document.content
     if not isinstance(content, dict):
-        raise RecipeError(f"The recipe {path} has no keys", found=f"Its content is {type(content).__name__}")
-    content.setdefault("name", run_name(path.stem))
-    return parse(Recipe, content, str(path))
+        kind = {type(None): "nothing", list: "a list"}.get(type(content), "a single value")
+        raise RecipeError(
+            f"The recipe {path} has no keys",
+            found=f"It holds {kind}",
+            remedy="Write at least one, for example `name: my-run`, or have one written: spaceevo init my.yaml",
+        )
+    return parse(Recipe, {"name": run_name(path.stem), **content}, f"The recipe {path}", document)
 
 
 def run_name(stem: str) -> str:
@@ -289,38 +316,4 @@ def run_name(stem: str) -> str:
     'my-run'
     """
     allowed = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in stem)
-    return allowed.lstrip("._-") or "run"
-
-
-def parse(model: type[S], content: Any, where: str) -> S:
-    """Check settings against their model.
-
-    Raises:
-        RecipeError: The first thing that is wrong, with the nearest valid key.
-    """
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        location = [str(step) for step in first["loc"]]
-        key = ".".join(step for step in location if not step.startswith(("literal[", "tuple[")))
-        if first["type"] == "extra_forbidden":
-            valid = _valid_keys(model, location[:-1])
-            close = nearest(location[-1], valid)
-            raise RecipeError(
-                f"{where} has the unknown key {key!r}",
-                found=f"Valid there: {', '.join(valid)}",
-                remedy=f"Did you mean {close!r}?" if close else "",
-            ) from None
-        raise RecipeError(
-            f"{where} has a wrong value at {key!r}: {first['msg']}", found=f"It is {first['input']!r}"
-        ) from None
-
-
-def _valid_keys(model: type[BaseModel], location: list[str]) -> list[str]:
-    for step in location:
-        annotation = model.model_fields[step].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
-    return list(model.model_fields)
+    return allowed.lstrip("._-")[:MAX_NAME] or "run"

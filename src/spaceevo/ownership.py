@@ -70,10 +70,18 @@ class Marker(BaseModel):
 
 
 def claim_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
-    """Make a folder ours, or refuse one that belongs to the user.
+    """Make a folder ours, and made where it is absent; see `check_folder`."""
+    folder = check_folder(folder, kind, option)
+    if not (folder / MARKER).exists():
+        write_marker(folder, Marker(kind=kind_of(folder) or kind))
+    return folder
+
+
+def check_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
+    """Refuse a folder that belongs to the user; nothing is written.
 
     Args:
-        folder: Made where absent; a leading ~ is the home folder.
+        folder: It may be absent; a leading ~ is the home folder.
         kind: What it is for. The folder of a target may be any that is ours.
         option: How the user named it, for the message.
 
@@ -107,8 +115,6 @@ def claim_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
             f"{folder} is {_WORDS[str(found)]}, not {_WORDS[kind]}",
             remedy=f"Nothing was touched. Choose another folder with {option}",
         )
-    if not (folder / MARKER).exists():
-        write_marker(folder, Marker(kind=found or kind))
     return folder
 
 

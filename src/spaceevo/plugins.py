@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sysconfig
+import traceback
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 
 from spaceevo.errors import PluginError, nearest
+
+_OURS = str(Path(__file__).parent)
 
 
 def names(package: str) -> list[str]:
@@ -44,12 +49,32 @@ def load(package: str, name: str) -> ModuleType:
         )
     try:
         return importlib.import_module(locations[name])
-    except ImportError as error:
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
         raise PluginError(
             f"The plug-in {name!r} cannot be imported",
-            found=str(error),
+            found=told(error),
             remedy=f"Install what {locations[name]} needs, or correct it",
         ) from error
+
+
+def told(error: BaseException) -> str:
+    """What foreign code has raised, and in which line of whose file: not of Python's, and rather not of a library's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg}, in {error.filename}, line {error.lineno}"
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    found = [(file, line) for file, line in frames if not file.startswith(("<", _OURS)) and not _is_standard(file)]
+    own = [(file, line) for file, line in found if not _is_installed(file)] or found
+    words = " ".join(str(error).split())[:300]
+    where = f", in {own[-1][0]}, line {own[-1][1]}" if own else ""
+    return f"{type(error).__name__}{': ' if words else ''}{words}{where}"
+
+
+def _is_installed(file: str) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+
+
+def _is_standard(file: str) -> bool:
+    return file.startswith(sysconfig.get_path("stdlib")) and not _is_installed(file)
 
 
 @cache

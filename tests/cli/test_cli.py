@@ -337,6 +337,20 @@ def test_init_takes_repeated_budgets(cli: Any, tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "my.yaml").budgets_ms == (3.0, 6.0)
 
 
+def test_init_asks_for_no_more_images_than_there_are(cli: Any, tmp_path: Path) -> None:
+    root = _images(tmp_path / "images")
+    for number in range(1, 50):
+        for name in ("cat", "dog"):
+            shutil.copy(root / "train" / "cat" / "0.png", root / "train" / name / f"{number}.png")
+    (root / "train" / "cat" / "notes.txt").write_text("no image")
+    assert cli("init", tmp_path / "my.yaml", "--data", root).returncode == 0
+    recipe = load_recipe(tmp_path / "my.yaml")
+    assert recipe.subnets.num_images == 16  # of 15 that are held out of 100; its least
+    assert recipe.blocks.num_images + recipe.blocks.score_images == 85
+    assert recipe.supernet.batch_size == recipe.blocks.teacher.batch_size == recipe.blocks.batch_size == 16
+    assert recipe.supernet.lr == Recipe().supernet.lr
+
+
 @pytest.mark.parametrize("name", ["my run.yaml", "-x.yaml", "ä.yaml", "...yaml"])
 def test_init_finds_a_name_for_any_file(cli: Any, tmp_path: Path, name: str) -> None:
     assert cli("init", tmp_path / name).returncode == 0

@@ -63,7 +63,7 @@ def test_table(cli, weights, tmp_path, monkeypatch):
     ("change", "told"),
     [
         (("--calibration-images", "0"), "wrong value at 'calibration_images'"),
-        (("--ranges", "minmax"), "'percentile' or 'mse'"),
+        (("--ranges", "minmax"), "percentile or mse"),
         (("--data", "digitz"), "no data set 'digitz'"),
         (("--target", "onnxruntim@local"), "Did you mean 'onnxruntime'"),
         (("--space", "micro-992-000"), "Allowed there: 0 to 4"),

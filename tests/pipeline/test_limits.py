@@ -41,7 +41,7 @@ def test_limits_are_met_by_what_is_handed_out(tiny: Any, tmp_path: Any, cli: Any
     [
         ({"size-mib": 0.0001}, "The closest exceeds size-mib by"),
         ({"size_mb": 1}, "There is no measure.metrics plug-in named 'size_mb'"),
-        ({"size-mib": 0}, "greater than 0"),
+        ({"size-mib": 0}, "Write a number (above 0"),
     ],
 )
 def test_bad_limits(tiny: Any, tmp_path: Any, cli: Any, limits: dict[str, float], said: str) -> None:

@@ -11,13 +11,14 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from spaceevo.config import DataSettings, TrainingSettings, parse
+from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import ArtifactError, DataError, EncodingError, PluginError, RecipeError, TrainingError
 from spaceevo.nets.extracted import save_extracted
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.pipeline import quantize as room
 from spaceevo.progress import silent
 from spaceevo.records import ExtractedNetwork
+from spaceevo.settings import parse
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.handmade import mobilenet_v3
 from spaceevo.spaces.hyperspace import load_hyperspace

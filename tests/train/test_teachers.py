@@ -23,6 +23,7 @@ from spaceevo.train.teachers import (
     SizedTeacher,
     TrainedTeacher,
     builtin_teacher,
+    check_teacher,
     load_teacher,
     map_sizes,
 )
@@ -151,6 +152,44 @@ def test_unknown_import(location):
     with pytest.raises(RecipeError, match=r"package\.module:function") as error:
         load_teacher(location, PLAIN)
     assert repr(location) in str(error.value)
+
+
+NETWORK = """from torch import nn
+def teacher():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1))
+"""
+FOREIGN = {
+    "raise ValueError('odd')": ("cannot be imported", "ValueError: odd", "line 1"),
+    "def teacher(:": ("cannot be imported", "SyntaxError", "line 1"),
+    "import no_such_dependency": ("cannot be imported", "'no_such_dependency'", "line 1"),
+    "\nimport sys\nsys.exit(3)": ("cannot be imported", "SystemExit: 3", "line 3"),
+    "def teacher():\n    return odd": ("fails when it is made", "NameError", "line 2"),
+    "def teacher():\n    raise SystemExit": ("fails when it is made", "SystemExit", "line 2"),
+    "def teacher(x): ...": ("fails when it is made", "TypeError", "line 1"),
+    "teacher = 3": ("fails when it is made", "not callable"),
+    "def teacher(): ...": ("is not a torch module", "line 1) returns NoneType"),
+    "def teacher():\n    return 3, ['0']": ("is not a torch module", "returns int, list"),
+    f"{NETWORK}    return net, '01'": ("is not a torch module", "returns Sequential, str"),
+    f"{NETWORK}    return net, ['0', '2']": ("needs 2 taps", "unknown: 2"),
+    f"{NETWORK}    return net, ['1', '0']": ("in the order", "Named: 1, 0; called: 0, 1"),
+    f"{NETWORK}    net.add_module('2', nn.Flatten())\n    return net, ['0', '2']": ("no feature maps", "a tensor [2, "),
+    f"{NETWORK}    net.add_module('2', nn.Linear(99, 3))\n    return net, ['0', '2']": ("fails on images [2, 3, ",),
+    f"{NETWORK}    net[0].bias.data.fill_(float('nan'))\n    return net, ['0', '1']": ("values that are not finite",),
+}
+
+
+@pytest.mark.parametrize("number", range(len(FOREIGN)))
+def test_what_the_users_code_does_wrong_is_told_with_its_place(tmp_path, monkeypatch, number):
+    source, words = list(FOREIGN.items())[number]
+    path = tmp_path / f"made_up_{number}.py"
+    path.write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    location = f"{path.stem}:teacher"
+    with pytest.raises((RecipeError, TrainingError)) as error:
+        check_teacher(load_teacher(location, PLAIN), location, PLAIN)
+    told = str(error.value)
+    assert all(word in told for word in (location, *words)), told
+    assert "line" not in told or str(path) in told
 
 
 def test_map_sizes():

@@ -81,6 +81,7 @@ def register(app: typer.Typer) -> None:
         from spaceevo import interrupts
         from spaceevo.ownership import at_home, claim_folder
         from spaceevo.pipeline import blocks as room
+        from spaceevo.pipeline import preflight
         from spaceevo.progress import lines, shown
 
         console = Console(stderr=as_json, highlight=False)
@@ -89,6 +90,8 @@ def register(app: typer.Typer) -> None:
             "teacher_network": teacher, "num_images": num_images, "steps_fp32": steps_fp32, "steps_int8": steps_int8,
             "batch_size": batch_size, "lr": lr, "substages": substages, "score_images": score_images,
         }, teacher_epochs, weight_scales, seed, lines(console))  # fmt: skip
+        preflight.check_names(context, [room.NAME])
+        preflight.check_here(context, [room.NAME])
         searched = context.hyperspace.searched
         cells = _cells(context.hyperspace, stage or [], block or [])
         claim_folder(out, "cells")
@@ -178,9 +181,10 @@ def _context(
 ) -> Any:
     """The context of a recipe, or of a new one, with what the options change."""
     from spaceevo.artifacts import RunFolder
-    from spaceevo.config import Recipe, load_recipe, parse
+    from spaceevo.config import Recipe, load_recipe
     from spaceevo.errors import RecipeError
     from spaceevo.pipeline.context import Context, named_data
+    from spaceevo.settings import parse
 
     if recipe_path is None:
         for value, option, example in ((hyperspace, "--hyperspace", "micro"), (data, "--data", "digits")):

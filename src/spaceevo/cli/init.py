@@ -28,11 +28,14 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Write a recipe with every setting, its default and what it means."""
         from spaceevo.artifacts import write_atomically
-        from spaceevo.config import Recipe, parse, run_name
+        from spaceevo.config import Recipe, run_name
         from spaceevo.errors import RecipeError
+        from spaceevo.settings import parse
 
         if recipe.exists() and not force:
-            raise RecipeError(f"{recipe} exists already", remedy="Choose another name, or overwrite it with --force")
+            raise RecipeError(
+                f"The file {recipe} exists already", remedy="Choose another name, or overwrite it with --force"
+            )
         content: dict[str, Any] = {"name": run_name(recipe.stem)}
         if data is not None:
             content["data"] = {"name": "folder", "options": {"path": str(data.expanduser().resolve())}}
@@ -46,8 +49,38 @@ def register(app: typer.Typer) -> None:
 
             plugin = plugins.load("spaceevo.train.datasets", "folder")
             plugin.check(plugin.Settings(path=str(data)))
+            from PIL import Image
+
+            endings = Image.registered_extensions()
+            num_train = sum(file.suffix.lower() in endings for file in (data.expanduser() / "train").rglob("*"))
+            parsed = parse(Recipe, content | fitting(num_train, parsed), "The recipe")
         write_atomically(recipe, commented_yaml(parsed))
         typer.echo(f"Wrote {recipe}. Next: spaceevo run {recipe}")
+
+
+def fitting(num_train: int, recipe: Any) -> dict[str, Any]:
+    """Settings of a recipe that asks for no more images than there are.
+
+    Args:
+        num_train: Training images, from which some are held out.
+        recipe: A `config.Recipe`, whose settings are not exceeded.
+    """
+    held_out = max(1, round(recipe.data.search_share * num_train))
+    left = num_train - held_out
+    scored = max(16, min(recipe.blocks.score_images, left // 4))
+    distilled = max(32, min(recipe.blocks.num_images, left - scored))
+    # A power of two with some steps per epoch
+    batch_size = max(2, min(recipe.supernet.batch_size, 1 << max(0, (left // 4).bit_length() - 1)))
+    return {
+        "blocks": {
+            "num_images": distilled,
+            "score_images": scored,
+            "batch_size": min(recipe.blocks.batch_size, batch_size),
+            "teacher": {"batch_size": batch_size},
+        },
+        "supernet": {"batch_size": batch_size},
+        "subnets": {"num_images": max(16, min(recipe.subnets.num_images, held_out))},
+    }
 
 
 def commented_yaml(recipe: Any) -> str:

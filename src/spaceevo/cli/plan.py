@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
         console = Console(stderr=as_json, highlight=False)
         from spaceevo.artifacts import MANIFEST, RunFolder
         from spaceevo.ownership import claim_folder, output_file
-        from spaceevo.pipeline import space
+        from spaceevo.pipeline import STAGES, preflight, space
         from spaceevo.pipeline.context import Context
         from spaceevo.pipeline.plan import beside
         from spaceevo.pipeline.plan import plan as planned
@@ -77,6 +77,10 @@ def register(app: typer.Typer) -> None:
         if storage:
             storage.joined().pull()
         context = Context(settings, RunFolder(folder), say=lines(console))
+        stages = [stage.NAME for stage in STAGES]
+        preflight.check_names(context, stages)
+        if rates is None:  # else it may be planned for another machine
+            preflight.check_here(context, stages)
         if num_train is None:
             data = context.data
             counts = len(data.train_labels), len(data.val_labels), data.num_classes

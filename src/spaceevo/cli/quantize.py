@@ -71,7 +71,7 @@ def register(app: typer.Typer) -> None:
         A network of the zoo, a subnet of a supernet and a baseline of a run go the same way. Writes the float and the
         quantized network and the accuracies; an interrupted fine-tuning goes on where it stood.
         """  # fmt: skip
-        from spaceevo.config import parse, run_name
+        from spaceevo.config import run_name
         from spaceevo.errors import RecipeError
 
         for value, option, example in ((weights, "--weights", "run/baselines/baseline0-fp32.safetensors"),
@@ -83,6 +83,7 @@ def register(app: typer.Typer) -> None:
         from spaceevo.ownership import claim_folder
         from spaceevo.pipeline import quantize as room
         from spaceevo.pipeline.context import note_files
+        from spaceevo.settings import parse
         from spaceevo.train.ptq import PtqSettings
 
         def checked(model: Any, **values: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,6 +132,7 @@ def run_stage(recipe_path: Path, out: str | Path | None, stage: str, console: Co
         console: For progress.
     """
     from spaceevo.config import load_recipe
+    from spaceevo.errors import TrainingError
     from spaceevo.launch import this_launch
     from spaceevo.storage import located
 
@@ -148,6 +150,10 @@ def run_stage(recipe_path: Path, out: str | Path | None, stage: str, console: Co
             pipeline.help_train(recipe, place, ranks)
             raise typer.Exit
         try:
-            return pipeline.run(recipe, place, console, stage, ranks)
-        finally:
-            ranks.agree(False)  # the others may end
+            context = pipeline.run(recipe, place, console, stage, ranks)
+        except BaseException:
+            with suppress(TrainingError):  # where another one is gone too: what went wrong first is told
+                ranks.agree(False)
+            raise
+        ranks.agree(False)  # the others may end
+        return context

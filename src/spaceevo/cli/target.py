@@ -88,12 +88,15 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Measure INT8 against FP32 by operator, width, kernel size, activation and block type, and give advice."""
         from spaceevo import targets as room
+        from spaceevo.config import StudySettings
         from spaceevo.progress import shown
+        from spaceevo.settings import parse
 
+        wanted = parse(StudySettings, {"widths": _numbers(widths), "sizes": _numbers(sizes)}, "The command line")
         console = Console(stderr=as_json)
         device = room.open_device(name, threads, core_numbers(cores), folder)
         with shown(console, "study") as progress:
-            found = room.study_device(device, hyperspace, _numbers(widths), _numbers(sizes), progress)
+            found = room.study_device(device, hyperspace, wanted.widths, wanted.sizes, progress)
         if as_json:
             typer.echo(found.model_dump_json(indent=1))
             return

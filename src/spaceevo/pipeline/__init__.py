@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
 from spaceevo import interrupts
-from spaceevo.artifacts import RunFolder, content_hash
+from spaceevo.artifacts import MANIFEST, RunFolder, content_hash
 from spaceevo.config import Recipe
 from spaceevo.measure.campaign import clear_left_behind
-from spaceevo.ownership import claim_folder
+from spaceevo.ownership import check_folder, claim_folder
 from spaceevo.pipeline import (
     baselines,
     blocks,
@@ -21,6 +21,7 @@ from spaceevo.pipeline import (
     export,
     finetune,
     predict,
+    preflight,
     report,
     space,
     study,
@@ -29,7 +30,7 @@ from spaceevo.pipeline import (
 )
 from spaceevo.pipeline.context import PROVENANCE, RECIPE, STORE, Context, StageModule, note_files, write_recipe
 from spaceevo.pipeline.memory import peak_rss_mib, return_free_memory
-from spaceevo.progress import lines, shown
+from spaceevo.progress import lines, shown, silent
 from spaceevo.storage import located
 from spaceevo.train.datasets import some
 from spaceevo.train.ranks import ALONE, Ranks
@@ -68,43 +69,74 @@ def run(recipe: Recipe, place: Path | str, console: Console, until: str = report
         SpaceEvoError: Whatever is wrong; finished stages and checkpoints are kept.
     """
     folder, storage = located(place)
-    context = Context(recipe, RunFolder(claim_folder(folder, "run")), ranks, storage, lines(console))
+    context = Context(recipe, RunFolder(check_folder(folder, "run")), ranks, storage, lines(console))
     wanted = _with_needs(until)
 
     def say(sentence: str) -> None:
         console.print(f"      {sentence}", highlight=False)
 
-    with context.run.locked(), storage.held(say) if storage else nullcontext(lambda: None) as check:
-        clear_left_behind(context.work_dir)
-        # What is wrong with them is told before long work
-        _ = context.target, context.hyperspace, context.data, context.engine
-        if context.not_searched:
-            context.say(
-                f"The subnet search sees no image of {some(context.not_searched)}: such a class has one training image "
-                "alone, or data.search_share leaves no room for it."
-            )
-        write_recipe(context)
-        note_files(context, (RECIPE, PROVENANCE))
-        outputs: dict[str, str] = {}
-        with closing(context.engine):
-            for number, stage in enumerate(wanted, start=1):
-                needed = {name: outputs[name] for name in stage.NEEDS}
-                input_hash = content_hash({"stage": stage.NAME, "inputs": stage.inputs(context), "needs": needed})
-                outputs[stage.NAME] = _run_stage(
-                    context, stage, input_hash, f"[{number}/{len(wanted)}]", console, check
+    names = [stage.NAME for stage in wanted]
+    # Before anything is written, where nothing can be finished: elsewhere only what is not may be told
+    is_new = not (storage or recipe.engine.device or any((folder / name / MANIFEST).exists() for name in names))
+    preflight.check_names(context, names)
+    with closing(context.engine):
+        if is_new:
+            preflight.check_here(context, names)
+            preflight.check_elsewhere(context, names)
+        claim_folder(context.run.path, "run")
+        with context.run.locked(), storage.held(say) if storage else nullcontext(lambda: None) as check:
+            clear_left_behind(context.work_dir)
+            _ = context.target, context.data
+            unfinished = _unfinished(context, wanted)
+            if not is_new:
+                preflight.check_here(context, unfinished)
+                preflight.check_elsewhere(context, unfinished)
+            if context.not_searched:
+                context.say(
+                    f"The subnet search sees no image of {some(context.not_searched)}: such a class has one training "
+                    "image alone, or data.search_share leaves no room for it."
                 )
+            for note in preflight.check_data(context, unfinished):
+                context.say(note)
+            write_recipe(context)
+            note_files(context, (RECIPE, PROVENANCE))
+            outputs: dict[str, str] = {}
+            for number, stage in enumerate(wanted, start=1):
+                label, inputs = f"[{number}/{len(wanted)}]", _input_hash(context, stage, outputs)
+                outputs[stage.NAME] = _run_stage(context, stage, inputs, label, console, check)
                 for note in report.NOTES[stage.NAME](context) if stage.NAME in report.NOTES else ():
                     say(note)
-        if until == report.NAME:
-            report.publish(context)
-            note_files(context, (report.REPORT, report.SUMMARY))
+            if until == report.NAME:
+                report.publish(context)
+                note_files(context, (report.REPORT, report.SUMMARY))
     return context
 
 
 def help_train(recipe: Recipe, place: Path | str, ranks: Ranks) -> None:
-    """What the other processes of `torchrun` do while the first one runs a recipe: train the supernet with it."""
+    """What the other processes of `torchrun` do while the first one runs a recipe: train the supernet with it.
+
+    Raises:
+        TrainingError: This process cannot train it; or the first one is gone.
+    """
+    preflight.check_training(recipe.supernet, silent)
     folder, storage = located(place)
     supernet.help_train(Context(recipe, RunFolder(folder), ranks, storage))
+
+
+def _input_hash(context: Context, stage: StageModule, outputs: Mapping[str, str]) -> str:
+    needed = {name: outputs[name] for name in stage.NEEDS}
+    return content_hash({"stage": stage.NAME, "inputs": stage.inputs(context), "needs": needed})
+
+
+def _unfinished(context: Context, wanted: Sequence[StageModule]) -> list[str]:
+    """Names of the stages that are not finished with these inputs."""
+    outputs: dict[str, str] = {}
+    for stage in wanted:
+        if outputs.keys() >= set(stage.NEEDS):
+            manifest = context.run.stage(stage.NAME, stage.FILES).manifest()
+            if manifest and manifest.input_hash == _input_hash(context, stage, outputs):
+                outputs[stage.NAME] = manifest.output_hash
+    return [stage.NAME for stage in wanted if stage.NAME not in outputs]
 
 
 def _run_stage(

@@ -41,7 +41,7 @@ from spaceevo.search.pareto import hypervolume, pareto_front
 from spaceevo.search.subnet_search import RatedSubnet, best_within
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
-from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
+from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice, load_hyperspace
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split
@@ -252,18 +252,28 @@ def _entries(context: Context) -> list[_Entry]:
     settings, hyperspace, num_classes = context.recipe.compare, context.hyperspace, context.data.num_classes
     entries = [_Entry("searched", "searched", space.load_space(context))]
     for name in settings.handmade:
-        handmade = load_hyperspace(name)
-        if handmade.searched:
-            raise RecipeError(
-                f"The recipe compares with {name!r} as a hand-made space",
-                found="a hyperspace, which leaves a choice of spaces",
-                remedy="Name presets of one space in compare.handmade, for example mobilenetv3micro",
-            )
-        entries.append(_Entry(name, "hand-made", handmade.space(SpaceChoice((), ()), num_classes)))
+        entries.append(_Entry(name, "hand-made", handmade_space(name).space(SpaceChoice((), ()), num_classes)))
     rng = python_random(context.recipe.seed, NAME, "random spaces")
     for number in range(settings.num_random):
         entries.append(_Entry(f"random{number}", "random", hyperspace.space(hyperspace.sample(rng), num_classes)))
     return [*entries, _Entry("mobilenetv3-alone", "network")]
+
+
+def handmade_space(name: str) -> Hyperspace:
+    """The preset of a hand-made space.
+
+    Raises:
+        PluginError: There is no such preset.
+        RecipeError: It leaves a choice.
+    """
+    handmade = load_hyperspace(name)
+    if handmade.searched:
+        raise RecipeError(
+            f"The recipe compares with {name!r} as a hand-made space",
+            found="It is a hyperspace, which leaves a choice of spaces",
+            remedy="Name presets of one space in compare.handmade, for example mobilenetv3micro",
+        )
+    return handmade
 
 
 def _predictor(context: Context, progress: ProgressCallback) -> LatencyPredictor:

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 import yaml
 
 from spaceevo import plugins
 from spaceevo.artifacts import RunFolder, content_hash, entry_of, storage_errors, write_atomically
-from spaceevo.config import DataSettings, EngineSettings, Recipe, load_recipe, parse
+from spaceevo.config import DataSettings, EngineSettings, Recipe, load_recipe
 from spaceevo.engines import Engine, Needs, in_order, start
 from spaceevo.errors import DataError, EngineError, RecipeError
 from spaceevo.measure.store import Store
@@ -26,6 +27,7 @@ from spaceevo.pipeline.provenance import versions
 from spaceevo.pipeline.stored_engine import StoredEngine
 from spaceevo.progress import LineCallback, ProgressCallback, mute, silent
 from spaceevo.records import Arithmetic, ImageData, TargetDescription
+from spaceevo.settings import parse
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
 from spaceevo.storage import Storage
 from spaceevo.train.batches import not_searched
@@ -287,11 +289,21 @@ def load_data(settings: DataSettings, cache: Path) -> ImageData:
         RecipeError: An option is wrong.
         DataError: It is missing, empty or unreadable.
     """
-    plugin = plugins.load(DATASETS, settings.name)
-    options = parse(plugin.Settings, settings.options, "The recipe, at 'data.options',")
+    plugin, options = data_options(settings)
     with storage_errors(cache):
         data: ImageData = plugin.load(options, settings.image_size, cache)
     return data
+
+
+def data_options(settings: DataSettings) -> tuple[ModuleType, Any]:
+    """The plug-in of a data set and its options.
+
+    Raises:
+        PluginError: No such data set.
+        RecipeError: An option is wrong.
+    """
+    plugin = plugins.load(DATASETS, settings.name)
+    return plugin, parse(plugin.Settings, settings.options, "The recipe, at 'data.options',")
 
 
 def is_recipe(path: Path) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from spaceevo import interrupts, plugins
 from spaceevo.artifacts import RunFolder, content_hash, write_atomically
-from spaceevo.config import Recipe, Settings, TargetSettings, TrainingSettings, load_recipe
+from spaceevo.config import MAX_SEED, Recipe, TargetSettings, TrainingSettings, load_recipe
 from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError, SpaceEvoError
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
 from spaceevo.nets.network import Network, Program, program_of, single_network
@@ -36,6 +36,7 @@ from spaceevo.progress import LineCallback, ProgressCallback, lines, shown
 from spaceevo.records import ExtractedNetwork, FloatGraph, ImageData, Record, TargetDescription, Verification
 from spaceevo.runtimes import profile_of
 from spaceevo.seeding import numpy_random
+from spaceevo.settings import Settings
 from spaceevo.spaces import zoo
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.handmade import every_mobilenet_v3
@@ -77,15 +78,15 @@ class InputSettings(Settings):
     image_size: int | None = Field(None, ge=16, le=1024, description="The network's resolution without it.")
     flip: bool | None = Field(None, description="Mirror images in fine-tuning; as the recipe says, else yes.")
     target: str = Field("onnxruntime@local", description="runtime@transport.")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
 class FinetuningSettings(Settings):
     """LSQ+ after post-training quantization."""
 
-    epochs: float = Field(0, ge=0, description="Epochs; 0 for none.")
-    lr: float = Field(0.03, gt=0, description="Peak learning rate per 256 images.")
-    batch_size: int = Field(64, ge=2, description="Images per step.")
+    epochs: float = Field(0, ge=0, le=10_000, description="Epochs; 0 for none.")
+    lr: float = Field(0.03, gt=0, le=100, description="Peak learning rate per 256 images.")
+    batch_size: int = Field(64, ge=2, le=65_536, description="Images per step.")
 
 
 class QuantizedResult(Record):

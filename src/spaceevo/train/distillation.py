@@ -318,12 +318,7 @@ def distill_cell(
     """
     hyper_stage, resolutions = hyperspace.searched[index], hyperspace.resolutions
     num_images = len(features.sources[resolutions[0]])
-    if num_images < settings.score_images + 2:
-        raise TrainingError(
-            f"{num_images} images are too few to distil from",
-            found=f"blocks.score_images holds out {settings.score_images} of them",
-            remedy="Lower blocks.score_images, or take more training images",
-        )
+    check_num_images(num_images, settings)
     purpose, peak = f"cell {hyper_stage.name} {block} attempt {attempt}", settings.lr * 0.5**attempt
     elastic, in_widths = hyper_stage.all_widths(block), in_widths_of(hyperspace, index)
     input_operator = operators(stage_layers(elastic.largest(), in_widths[-1], features.in_sizes[resolutions[-1]]))[0]
@@ -412,6 +407,24 @@ def distill_cell(
         failure=failure,
     )
     return CellResult(record, tuple(rows))
+
+
+def check_num_images(num_images: int, settings: BlocksSettings) -> None:
+    """Whether images are left to distil from.
+
+    Args:
+        num_images: Training images.
+        settings: Hold some of them out.
+
+    Raises:
+        TrainingError: There are none.
+    """
+    if num_images < settings.score_images + 2:
+        raise TrainingError(
+            f"{num_images} images are too few to distil from",
+            found=f"blocks.score_images holds out {settings.score_images} of them",
+            remedy="Lower blocks.score_images, or take more training images",
+        )
 
 
 def cell_work(hyperspace: Hyperspace, index: int, settings: BlocksSettings) -> int:

@@ -213,7 +213,7 @@ def device_of(settings: TrainingSettings) -> torch.device:
     """Where a training runs.
 
     Raises:
-        TrainingError: The recipe wants a GPU, and torch finds none.
+        TrainingError: The recipe wants a GPU, and torch finds none; or a precision that it lacks.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise TrainingError(
@@ -221,7 +221,14 @@ def device_of(settings: TrainingSettings) -> torch.device:
             found=f"torch {torch.__version__}",
             remedy="Write device: auto or device: cpu, or install the torch that is made for your GPU",
         )
-    return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and settings.precision == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise TrainingError(
+            "The recipe wants precision: bfloat16, and the GPU has no such numbers",
+            found=torch.cuda.get_device_name(device),
+            remedy="Write precision: float32",
+        )
+    return device
 
 
 class _State:

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from spaceevo.config import Settings
 from spaceevo.errors import DataError, TrainingError
 from spaceevo.nets.fake_quant import MAX_CODE, ActivationQuantizer, weight_codes
 from spaceevo.nets.network import BATCH_NORM_EPS, Network, Program, WeightedOperator, extract
 from spaceevo.progress import ProgressCallback, silent
 from spaceevo.records import FloatWeights
+from spaceevo.settings import Settings
 from spaceevo.spaces.operators import Operator, Quantizer
 from spaceevo.train.batches import to_input, torch_generator
 
@@ -47,7 +47,9 @@ class PtqSettings(Settings):
     )
     weight_scales: Literal["max", "mse"] = Field("mse", description="How weight scales are set, per channel.")
     bias_correction: bool = Field(True, description="Take the mean shift of every sum away from its bias.")
-    calibration_images: int = Field(256, ge=1, description="Training images on which the network is observed.")
+    calibration_images: int = Field(
+        256, ge=1, le=1_000_000, description="Training images on which the network is observed."
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from spaceevo import plugins
 from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import RecipeError, TrainingError
 from spaceevo.nets.network import Program, program_of, single_network
@@ -127,35 +129,61 @@ class ModuleTeacher:
 
     Args:
         module: Takes the normalized input.
-        taps: One submodule before the first searched stage and one after each.
+        taps: One submodule before the first searched stage and one after each, in the order of their calls.
         num_taps: How many the hyperspace needs.
+        name: Of the teacher, for errors.
 
     Raises:
         TrainingError: A wrong number of taps, or a tap that the module lacks.
     """
 
-    def __init__(self, module: nn.Module, taps: Sequence[str], num_taps: int) -> None:
+    def __init__(self, module: nn.Module, taps: Sequence[str], num_taps: int, name: str = "of your own") -> None:
         submodules = dict(module.named_modules())
         unknown = [tap for tap in taps if tap not in submodules]
         if unknown or len(taps) != num_taps:
             raise TrainingError(
-                f"The teacher needs {num_taps} taps, each the name of a submodule",
+                f"The teacher {name} needs {num_taps} taps, each the name of a submodule",
                 found=f"{len(taps)} taps; unknown: {', '.join(unknown) or 'none'}",
                 remedy="Name the module before the first searched stage and the one after each stage",
             )
+        self._name = name
         self._module = module.eval()
-        self._submodules = [submodules[tap] for tap in taps]
+        self._submodules = {tap: submodules[tap] for tap in taps}
 
     @torch.no_grad()
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
         """See `Teacher.features`."""
+        called: list[str] = []
         values: list[Tensor] = []
-        hooks = [m.register_forward_hook(lambda _m, _i, output: values.append(output)) for m in self._submodules]
+
+        def keep(tap: str, output: Any) -> None:
+            called.append(tap)
+            values.append(output)
+
+        hooks = [
+            module.register_forward_hook(lambda _m, _i, output, tap=tap: keep(tap, output))
+            for tap, module in self._submodules.items()
+        ]
         try:
-            self._module(x_BCHW)
+            with _foreign(f"The teacher {self._name} fails on images {list(x_BCHW.shape)}"):
+                self._module(x_BCHW)
         finally:
             for hook in hooks:
                 hook.remove()
+        if called != list(self._submodules):
+            raise TrainingError(
+                f"The taps of the teacher {self._name} are not called once each, in the order in which they are named",
+                found=f"Named: {', '.join(self._submodules)}; called: {', '.join(called) or 'none'}",
+                remedy="Name submodules that every forward pass calls once, in that order",
+            )
+        for tap, value in zip(called, values, strict=True):
+            if not isinstance(value, Tensor) or value.dim() != 4 or len(value) != len(x_BCHW):
+                shape = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise TrainingError(
+                    f"The tap {tap!r} of the teacher {self._name} puts out no feature maps",
+                    found=f"For images {list(x_BCHW.shape)} {shape}",
+                    remedy="Name submodules that put out one tensor [B, C, H, W]",
+                )
         return values
 
 
@@ -175,10 +203,10 @@ class SizedTeacher:
     """
 
     def __init__(self, maps: Maps, hyperspace: Hyperspace, name: str) -> None:
-        self._maps = maps
+        self._maps, self._name = maps, name
         resolution = hyperspace.resolutions[-1]
         wanted = map_sizes(hyperspace, resolution)
-        with torch.no_grad():
+        with torch.no_grad(), _foreign(f"The teacher {name} fails on images of {resolution} pixels"):
             sizes = [x.shape[-1] if x.dim() == 4 else 0 for x in maps(torch.zeros(2, 3, resolution, resolution))]
         self._chosen = []
         for size in dict.fromkeys(wanted):
@@ -195,8 +223,9 @@ class SizedTeacher:
     @torch.no_grad()
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
         """See `Teacher.features`."""
-        maps = self._maps(x_BCHW)
-        return [maps[index] for index in self._chosen]
+        with _foreign(f"The teacher {self._name} fails on images {list(x_BCHW.shape)}"):
+            maps = self._maps(x_BCHW)
+            return [maps[index] for index in self._chosen]
 
 
 def load_teacher(location: str, hyperspace: Hyperspace) -> Teacher:
@@ -218,21 +247,65 @@ def load_teacher(location: str, hyperspace: Hyperspace) -> Teacher:
     return load(rest, hyperspace) if load else _module(location, hyperspace)
 
 
+def check_teacher(teacher: Teacher, location: str, hyperspace: Hyperspace) -> None:
+    """Try a teacher on black images of every resolution.
+
+    Args:
+        teacher: Of `load_teacher`.
+        location: Its name, for errors.
+        hyperspace: Decides the resolutions and the number of taps.
+
+    Raises:
+        TrainingError: It fails, puts out no feature maps, or values that are not finite.
+    """
+    for resolution in hyperspace.resolutions:
+        maps = teacher.features(torch.zeros(2, 3, resolution, resolution))
+        if not all(one.isfinite().all() for one in maps):
+            raise TrainingError(
+                f"The teacher {location} puts out values that are not finite",
+                found=f"For black images of {resolution} pixels",
+                remedy="Look at its weights",
+            )
+
+
 def _module(location: str, hyperspace: Hyperspace) -> Teacher:
     """The user's own code: a function without arguments that returns (torch module, names of tapped submodules)."""
     module_name, _, function_name = location.partition(":")
     try:
-        function: Callable[[], tuple[nn.Module, Sequence[str]]] = getattr(
-            importlib.import_module(module_name), function_name
-        )
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (Exception, SystemExit) as error:
+        found = plugins.told(error)
         raise RecipeError(
             f"The teacher {location!r} cannot be imported",
-            found=str(error),
-            remedy="Write teacher_network: package.module:function, importable from where you run, or zoo:NAME:WEIGHTS,"
-            " timm:NAME, huggingface:NAME",
+            found=found,
+            remedy="Correct it there"
+            if ", line " in found
+            else "Write teacher_network: package.module:function, importable from where you run (for a file of the "
+            "current folder, run with PYTHONPATH=.), or zoo:NAME:WEIGHTS, timm:NAME, huggingface:NAME",
         ) from error
-    return ModuleTeacher(*function(), len(hyperspace.searched) + 1)
+    code = getattr(function, "__code__", None)
+    place = f"{code.co_filename}, line {code.co_firstlineno}" if code else repr(function)
+    name = f"{location!r} ({place})"
+    with _foreign(f"The teacher {name} fails when it is made"):
+        made = function()
+    match made:
+        case (nn.Module() as module, [*taps]) if all(isinstance(tap, str) for tap in taps):
+            return ModuleTeacher(module, taps, len(hyperspace.searched) + 1, name)
+    kinds = ", ".join(type(one).__name__ for one in (made if isinstance(made, tuple) else [made]))
+    raise TrainingError(
+        f"The teacher {location!r} is not a torch module and the names of its taps",
+        found=f"The function ({place}) returns {kinds}",
+        remedy='Return both, for example: return net, ["stem", "stage1", "stage2", "stage3"]',
+    )
+
+
+@contextmanager
+def _foreign(problem: str) -> Iterator[None]:
+    """Whatever code that is not ours raises is no bug of ours."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise TrainingError(problem, found=plugins.told(error), remedy="Correct it there") from error
 
 
 def _zoo(rest: str, hyperspace: Hyperspace) -> Teacher:
@@ -274,7 +347,8 @@ def _hugging_face(rest: str, hyperspace: Hyperspace) -> Teacher:
     name, _, taps = rest.partition("#")
     model = _pretrained(f"huggingface:{name}", lambda: transformers.AutoModel.from_pretrained(name))
     about = _pretrained(f"huggingface:{name}", lambda: transformers.AutoImageProcessor.from_pretrained(name))
-    _renormalize(model, about.image_mean, about.image_std)
+    with _foreign(f"The teacher huggingface:{name} does not tell how its images are normalized"):
+        _renormalize(model, about.image_mean, about.image_std)
 
     def maps(x_BCHW: Tensor) -> Sequence[Tensor]:
         states: Sequence[Tensor] = model(x_BCHW, output_hidden_states=True).hidden_states
@@ -286,17 +360,17 @@ def _hugging_face(rest: str, hyperspace: Hyperspace) -> Teacher:
 def _of_library(model: nn.Module, taps: str, maps: Maps, hyperspace: Hyperspace, name: str) -> Teacher:
     model.eval()
     if taps:
-        return ModuleTeacher(model, taps.split(","), len(hyperspace.searched) + 1)
+        return ModuleTeacher(model, taps.split(","), len(hyperspace.searched) + 1, name)
     return SizedTeacher(maps, hyperspace, name)
 
 
 def _library(package: str) -> Any:
     try:
         return importlib.import_module(package)
-    except ImportError as error:
+    except Exception as error:
         raise RecipeError(
             f"A teacher of {package} needs that package",
-            found=str(error),
+            found=plugins.told(error),
             remedy=f"Install it: pip install {package}",
         ) from error
 
@@ -304,8 +378,9 @@ def _library(package: str) -> Any:
 def _pretrained(name: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise RecipeError(f"The teacher {name} cannot be loaded", found=str(error).strip().splitlines()[0]) from error
+    except Exception as error:
+        found = str(error).strip() or type(error).__name__
+        raise RecipeError(f"The teacher {name} cannot be loaded", found=found.splitlines()[0]) from error
 
 
 def _renormalize(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from spaceevo.errors import TrainingError
 from spaceevo.records import TrainingPoint
@@ -25,15 +26,7 @@ class Tracker:
         self._last = time.monotonic()
         if folder is None:
             return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise TrainingError(
-                "The recipe wants tensorboard: true, and TensorBoard is not installed",
-                found=str(error),
-                remedy="Install it with: pip install tensorboard",
-            ) from error
-        self._writer = SummaryWriter(folder, purge_step=step)
+        self._writer = writer_class()(folder, purge_step=step)
 
     def log(self, point: TrainingPoint, num_images: int) -> None:
         """Write losses, rate, and images per second since the last call.
@@ -56,3 +49,20 @@ class Tracker:
         """Finish the files."""
         if self._writer is not None:
             self._writer.close()
+
+
+def writer_class() -> Any:
+    """TensorBoard's `SummaryWriter`.
+
+    Raises:
+        TrainingError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TrainingError(
+            "The recipe wants tensorboard: true, and TensorBoard is not installed",
+            found=str(error),
+            remedy="Install it with: pip install tensorboard",
+        ) from error
+    return SummaryWriter

@@ -108,7 +108,7 @@ def test_finished_stages_need_nothing_any_more(
     folder = tiny.copy(tmp_path / "run")
 
     def fail(*_: object) -> None:
-        raise TrainingError("asked")
+        raise TrainingError("Asked")
 
     monkeypatch.setattr(preflight, "check_training", fail)
     assert cli("run", tiny.recipe, "--out", folder).returncode == 0

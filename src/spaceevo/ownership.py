@@ -102,15 +102,15 @@ def check_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
                 remedy=f"Nothing was touched. Choose a folder with {option}",
             )
         names = _names(folder) if folder.exists() else []
-        found = kind_of(folder) if names else None
-    if names and found is None:
+    found = kind_of(folder)
+    if found is None:
         more = f" and {len(names) - _NUM_TOLD} more" if len(names) > _NUM_TOLD else ""
         raise ArtifactError(
             f"{folder} is not empty, and not {_WORDS[kind]}",
             found=f"It holds {', '.join(names[:_NUM_TOLD])}{more}",
             remedy=f"Nothing was touched. Choose a new or an empty folder with {option}",
         )
-    if found not in (None, "", kind) and "target" not in (found, kind):
+    if found not in ("", kind) and "target" not in (found, kind):
         raise ArtifactError(
             f"{folder} is {_WORDS[str(found)]}, not {_WORDS[kind]}",
             remedy=f"Nothing was touched. Choose another folder with {option}",
@@ -119,11 +119,13 @@ def check_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
 
 
 def kind_of(folder: Path) -> Kind | Literal[""] | None:
-    """What spaceevo made a folder for; "" where it was barely started, None where it is the user's.
+    """What spaceevo made a folder for; "" where it is absent, empty or barely started, None where it is the user's.
 
     Raises:
         StorageError: It cannot be read.
     """
+    if not folder.exists():
+        return ""
     if marker := read_marker(folder):
         return marker.kind
     # As versions without the marker have left it

@@ -179,7 +179,7 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
 
     def load(key: str, target: Tensor) -> None:
         used.add(key)
-        value = _take(state, key)
+        value = weight(key, _take(state, key), _WHERE)
         # Published supernets keep input channels of widths that the stage before never has.
         part = value[tuple(slice(size) for size in target.shape[: min(2, value.dim())])]
         if part.shape != target.shape:
@@ -188,7 +188,7 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
                 found=f"{space.encoding} has {list(target.shape)} there",
                 remedy="Name the search space that the checkpoint was trained for",
             )
-        target.copy_(weight(key, part, _WHERE))
+        target.copy_(part)
 
     def number(key: str) -> float:
         used.add(key)

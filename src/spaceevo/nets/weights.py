@@ -21,6 +21,7 @@ from torch import Tensor
 
 from spaceevo.errors import ArtifactError
 
+_READ = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
 #: How files begin that are taken for weights: what they are, and what to do.
 _OTHERS = (
@@ -125,17 +126,18 @@ def weight(key: str, value: Tensor, where: object) -> Tensor:
         where: The file, for errors.
 
     Raises:
-        ArtifactError: Empty, not of floating-point numbers, not finite, or a negative variance.
+        ArtifactError: Empty, of another type, not finite, or a negative variance.
     """
-    shape = list(value.shape)
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        found = "quantized" if value.is_quantized else "without content" if value.is_meta else f"{value.layout}"
+    kinds = {"nested": value.is_nested, "quantized": value.is_quantized, "without content": value.is_meta,
+             str(value.layout): value.layout != torch.strided}  # fmt: skip
+    if found := next((kind for kind, is_it in kinds.items() if is_it), ""):
         raise ArtifactError(f"{key} in {where} is no plain tensor", found=f"It is {found}", remedy="Save it as float32")
-    if not value.is_floating_point():
+    shape = list(value.shape)
+    if value.dtype not in _READ:  # 8-bit floats are codes, too
         raise ArtifactError(
-            f"{key} in {where} holds no floating-point numbers",
+            f"{key} in {where} holds no floating-point numbers of 16 bits or more",
             found=f"{value.dtype}, {shape}",
-            remedy="Give FP32 weights; integer codes say nothing without their scales",
+            remedy="Give FP32 weights; codes of fewer bits say nothing without their scales",
         )
     if not value.numel():
         raise ArtifactError(f"{key} in {where} is empty", found=f"Shape {shape}", remedy="Give trained weights")

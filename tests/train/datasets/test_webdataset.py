@@ -433,6 +433,9 @@ def test_a_number_of_a_class_that_cannot_be(root: Path) -> None:
     _pack(root / "val.tar", *_sample("a", RED, 0), *_sample("b", BLUE, 10**17))
     error = _error(root)
     assert f"{10**17} in {root}/val.tar, of 8 samples" in error.found
+    for text in (b"099", b"+99"):
+        _pack(root / "val.tar", *_sample("a", RED, 0), ("b.png", _picture(BLUE)), ("b.cls", text))
+        assert f"{text.decode()} in {root}/val.tar, of 8 samples" in _error(root).found
 
 
 def test_names_that_are_numbers_of_other_classes(root: Path) -> None:

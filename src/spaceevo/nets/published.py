@@ -18,7 +18,7 @@ from torch import Tensor
 from spaceevo.errors import ArtifactError
 from spaceevo.nets.fake_quant import ActivationQuantizer
 from spaceevo.nets.network import Network, WeightedOperator, program_of
-from spaceevo.nets.weights import is_safetensors, read_safetensors, read_torch, weight
+from spaceevo.nets.weights import check_plain, is_safetensors, read_safetensors, read_torch, weight
 from spaceevo.spaces.operators import NUM_CODES
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
@@ -179,7 +179,8 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
 
     def load(key: str, target: Tensor) -> None:
         used.add(key)
-        value = weight(key, _take(state, key), _WHERE)
+        value = _take(state, key)
+        check_plain(key, value, _WHERE)
         # Published supernets keep input channels of widths that the stage before never has.
         part = value[tuple(slice(size) for size in target.shape[: min(2, value.dim())])]
         if part.shape != target.shape:
@@ -188,7 +189,7 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
                 found=f"{space.encoding} has {list(target.shape)} there",
                 remedy="Name the search space that the checkpoint was trained for",
             )
-        target.copy_(part)
+        target.copy_(weight(key, part, _WHERE))
 
     def number(key: str) -> float:
         used.add(key)

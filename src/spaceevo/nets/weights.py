@@ -128,10 +128,7 @@ def weight(key: str, value: Tensor, where: object) -> Tensor:
     Raises:
         ArtifactError: Empty, of another type, not finite, or a negative variance.
     """
-    kinds = {"nested": value.is_nested, "quantized": value.is_quantized, "without content": value.is_meta,
-             str(value.layout): value.layout != torch.strided}  # fmt: skip
-    if found := next((kind for kind, is_it in kinds.items() if is_it), ""):
-        raise ArtifactError(f"{key} in {where} is no plain tensor", found=f"It is {found}", remedy="Save it as float32")
+    check_plain(key, value, where)
     shape = list(value.shape)
     if value.dtype not in _READ:  # 8-bit floats are codes, too
         raise ArtifactError(
@@ -160,6 +157,23 @@ def weight(key: str, value: Tensor, where: object) -> Tensor:
             remedy="Give weights of a training that went well",
         )
     return numbers
+
+
+def check_plain(key: str, value: Tensor, where: object) -> None:
+    """Make sure that a tensor of a file holds its numbers one by one.
+
+    Args:
+        key: Its name.
+        value: The tensor.
+        where: The file, for errors.
+
+    Raises:
+        ArtifactError: It is nested, quantized, sparse or without content.
+    """
+    kinds = {"nested": value.is_nested, "quantized": value.is_quantized, "without content": value.is_meta,
+             str(value.layout): value.layout != torch.strided}  # fmt: skip
+    if found := next((kind for kind, is_it in kinds.items() if is_it), ""):
+        raise ArtifactError(f"{key} in {where} is no plain tensor", found=f"It is {found}", remedy="Save it as float32")
 
 
 def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:

@@ -234,8 +234,9 @@ def _rgb(image: ImageFile.ImageFile) -> Image.Image:
     stored = str(codec[0] if isinstance(codec, tuple) and codec else codec)  # such as "I;12": 12 bits of grey
     is_negative = image.format == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
     scaled_by_pillow = image.format in ("PNG", "PPM")
-    if image.format == "GIF" and image.tile and image.tile[0].extents != (0, 0, *image.size):
-        return _on_ground(_on_canvas(image, image.tile[0].extents))
+    frame = image.tile[0].extents if image.format == "GIF" and image.tile else None
+    if frame is not None and frame != (0, 0, *image.size):
+        return _on_ground(_on_canvas(image, frame))
     upright = _upright(image)
     transparent = upright.info.get("transparency")
     if transparent is not None and stored in _GREY_STEPS:
@@ -274,7 +275,7 @@ def _upright(image: Image.Image) -> Image.Image:
     for xmp in ("XML:com.adobe.xmp", "xmp"):
         image.info.pop(xmp, None)
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF makes Pillow raise nearly anything
         turn = None
     return image if turn is None else image.transpose(turn)

@@ -160,8 +160,8 @@ def test_numbers_that_are_none_of_a_network(key, value, told):
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_nested_tensor():
-    with pytest.raises(ArtifactError, match="a in file is no plain tensor.*nested"):
-        weight("a", torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "file")
+    with pytest.raises(ArtifactError, match=r"a.weight in file is no plain tensor.*nested"):
+        weight("a.weight", torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "file")
 
 
 def test_misfits():

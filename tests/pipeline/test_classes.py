@@ -19,5 +19,7 @@ def test_three_classes_in_a_circle():
     assert in_class_order(data, ("a", "b", "c"), "n") is data
     accents = replace(data, class_names=("a", "cafe\u0301", "c"))
     assert in_class_order(accents, ("caf\u00e9", "a", "c"), "n").train_labels.tolist() == [1, 0, 2]
-    with pytest.raises(DataError, match="Of its 3 classes it alone has 'c'; of the network's 2, that alone has none"):
+    with pytest.raises(
+        DataError, match="Of its 3 classes it alone has 'c'; of the network's 2, that alone has nothing"
+    ):
         in_class_order(data, ("a", "b"), "n")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from spaceevo.errors import ArtifactError
 
-_READ = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
 #: How files begin that are taken for weights: what they are, and what to do.
 _OTHERS = (
@@ -130,7 +130,7 @@ def weight(key: str, value: Tensor, where: object) -> Tensor:
     """
     check_plain(key, value, where)
     shape = list(value.shape)
-    if value.dtype not in _READ:  # 8-bit floats are codes, too
+    if value.dtype not in _FLOATS:  # 8-bit floats are codes, too
         raise ArtifactError(
             f"{key} in {where} holds no floating-point numbers of 16 bits or more",
             found=f"{value.dtype}, {shape}",

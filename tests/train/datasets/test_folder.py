@@ -379,11 +379,11 @@ def test_empty_split(root: Path) -> None:
 
 def test_one_class(root: Path) -> None:
     for split in ("train", "val"):
-        (root / split / "dog" / "0.png").unlink()
-        (root / split / "dog").rmdir()
+        (root / split / "dog").rename(root / split / ".dog")
     error = _error(root)
     assert "only one class" in error.problem
     assert "'cat'" in error.found
+    assert error.found.endswith("passed over: 2 hidden files (train/.dog)")
 
 
 @pytest.mark.parametrize(("split", "lacking"), [("val", "train"), ("train", "val")])

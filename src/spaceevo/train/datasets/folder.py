@@ -314,7 +314,7 @@ def _class_names(root: Path, files: dict[str, Classes], passed: Tally) -> list[s
     if len(names) < 2:
         raise DataError(
             "The data set has only one class",
-            found=f"{names[0]!r} in {root}",
+            found=f"{spelled(names[0])} in {root}; {told_passed_over(passed.passed_over())}",
             remedy="Add a folder for each further class to 'train' and 'val'",
         )
     return names

@@ -168,6 +168,8 @@ def _advice(path: str) -> str:
         return "Only files are read, no addresses, pipes or lists of these: fetch the shards, and name their paths"
     if re.search(r"\{[^{}]*(,|\.\.)[^{}]*\}", path):
         return "Of braces only {000..146} is read, no list and no steps: use it, * or ?"
+    if re.search(r"\[[^\[\]]+\]", path):
+        return "Brackets are letters: use a range {000..146}, * or ?; a relative path starts at the current folder"
     return "Correct `train` or `val`; a relative path starts at the current folder"
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from spaceevo.errors import ArtifactError
+from spaceevo.nets.published import read_checkpoint
 from spaceevo.nets.weights import is_safetensors, misfits, read_notes, read_safetensors, read_torch, weight
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
@@ -87,6 +88,17 @@ def test_what_is_no_file(tmp_path, read):
     for path, told in ((tmp_path, "folder"), (tmp_path / "missing", "not there")):
         with pytest.raises(ArtifactError, match=told):
             read(path)
+
+
+@pytest.mark.parametrize("read", [read_torch, read_safetensors, read_checkpoint])
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, read):
+    path = tmp_path / "w.safetensors"
+    save_file(STATE, path)
+    monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(ArtifactError, match=r"Permission denied.*Make it readable"):
+        read(path)
+    with pytest.raises(ArtifactError, match="not there"):
+        read(Path("a" * 5000))
 
 
 @pytest.mark.parametrize("legacy", [False, True])

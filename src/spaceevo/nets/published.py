@@ -87,8 +87,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtifactError: Missing, damaged, holding something else than tensors, or not one state dict.
     """
-    is_safe = path.is_file() and is_safetensors(path)
-    loaded = read_safetensors(path)[0] if is_safe else read_torch(path)
+    loaded = read_safetensors(path)[0] if is_safetensors(path) else read_torch(path)
     found = list(_state_dicts(loaded, ()))
     if not found:
         about = f"an object of type {type(loaded).__name__}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 import warnings
@@ -43,9 +44,14 @@ _SAVE_TENSORS = (
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as a safetensors file does, whatever its name; a `_file` must be there."""
-    head = _head(path)
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    """Whether a file begins as a safetensors file does, whatever its name; not so one that cannot be read."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        head = _head(path)
+    except OSError:
+        return False
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path)
 
 
 def read_safetensors(path: Path, what: str = "safetensors file") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -189,9 +195,14 @@ def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list
 
 
 def _check_file(path: Path, problem: str) -> None:
-    if not path.is_file():
-        found = "It is a folder" if path.is_dir() else "It is no plain file" if path.exists() else "It is not there"
+    if not os.path.isfile(path):
+        kinds = {"It is a folder": os.path.isdir, "It is no plain file": os.path.exists}
+        found = next((found for found, is_it in kinds.items() if is_it(path)), "It is not there")
         raise ArtifactError(problem, found=found, remedy="Give a file of weights")
+    try:
+        _head(path)
+    except OSError as error:
+        raise ArtifactError(problem, found=_line(error), remedy="Make it readable") from error
 
 
 def _head(path: Path) -> bytes:
@@ -210,10 +221,7 @@ def _members(path: Path, end: str) -> list[str]:
 
 def _other(path: Path, problem: str, error: Exception, remedy: str) -> ArtifactError:
     """Tell what a file is that cannot be read."""
-    try:
-        head, size = _head(path), path.stat().st_size
-    except OSError as unreadable:
-        return ArtifactError(problem, found=_line(unreadable), remedy="Make it readable")
+    head, size = _head(path), path.stat().st_size
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for magic, what, what_to_do in _OTHERS:
         if head.startswith(magic) or start.startswith(magic):

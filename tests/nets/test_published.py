@@ -229,6 +229,12 @@ def test_larger_input_channels_are_cut_and_smaller_ones_refused(state):
         import_supernet(state | {key: state[key][:, :8]}, space_of("mbv3-k3"), quantized=False)
 
 
+def test_a_tensor_that_is_sparse(state):
+    key = "stages.stage1.blocks.0.point_conv1.conv.weight"
+    with pytest.raises(ArtifactError, match=f"{re.escape(key)}.*no plain tensor.*sparse"):
+        import_supernet(state | {key: state[key].to_sparse()}, space_of("mbv3-k3"), quantized=False)
+
+
 def test_a_missing_key_is_named(state):
     key = "stages.stage1.blocks.1.depth_conv.dwconv.dwconv1.weight"
     with pytest.raises(ArtifactError, match=re.escape(key)):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from spaceevo.errors import ArtifactError
+from spaceevo.nets.published import read_checkpoint
 from spaceevo.nets.weights import is_safetensors, misfits, read_notes, read_safetensors, read_torch, weight
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
@@ -89,6 +90,17 @@ def test_what_is_no_file(tmp_path, read):
             read(path)
 
 
+@pytest.mark.parametrize("read", [read_torch, read_safetensors, read_checkpoint])
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, read):
+    path = tmp_path / "w.safetensors"
+    save_file(STATE, path)
+    monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(ArtifactError, match=r"Permission denied.*Make it readable"):
+        read(path)
+    with pytest.raises(ArtifactError, match="not there"):
+        read(Path("a" * 5000))
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("key", ["state_dict", "model", None])
 def test_a_checkpoint_with_its_arguments_beside_it(tmp_path, monkeypatch, legacy, key):
@@ -145,6 +157,7 @@ def test_every_floating_point_type_is_read(dtype):
         ("a.weight", torch.tensor([1e300], dtype=torch.float64), r"1e\+300, more than float32 holds"),
         ("a.weight", torch.tensor([1, 2], dtype=torch.int8), r"no floating-point numbers.*torch.int8, \[2\]"),
         ("a.weight", torch.tensor([True]), "no floating-point numbers"),
+        ("a.weight", torch.ones(2).to(torch.float8_e4m3fn), "no floating-point numbers.*float8_e4m3fn.*their scales"),
         ("a.weight", torch.tensor([1j]), "no floating-point numbers"),
         ("a.weight", torch.zeros(4, 0), r"a.weight in file is empty.*\[4, 0\]"),
         ("a.weight", torch.eye(2).to_sparse(), "no plain tensor.*sparse"),
@@ -155,6 +168,12 @@ def test_every_floating_point_type_is_read(dtype):
 def test_numbers_that_are_none_of_a_network(key, value, told):
     with pytest.raises(ArtifactError, match=told):
         weight(key, value, "file")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor():
+    with pytest.raises(ArtifactError, match=r"a.weight in file is no plain tensor.*nested"):
+        weight("a.weight", torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "file")
 
 
 def test_misfits():

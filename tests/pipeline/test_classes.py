@@ -1,5 +1,7 @@
 """Labels follow the names of classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,5 +17,9 @@ def test_three_classes_in_a_circle():
     assert [ours.class_names[label] for label in ours.train_labels] == ["a", "b", "c"]
     assert [ours.class_names[label] for label in ours.val_labels] == ["c", "b", "a"]
     assert in_class_order(data, ("a", "b", "c"), "n") is data
-    with pytest.raises(DataError, match="Of its 3 classes it alone has 'c'; of the network's 2, that alone has none"):
+    accents = replace(data, class_names=("a", "cafe\u0301", "c"))
+    assert in_class_order(accents, ("caf\u00e9", "a", "c"), "n").train_labels.tolist() == [1, 0, 2]
+    with pytest.raises(
+        DataError, match="Of its 3 classes it alone has 'c'; of the network's 2, that alone has nothing"
+    ):
         in_class_order(data, ("a", "b"), "n")

@@ -138,6 +138,13 @@ def test_labels_are_numbered_as_the_network_numbers_its_classes(dark_and_light, 
         assert torch.equal(images.labels, torch.where(dark, names.index("dark"), names.index("light")))
 
 
+def test_images_are_read_at_the_size_that_the_files_tell(dark_and_light, tmp_path):
+    for more, size in ({}, 32), ({PREPROCESSING: json.dumps(told(48))}, 48):
+        network = network_of('["dark", "light"]')
+        network.metadata |= more
+        assert validation_images(tmp_path / "n", network, dark_and_light).pixels.shape == (4, 3, size, size)
+
+
 def test_other_classes(dark_and_light, tmp_path):
     path = tmp_path / "n-int8.onnx"
     with pytest.raises(

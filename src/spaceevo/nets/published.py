@@ -18,7 +18,7 @@ from torch import Tensor
 from spaceevo.errors import ArtifactError
 from spaceevo.nets.fake_quant import ActivationQuantizer
 from spaceevo.nets.network import Network, WeightedOperator, program_of
-from spaceevo.nets.weights import is_safetensors, read_safetensors, read_torch, weight
+from spaceevo.nets.weights import check_plain, is_safetensors, read_safetensors, read_torch, weight
 from spaceevo.spaces.operators import NUM_CODES
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
@@ -87,8 +87,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtifactError: Missing, damaged, holding something else than tensors, or not one state dict.
     """
-    is_safe = path.is_file() and is_safetensors(path)
-    loaded = read_safetensors(path)[0] if is_safe else read_torch(path)
+    loaded = read_safetensors(path)[0] if is_safetensors(path) else read_torch(path)
     found = list(_state_dicts(loaded, ()))
     if not found:
         about = f"an object of type {type(loaded).__name__}"
@@ -180,6 +179,7 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
     def load(key: str, target: Tensor) -> None:
         used.add(key)
         value = _take(state, key)
+        check_plain(key, value, _WHERE)
         # Published supernets keep input channels of widths that the stage before never has.
         part = value[tuple(slice(size) for size in target.shape[: min(2, value.dim())])]
         if part.shape != target.shape:

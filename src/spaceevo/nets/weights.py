@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 import warnings
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from spaceevo.errors import ArtifactError
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TAR_MAGIC, _TAR_MAGIC_AT = b"ustar", 257
 #: How files begin that are taken for weights: what they are, and what to do.
 _OTHERS = (
@@ -42,9 +44,14 @@ _SAVE_TENSORS = (
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as a safetensors file does, whatever its name; a `_file` must be there."""
-    head = _head(path)
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    """Whether a file begins as a safetensors file does, whatever its name; not so one that cannot be read."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        head = _head(path)
+    except OSError:
+        return False
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path)
 
 
 def read_safetensors(path: Path, what: str = "safetensors file") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -125,17 +132,15 @@ def weight(key: str, value: Tensor, where: object) -> Tensor:
         where: The file, for errors.
 
     Raises:
-        ArtifactError: Empty, not of floating-point numbers, not finite, or a negative variance.
+        ArtifactError: Empty, of another type, not finite, or a negative variance.
     """
+    check_plain(key, value, where)
     shape = list(value.shape)
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        found = "quantized" if value.is_quantized else "without content" if value.is_meta else f"{value.layout}"
-        raise ArtifactError(f"{key} in {where} is no plain tensor", found=f"It is {found}", remedy="Save it as float32")
-    if not value.is_floating_point():
+    if value.dtype not in _FLOATS:  # 8-bit floats are codes, too
         raise ArtifactError(
-            f"{key} in {where} holds no floating-point numbers",
+            f"{key} in {where} holds no floating-point numbers of 16 bits or more",
             found=f"{value.dtype}, {shape}",
-            remedy="Give FP32 weights; integer codes say nothing without their scales",
+            remedy="Give FP32 weights; codes of fewer bits say nothing without their scales",
         )
     if not value.numel():
         raise ArtifactError(f"{key} in {where} is empty", found=f"Shape {shape}", remedy="Give trained weights")
@@ -160,6 +165,23 @@ def weight(key: str, value: Tensor, where: object) -> Tensor:
     return numbers
 
 
+def check_plain(key: str, value: Tensor, where: object) -> None:
+    """Make sure that a tensor of a file holds its numbers one by one.
+
+    Args:
+        key: Its name.
+        value: The tensor.
+        where: The file, for errors.
+
+    Raises:
+        ArtifactError: It is nested, quantized, sparse or without content.
+    """
+    kinds = {"nested": value.is_nested, "quantized": value.is_quantized, "without content": value.is_meta,
+             str(value.layout): value.layout != torch.strided}  # fmt: skip
+    if found := next((kind for kind, is_it in kinds.items() if is_it), ""):
+        raise ArtifactError(f"{key} in {where} is no plain tensor", found=f"It is {found}", remedy="Save it as float32")
+
+
 def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
     """What keeps tensors from being those of a network, in words; more tensors than wanted are no misfit."""
     problems = []
@@ -173,9 +195,14 @@ def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list
 
 
 def _check_file(path: Path, problem: str) -> None:
-    if not path.is_file():
-        found = "It is a folder" if path.is_dir() else "It is no plain file" if path.exists() else "It is not there"
+    if not os.path.isfile(path):
+        kinds = {"It is a folder": os.path.isdir, "It is no plain file": os.path.exists}
+        found = next((found for found, is_it in kinds.items() if is_it(path)), "It is not there")
         raise ArtifactError(problem, found=found, remedy="Give a file of weights")
+    try:
+        _head(path)
+    except OSError as error:
+        raise ArtifactError(problem, found=_line(error), remedy="Make it readable") from error
 
 
 def _head(path: Path) -> bytes:
@@ -194,10 +221,7 @@ def _members(path: Path, end: str) -> list[str]:
 
 def _other(path: Path, problem: str, error: Exception, remedy: str) -> ArtifactError:
     """Tell what a file is that cannot be read."""
-    try:
-        head, size = _head(path), path.stat().st_size
-    except OSError as unreadable:
-        return ArtifactError(problem, found=_line(unreadable), remedy="Make it readable")
+    head, size = _head(path), path.stat().st_size
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for magic, what, what_to_do in _OTHERS:
         if head.startswith(magic) or start.startswith(magic):

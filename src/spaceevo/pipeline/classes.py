@@ -1,4 +1,7 @@
-"""Which class is which: names decide, in whatever order a data set and a network number them."""
+"""Which class is which: names decide, in whatever order a data set and a network number them.
+
+A name with accents is the same composed and decomposed, as in `train.datasets`.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,15 @@ import numpy as np
 
 from spaceevo.errors import DataError
 from spaceevo.records import ExtractedNetwork, ImageData
+from spaceevo.train.datasets import some
+from spaceevo.train.datasets._names import composed, spelled
 
 
 def class_names_of(network: ExtractedNetwork) -> tuple[str, ...] | None:
     """Names of an extracted network's classes, in the order of its logits; None where it does not name each."""
     try:
         names = json.loads(network.metadata.get("class_names", "null"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_whole = isinstance(names, list) and len(names) == network.integer.operators[-1].out_channels
     return tuple(map(str, names)) if is_whole else None
@@ -34,23 +39,20 @@ def in_class_order(data: ImageData, class_names: tuple[str, ...], source: object
     """
     if data.class_names == class_names:
         return data
-    ours, theirs = dict.fromkeys(data.class_names), {name: number for number, name in enumerate(class_names)}
-    if len(data.class_names) != len(class_names) or ours.keys() != theirs.keys():
+    ours, theirs = (list(map(composed, names)) for names in (data.class_names, class_names))
+    if sorted(ours) != sorted(theirs):
         more, fewer = ([name for name in one if name not in other] for one, other in ((ours, theirs), (theirs, ours)))
         raise DataError(
             f"The data set {data.name} has other classes than {source}",
-            found=f"Of its {len(ours):,} classes it alone has {_some(more)}; of the network's {len(theirs):,}, that "
-            f"alone has {_some(fewer)}",
+            found=f"Of its {len(ours):,} classes it alone has {some(map(spelled, more))}; of the network's "
+            f"{len(theirs):,}, that alone has {some(map(spelled, fewer))}",
             remedy="Name the data that the network was trained for with --data",
         )
-    number = np.array([theirs[name] for name in data.class_names], np.int64)
+    number_of = {name: number for number, name in enumerate(theirs)}
+    number = np.array([number_of[name] for name in ours], np.int64)
     return replace(
         data,
         class_names=class_names,
         train_labels=number[data.train_labels],
         val_labels=number[data.val_labels],
     )
-
-
-def _some(names: list[str]) -> str:
-    return (", ".join(map(repr, names[:3])) + (", …" if len(names) > 3 else "")) or "none"

@@ -133,7 +133,7 @@ def hand_out(
     return HandedOut(int8, fp32, top1(logits, images.labels), named, preprocessing)
 
 
-def _preprocessing(network: ExtractedNetwork, runtime: ModuleType) -> Preprocessing | None:
+def _preprocessing(network: ExtractedNetwork, runtime: ModuleType | None = None) -> Preprocessing | None:
     """How a picture becomes the input of a runtime's files; None where the network does not tell all of it."""
     try:
         fields = json.loads(network.metadata.get(PREPROCESSING, "{}"))
@@ -325,7 +325,7 @@ def validation_images(path: Path, network: ExtractedNetwork, data: str | None, s
     Args:
         path: Of a file; its run names the data where `data` is None.
         network: Says which classes, and at which size.
-        data: Name of a built-in data set, a folder of images, or a recipe.
+        data: Name of a built-in data set or a folder of images, read at the size that the network's were; or a recipe.
         say: Told what of the data has been read.
 
     Raises:
@@ -333,8 +333,10 @@ def validation_images(path: Path, network: ExtractedNetwork, data: str | None, s
     """
     context = run_of(path)
     if data is not None:
+        preprocessing = _preprocessing(network)
+        image_size = preprocessing.image_size if preprocessing else network.integer.operators[0].in_size
         with tempfile.TemporaryDirectory() as cache:
-            loaded = load_data(named_data(data, network.integer.operators[0].in_size), Path(cache))
+            loaded = load_data(named_data(data, image_size), Path(cache))
     elif context is not None:
         loaded = context.data
     else:

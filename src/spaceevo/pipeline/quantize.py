@@ -6,6 +6,7 @@ A network of the zoo, a subnet of a supernet, a hand-made baseline: all go the s
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -462,7 +463,7 @@ def _source(settings: NetworkSettings) -> _Source:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file, all finite, and what spaceevo noted beside them: nothing, in a file that others wrote."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ArtifactError(
             f"There is no file of weights at {path}", remedy="Give a safetensors file with FP32 weights"
         )

@@ -318,7 +318,8 @@ def _zoo(rest: str, hyperspace: Hyperspace) -> Teacher:
         )
     path = Path(weights).expanduser()
     logits = load_tensors(path)[0].get(LOGITS)
-    subnet = replace(subnet, num_classes=zoo.NUM_CLASSES if logits is None else len(logits))
+    # What has no rows is no weight of logits, which `load_weights` tells
+    subnet = replace(subnet, num_classes=len(logits) if logits is not None and logits.dim() else zoo.NUM_CLASSES)
     programs = _programs(subnet, hyperspace)
     network = single_network(programs[hyperspace.resolutions[-1]], 127, torch.Generator())
     load_weights(network, path)

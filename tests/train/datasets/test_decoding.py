@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from spaceevo.errors import DataError
 from spaceevo.train.datasets import _decode, decoded
@@ -215,6 +216,43 @@ def test_a_turned_transparent_image_is_turned() -> None:
     pixels = _pixels(_encoded(image, exif=exif))
     assert (pixels[:, : SIZE // 2] == 40).all()
     assert (pixels[:, SIZE // 2 :] == 255).all()
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_orientation_is_that_of_pillow(turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    content = _encoded(Image.fromarray(np.arange(SIZE**2, dtype=np.uint8).reshape(SIZE, SIZE)), exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert (_pixels(content)[..., 0] == np.asarray(upright)).all()
+
+
+def test_odd_exif_keeps_no_image_from_being_read() -> None:
+    image = Image.fromarray(np.where(DISC & (np.indices((SIZE, SIZE))[0] < 8), 0, 255).astype(np.uint8))
+    for kind in ("PNG", "WEBP"):
+        damaged = _encoded(
+            image, kind, exif=b"Exif\0\0no TIFF at all", **({"lossless": True} if kind == "WEBP" else {})
+        )
+        assert (_pixels(damaged)[..., 0] == np.asarray(image)).all()
+    # A resolution that is a text, beside the orientation: Pillow reads, but does not write it
+    tags = struct.pack(">HHIHHHHI4s", 0x0112, 3, 1, 6, 0, 0x011A, 2, 4, b"72\0\0")
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + tags + bytes(4)
+    assert (_pixels(_encoded(image, exif=exif))[..., 0] == np.rot90(np.asarray(image), -1)).all()
+
+
+def test_an_orientation_in_xmp_alone_turns_nothing() -> None:
+    image = Image.fromarray(np.where(np.indices((SIZE, SIZE))[0] < 8, 0, 255).astype(np.uint8))
+    about = PngInfo()
+    about.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    assert (_pixels(_encoded(image, pnginfo=about))[..., 0] == np.asarray(image)).all()
+
+
+def test_what_the_first_frame_of_a_gif_leaves_free_is_white() -> None:
+    content = bytearray(_encoded(Image.new("P", (SIZE, SIZE // 2)), "GIF"))
+    content[8:10] = struct.pack("<H", SIZE)  # the height of the canvas, of which the frame is the upper half
+    pixels = _pixels(bytes(content))
+    assert (pixels[: SIZE // 2] == 0).all()
+    assert (pixels[SIZE // 2 :] == 255).all()
 
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:

@@ -231,6 +231,22 @@ def test_one_folder_in_both_splits(root: Path, link: str) -> None:
     assert "in 'train' and in 'val'" in _error(root).problem
 
 
+@pytest.mark.parametrize(("link", "problem"), [("val/cat/1.png", "in 'train' and in 'val'"),
+                                               ("train/dog/1.png", "in two classes")])  # fmt: skip
+def test_a_link_to_an_image_of_another_split_or_class(root: Path, link: str, problem: str) -> None:
+    (root / "train" / "cat" / "again.png").symlink_to("0.png")
+    assert _load(root).train_labels.tolist() == [0, 0, 1]
+    (root / link).symlink_to(root / "train" / "cat" / "0.png")
+    error = _error(root)
+    assert problem in error.problem
+    assert f"{root}/train/cat/0.png" in error.found
+    (root / link).unlink()
+    if "class" in problem:
+        shutil.rmtree((root / link).parent)
+        (root / link).parent.symlink_to("cat")
+        assert problem in _error(root).problem
+
+
 COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 
 
@@ -363,11 +379,11 @@ def test_empty_split(root: Path) -> None:
 
 def test_one_class(root: Path) -> None:
     for split in ("train", "val"):
-        (root / split / "dog" / "0.png").unlink()
-        (root / split / "dog").rmdir()
+        (root / split / "dog").rename(root / split / ".dog")
     error = _error(root)
     assert "only one class" in error.problem
     assert "'cat'" in error.found
+    assert error.found.endswith("passed over: 2 hidden files (train/.dog)")
 
 
 @pytest.mark.parametrize(("split", "lacking"), [("val", "train"), ("train", "val")])
@@ -452,9 +468,8 @@ def _make(root: Path, place: str, name: str, kind: str, goal: str) -> tuple[int,
     content = (root / "train" / "cat" / "0.png").read_bytes()
     if kind == "pipe":
         os.mkfifo(file)
-    elif kind in ("device", "dangling", "file link"):
-        goals = {"device": "/dev/zero", "dangling": "not there", "file link": root / "train" / "cat" / "0.png"}
-        file.symlink_to(goals[kind])
+    elif kind in ("device", "dangling"):
+        file.symlink_to({"device": "/dev/zero", "dangling": "not there"}[kind])
     elif kind == "loop":
         file.symlink_to(goal or file.name)
     elif kind == "folder link":
@@ -467,6 +482,9 @@ def _make(root: Path, place: str, name: str, kind: str, goal: str) -> tuple[int,
         file.mkdir()
         (file / "0.png").write_bytes(content)
         return 1, is_class
+    elif kind == "file link":
+        file.symlink_to(root / "train" / "cat" / "0.png")
+        return 1, may_be_picture and not place.startswith("train/cat")
     else:
         file.write_bytes({"picture": content, "text": b"text", "empty": b"", "cut": content[:-20]}[kind])
     return 1, may_be_picture and kind in ("text", "empty", "cut", "dangling", "loop")

@@ -271,7 +271,8 @@ def test_numbers_as_text_are_numbers(root: Path) -> None:
      '{"info": {"features": null}}',
      '{"info": {"features": [1]}}', '{"info": {"features": {"label": {"names": null}}}}',
      '{"info": {"features": {"label": {"names": "ab"}}}}', '{"info": {"features": {"label": {"names": [0, 1]}}}}',
-     '{"info": {"features": {"label": {"names": {"0": "a", "1": "b"}}}}}', b"\xff\xfe"],
+     '{"info": {"features": {"label": {"names": {"0": "a", "1": "b"}}}}}',
+     r'{"info": {"features": {"label": {"names": ["a", "\ud800"]}}}}', b"\xff\xfe"],
 )  # fmt: skip
 def test_metadata_that_are_not_understood(root: Path, metadata: str | bytes) -> None:
     for part in ("a", "b"):

@@ -135,7 +135,7 @@ def test_cache_spares_decoding_until_a_shard_changes(root: Path, monkeypatch: py
         ("train-{08,09}.tar", "is not there", "no list and no steps"),
         ("{train,val}-*.tar", "is not there", "no list and no steps"),
         ("train-08.tar::train-09.tar", "is not there", "Only files are read"),
-        ("train-[0-9]*.tar", "is not there", "current folder"),
+        ("train-[0-9]*.tar", "is not there", "Brackets are letters"),
         ("link.tar", "link.tar is a link that leads nowhere", "as a file"),
         ("pipe.tar", "pipe.tar is no regular file", "as a file"),
         ("*e*.tar", "pipe.tar is no regular file", "as a file"),
@@ -433,6 +433,9 @@ def test_a_number_of_a_class_that_cannot_be(root: Path) -> None:
     _pack(root / "val.tar", *_sample("a", RED, 0), *_sample("b", BLUE, 10**17))
     error = _error(root)
     assert f"{10**17} in {root}/val.tar, of 8 samples" in error.found
+    for text in (b"099", b"+99"):
+        _pack(root / "val.tar", *_sample("a", RED, 0), ("b.png", _picture(BLUE)), ("b.cls", text))
+        assert f"{text.decode()} in {root}/val.tar, of 8 samples" in _error(root).found
 
 
 def test_names_that_are_numbers_of_other_classes(root: Path) -> None:

@@ -17,19 +17,29 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from spaceevo.errors import DataError, NoSpaceError
 from spaceevo.machine import usable_cores
 from spaceevo.records import ImageData, PassedOver
 from spaceevo.train.datasets._listing import FORMATS
-from spaceevo.train.datasets._names import difference, same_to_see, spelled, visible
+from spaceevo.train.datasets._names import alike, difference, same_to_see, spelled, visible
 
 _DIGEST_BYTES = 32
 _CHUNK_BYTES = 1 << 20
 _IMAGES_PER_PART = 256
 _NUM_TOLD = 5  # names listed in an error; the rest is a count
 _GROUND = (255, 255, 255, 255)  # what shows through transparent pixels: white, as on a page
+# By EXIF orientation
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Pillow scales grey codes of two and four bits to eight, but not the one that is transparent
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 
@@ -135,19 +145,23 @@ def check_classes(labels: dict[str, np.ndarray], class_names: tuple[str, ...], s
             remedy="Spell a class alike everywhere; give two classes names that can be told apart",
         )
     for part, found in labels.items():
-        strange = np.setdiff1d(found, np.arange(len(class_names)))
-        if len(strange):
+        present = set(np.unique(found).tolist())
+        if strange := sorted(present.difference(range(len(class_names)))):
             raise DataError(
                 f"Labels of {part!r} are none of a class",
                 found=f"{some(str(label) for label in strange)} in {source}, which has {len(class_names)} classes",
                 remedy="Labels count from 0; -1 stands for a hidden one: choose another validation part",
             )
-        missing = np.setdiff1d(np.arange(len(class_names)), found)
-        if len(missing):
+        missing = [name for number, name in enumerate(class_names) if number not in present]
+        if missing:
+            pairs = alike(missing, (class_names[number] for number in sorted(present)))
+            hints = f"; {some(f'{spelled(one)} and {spelled(other)}' for one, other in pairs)} differ only in "
             raise DataError(
                 f"Every class needs images in every part, {part!r} lacks some",
-                found=f"No image of class {some(class_names[label] for label in missing)} in {source}",
-                remedy="Add such images, or number the classes without a gap from 0 on",
+                found=f"No image of class {some(missing)} in {source}{hints + difference(*pairs[0]) if pairs else ''}",
+                remedy="Spell a class alike in every part"
+                if pairs
+                else "Add such images, or number the classes without a gap from 0 on",
             )
 
 
@@ -220,7 +234,10 @@ def _rgb(image: ImageFile.ImageFile) -> Image.Image:
     stored = str(codec[0] if isinstance(codec, tuple) and codec else codec)  # such as "I;12": 12 bits of grey
     is_negative = image.format == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
     scaled_by_pillow = image.format in ("PNG", "PPM")
-    upright = ImageOps.exif_transpose(image)
+    frame = image.tile[0].extents if image.format == "GIF" and image.tile else None
+    if frame is not None and frame != (0, 0, *image.size):
+        return _on_ground(_on_canvas(image, frame))
+    upright = _upright(image)
     transparent = upright.info.get("transparency")
     if transparent is not None and stored in _GREY_STEPS:
         upright.info["transparency"] = transparent * _GREY_STEPS[stored]
@@ -235,8 +252,33 @@ def _rgb(image: ImageFile.ImageFile) -> Image.Image:
         return upright.convert("RGB")
     if upright.mode == "La":  # for which Pillow has no direct way
         upright = upright.convert("LA")
-    ground = Image.new("RGBA", upright.size, _GROUND)
-    return Image.alpha_composite(ground, upright.convert("RGBA")).convert("RGB")
+    return _on_ground(upright.convert("RGBA"))
+
+
+def _on_ground(rgba: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, _GROUND), rgba).convert("RGB")
+
+
+def _on_canvas(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """RGBA of a frame that covers a part of its canvas: the rest, which Pillow fills with a colour, is transparent."""
+    canvas = Image.new("RGBA", image.size)
+    canvas.paste(image.convert("RGBA").crop(box), box)
+    return canvas
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says; an orientation that only XMP tells is passed over, as viewers do.
+
+    `ImageOps.exif_transpose` also writes the EXIF anew, and fails where other tags of it are odd.
+    """
+    image.load()
+    for xmp in ("XML:com.adobe.xmp", "xmp"):
+        image.info.pop(xmp, None)
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF makes Pillow raise nearly anything
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _grey(codes_HW: np.ndarray, highest: int, is_negative: bool, transparent: int | None) -> Image.Image:

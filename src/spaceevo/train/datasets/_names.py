@@ -59,6 +59,16 @@ def difference(one: str, other: str) -> str:
     return "upper and lower case" if seen(one).casefold() == seen(other).casefold() else "letters that look alike"
 
 
+def alike(names: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of a name and one of the others with the same `outline`.
+
+    >>> alike(["Cat", "dog"], ["cat", "eel"])
+    [('Cat', 'cat')]
+    """
+    by_outline = {outline(other): other for other in others}
+    return [(name, by_outline[outline(name)]) for name in names if outline(name) in by_outline]
+
+
 def same_to_see(names: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of names between which no difference can be seen.
 

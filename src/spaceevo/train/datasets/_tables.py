@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from spaceevo.errors import DataError
 from spaceevo.train.datasets import some
-from spaceevo.train.datasets._names import composed, spelled
+from spaceevo.train.datasets._names import composed, is_text, spelled
 
 _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
@@ -210,7 +210,7 @@ class Table:
         except (ValueError, RecursionError) as error:
             problem = f"no JSON ({error})"
         names = about.get("names", []) if not problem and isinstance(about, dict) else []
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list) or not all(isinstance(name, str) and is_text(name) for name in names):
             problem = f"the names of {column!r} are no list of texts: {str(names)[:40]}"
         elif len(set(names)) < len(names):
             twice = (name for name in dict.fromkeys(names) if names.count(name) > 1)

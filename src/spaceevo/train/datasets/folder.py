@@ -28,7 +28,7 @@ from spaceevo.train.datasets._listing import (
     why_no_picture,
     why_not_entered,
 )
-from spaceevo.train.datasets._names import composed, difference, is_text, outline, same_to_see, spelled
+from spaceevo.train.datasets._names import alike, composed, difference, is_text, same_to_see, spelled, visible
 
 _SPLITS = ("train", "val")
 _LAYOUT = "Arrange the images as PATH/train/<class>/... and PATH/val/<class>/..."
@@ -117,7 +117,7 @@ def _root(settings: Settings) -> Path:
 def _listing(root: Path) -> _Listing:
     passed = Tally()
     try:
-        read: dict[str, set[str]] = {split: set() for split in _SPLITS}
+        read: dict[str, dict[str, str]] = {split: {} for split in _SPLITS}
         found = {split: _class_files(root, split, passed, read[split]) for split in _SPLITS}
         for entry in _entries(root):
             if entry.name not in _SPLITS:
@@ -128,9 +128,9 @@ def _listing(root: Path) -> _Listing:
             found=f"{error.filename}: {error.strerror}",
             remedy="Make all of its folders readable",
         ) from error
-    if both := read["train"] & read["val"]:
+    if both := read["train"].keys() & read["val"].keys():
         raise DataError(
-            "Images of a folder are in 'train' and in 'val'",
+            "Images are in 'train' and in 'val'",
             found=f"{some(sorted(both))}, by a link",
             remedy="Accuracies would be those of images that were trained on: link to other images",
         )
@@ -141,8 +141,11 @@ def _listing(root: Path) -> _Listing:
     return _Listing(files, _class_names(root, files, passed), passed)
 
 
-def _class_files(root: Path, split: str, passed: Tally, read: set[str]) -> Classes:
-    """The image files of each class folder of a split, sorted; a class may have none. `read` gets all folders."""
+def _class_files(root: Path, split: str, passed: Tally, read: dict[str, str]) -> Classes:
+    """The image files of each class folder of a split, sorted; a class may have none.
+
+    `read` gets the class of each, by the file without links.
+    """
     if not root.is_dir():
         raise DataError(
             "The folder of the data set is missing",
@@ -180,7 +183,7 @@ def _class_files(root: Path, split: str, passed: Tally, read: set[str]) -> Class
 
 
 def _image_files(
-    class_folder: os.DirEntry[str], root: Path, above: list[str], passed: Tally, read: set[str]
+    class_folder: os.DirEntry[str], root: Path, above: list[str], passed: Tally, read: dict[str, str]
 ) -> list[Path]:
     """The images of a class folder, sorted. No folder is read twice: links may lead in circles."""
     found: list[Path] = []
@@ -201,12 +204,23 @@ def _image_files(
                 passed.add(reason, _where(entry, root), _num_files(entry))
             elif not is_folder:
                 found.append(Path(entry.path))
+                file = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
+                _check_one_class(file, read.setdefault(file, class_folder.name), class_folder.name)
             elif entry.is_symlink():  # last, so that of a folder and a link to it the folder itself is read
                 waiting.append(entry)
             else:
                 waiting.appendleft(entry)
-    read |= known
     return sorted(found)
+
+
+def _check_one_class(file: str, first: str, other: str) -> None:
+    """Make sure that an image, which links may lead to, is of one class."""
+    if first != other:
+        raise DataError(
+            "An image is in two classes",
+            found=f"{visible(file)} in {spelled(first)} and {spelled(other)}, by a link",
+            remedy="Remove one of the links: an image has one label",
+        )
 
 
 def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
@@ -300,7 +314,7 @@ def _class_names(root: Path, files: dict[str, Classes], passed: Tally) -> list[s
     if len(names) < 2:
         raise DataError(
             "The data set has only one class",
-            found=f"{names[0]!r} in {root}",
+            found=f"{spelled(names[0])} in {root}; {told_passed_over(passed.passed_over())}",
             remedy="Add a folder for each further class to 'train' and 'val'",
         )
     return names
@@ -308,9 +322,7 @@ def _class_names(root: Path, files: dict[str, Classes], passed: Tally) -> list[s
 
 def _check_pairs(root: Path, train: set[str], val: set[str]) -> None:
     """Tell of classes that are spelled otherwise in the other split, and so would lack images there."""
-    lonely = {outline(name): name for name in sorted(val - train)}
-    pairs = [(name, lonely[outline(name)]) for name in sorted(train - val) if outline(name) in lonely]
-    if pairs:
+    if pairs := alike(sorted(train - val), sorted(val - train)):
         raise DataError(
             "A class is spelled otherwise in 'train' and in 'val'",
             found=f"{some(f'{spelled(one)} and {spelled(other)}' for one, other in pairs)} in {root}; "

@@ -38,7 +38,11 @@ class Settings(BaseModel):
     path: str = Field(
         min_length=1, description="Folder with parquet files, or else the name of a data set of the hub (user/name)."
     )
-    config: str = Field("", description="Configuration, where the data set has several; of a folder: a folder in it.")
+    config: str = Field(
+        "",
+        pattern=r"^[^\x00]*$",
+        description="Configuration, where the data set has several; of a folder: a folder in it.",
+    )
     revision: str = Field("", description="Commit or tag of a data set of the hub; none: the newest.")
     train: str = Field("train", pattern=_NAME, description="Name of the training split.")
     val: str = Field("validation", pattern=_NAME, description="Name of the validation split; often also test.")
@@ -154,7 +158,7 @@ def _files(root: Path, name: str, tally: Tally) -> list[Path]:
 def _no_split(root: Path, name: str, names: str) -> DataError:
     """What is there instead, and what to do with it."""
     present = [file.relative_to(root) for file in islice(root.rglob("*"), _NUM_LISTED) if os.path.isfile(file)]
-    tables = sorted(str(file) for file in present if file.suffix == ".parquet")
+    tables = sorted(str(file) for file in present if file.suffix.lower() == ".parquet")
     kinds = Counter(file.suffix or file.name for file in present)
     listed = some(f"{count} {kind}" for kind, count in kinds.most_common())
     problem = f"The data set has no split {name!r}"

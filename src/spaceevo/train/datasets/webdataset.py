@@ -25,7 +25,7 @@ from spaceevo.errors import DataError
 from spaceevo.records import ImageData
 from spaceevo.train.datasets import _shards, cached, check_classes, decoded, some, version
 from spaceevo.train.datasets._listing import HIDDEN, LEFT_BEHIND, Tally, endings, why_not_entered
-from spaceevo.train.datasets._names import composed
+from spaceevo.train.datasets._names import composed, spelled
 
 _FIRST = ("png", "jpg", "jpeg", "webp")  # of several images in one sample; then other endings of images
 #: (name, content) of the files of one sample, by extension in lower case.
@@ -168,6 +168,8 @@ def _advice(path: str) -> str:
         return "Only files are read, no addresses, pipes or lists of these: fetch the shards, and name their paths"
     if re.search(r"\{[^{}]*(,|\.\.)[^{}]*\}", path):
         return "Of braces only {000..146} is read, no list and no steps: use it, * or ?"
+    if re.search(r"\[[^\[\]]+\]", path):
+        return "Brackets are letters: use a range {000..146}, * or ?; a relative path starts at the current folder"
     return "Correct `train` or `val`; a relative path starts at the current folder"
 
 
@@ -302,7 +304,8 @@ def _label(file: tuple[str, bytes], key: str, shard: Path, settings: Settings) -
         text = composed(text)
         if text in map(composed, settings.class_names) or _NUMBER.fullmatch(text):
             return text
-        reason = "none of both" if settings.class_names else "there are no `class_names`"
+        names = settings.class_names
+        reason = f"`class_names` are {some(map(spelled, names))}" if names else "there are no `class_names`"
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
     raise DataError(
@@ -336,9 +339,10 @@ def _numbered(texts: dict[Path, list[str]], settings: Settings) -> tuple[tuple[s
             )
     highest, num_samples = max(numbers.values(), default=-1), sum(map(len, texts.values()))
     if not names and highest >= num_samples:
+        text = max(numbers, key=numbers.__getitem__)
         raise DataError(
             "A label is higher than there are samples",
-            found=f"{highest} in {where[str(highest)]}, of {num_samples} samples",
+            found=f"{text} in {where[text]}, of {num_samples} samples",
             remedy="Number the classes without a gap from 0 on, or name them with `class_names`",
         )
     return names or tuple(map(str, range(highest + 1))), numbers

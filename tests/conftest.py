@@ -99,8 +99,14 @@ def tiny_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_env(tiny_plugin: Path) -> dict[str, str]:
     """The environment of a process that sees the plug-in; hashes of strings differ from process to process."""
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONHASHSEED", "PYTHONPATH")}
-    return {**env, "PYTHONPATH": str(tiny_plugin), "COLUMNS": "160", "OMP_NUM_THREADS": str(NUM_THREADS)}
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"}
+    paths = (str(tiny_plugin), os.environ.get("PYTHONPATH", ""))  # a tree that is tested without an installation
+    return {
+        **env,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "COLUMNS": "160",
+        "OMP_NUM_THREADS": str(NUM_THREADS),
+    }
 
 
 @pytest.fixture(scope="session")

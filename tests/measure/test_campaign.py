@@ -247,7 +247,7 @@ def test_what_could_not_be_measured_is_missing_and_never_0_ms(tmp_path: Path, fa
 @pytest.mark.usefixtures("devices")
 def test_a_runtime_that_is_missing_on_the_device_is_told(tmp_path: Path) -> None:
     described = target.describe("onnxruntime@fake").model_copy(update={"name": "onnxruntime@fake:missing=onnxruntime"})
-    with Store(tmp_path / "m.db") as store, pytest.raises(TargetError, match="Onnxruntime is not installed"):
+    with Store(tmp_path / "m.db") as store, pytest.raises(TargetError, match="onnxruntime is not installed"):
         measure_programs(described, MANY, store, tmp_path / "work", BY_TWO, ignore)
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from functools import cache
@@ -116,6 +116,7 @@ def measure_metric(
     programs: Sequence[tuple[str, Program, float]],
     work_dir: Path,
     progress: Progress,
+    metadata: Mapping[str, str] | None = None,
 ) -> list[float]:
     """Measure a metric beside latency of INT8 architectures with random weights.
 
@@ -125,6 +126,7 @@ def measure_metric(
         programs: (name, program, latency in ms, which need not be exact) each.
         work_dir: For model files, which are removed.
         progress: Called with (programs done, programs).
+        metadata: As in the files that are handed out: of a small model it is a good part of the size.
 
     Returns:
         One value per program, in the unit that the metric's name ends in.
@@ -140,7 +142,7 @@ def measure_metric(
     with closing(connect(target.name)) as transport, _folder(work_dir) as folder:
         for number, (name, program, latency_ms) in enumerate(programs):
             with _writing(folder):
-                path = export_program(target, (name, program, "int8"), folder / str(number))
+                path = export_program(target, (name, program, "int8"), folder / str(number), metadata)
             values.append(float(room.measure(transport, target, path, latency_ms)))
             path.unlink()
             progress(number + 1, len(programs))
@@ -349,13 +351,19 @@ def _num_weights(program: tuple[str, Program, Precision]) -> int:
     return 1 + sum(math.prod(operator.weight_shape) for operator in program[1] if operator.has_weights)
 
 
-def export_program(target: TargetDescription, program: tuple[str, Program, Precision], stem: Path) -> Path:
+def export_program(
+    target: TargetDescription,
+    program: tuple[str, Program, Precision],
+    stem: Path,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
     """Write an architecture with random weights as a model file of the target's runtime.
 
     Args:
         target: Whose runtime, and whose largest weight code.
         program: (name, program, "int8" or "fp32").
         stem: Path of the file without its suffix.
+        metadata: Put into the file beside the name.
 
     Raises:
         ExportError: The program cannot be written.
@@ -363,11 +371,11 @@ def export_program(target: TargetDescription, program: tuple[str, Program, Preci
     check_sizes([program])
     name, operators, precision = program
     runtime = plugins.load(RUNTIMES, target.runtime)
-    path = stem.with_suffix(runtime.SUFFIX)
+    path, notes = stem.with_suffix(runtime.SUFFIX), {"name": name, **(metadata or {})}
     if precision == "int8":
-        runtime.export_int8(random_integer_graph(operators, _SEED, target.w_qmax), path, {"name": name})
+        runtime.export_int8(random_integer_graph(operators, _SEED, target.w_qmax), path, notes)
     else:
-        runtime.export_fp32(random_float_graph(operators, _SEED), path, {"name": name})
+        runtime.export_fp32(random_float_graph(operators, _SEED), path, notes)
     return path
 
 

@@ -19,11 +19,10 @@ from spaceevo.nets.extracted import SUFFIX, save_extracted
 from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import baselines, finetune, predict, space, subnets, supernet
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.handout import hand_out, metadata_of
+from spaceevo.pipeline.handout import hand_out, metadata_in_run
 from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import ExtractedNetwork, Measurement, ModelResult, Record, Verification
-from spaceevo.runtimes import profile_of
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split
@@ -214,12 +213,6 @@ def _extract(context: Context, candidate: _Candidate, images: Images) -> Extract
         for precision in ("fp32", "int8")
     )
     searched = candidate.name.startswith("subnet")
-    metadata = metadata_of(
-        candidate.subnet,
-        context.data.class_names,
-        context.data.image_size,
-        profile_of(context.target.machine, context.target.flags),
-        context.target.w_qmax,
-        space.load(context).chosen.encoding if searched else "hand-made",
-    )
+    origin = space.load(context).chosen.encoding if searched else "hand-made"
+    metadata = metadata_in_run(context, candidate.subnet, origin)
     return ExtractedNetwork(int8.integer_graph(program), fp32.float_graph(program), metadata)

@@ -23,7 +23,7 @@ from spaceevo.pipeline.classes import class_names_of, in_class_order
 from spaceevo.pipeline.context import Context, load_data, named_data
 from spaceevo.progress import LineCallback, ProgressCallback, mute, part, silent
 from spaceevo.records import ExtractedNetwork, Preprocessing, Verification
-from spaceevo.runtimes import Profile, this_profile
+from spaceevo.runtimes import Profile, profile_of, this_profile
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import NORMALIZATION, Images, to_input
@@ -82,6 +82,13 @@ def metadata_of(
             std=NORMALIZATION.std,
         ).told(),
     }
+
+
+def metadata_in_run(context: Context, subnet: Subnet, space: str) -> dict[str, str]:
+    """`metadata_of` a network of a run, whose space is that of an encoding, or "hand-made"."""
+    target, data = context.target, context.data
+    profile = profile_of(target.machine, target.flags)
+    return metadata_of(subnet, data.class_names, data.image_size, profile, target.w_qmax, space)
 
 
 def hand_out(

@@ -14,6 +14,7 @@ from spaceevo.nets.network import Program, program_of
 from spaceevo.pipeline import predict, space, supernet
 from spaceevo.pipeline.any_space import NOTES, search_supernet
 from spaceevo.pipeline.context import Context
+from spaceevo.pipeline.handout import metadata_in_run
 from spaceevo.pipeline.jobs import measured_subnets
 from spaceevo.predict.metrics import computed_metric, fit_metric, metric_value
 from spaceevo.predict.predictor import LatencyPredictor
@@ -102,12 +103,13 @@ def _fit_limits(
     rng = python_random(context.recipe.seed, NAME, "limits")
     subnets = [best.smallest(), best.largest(), *(best.sample(rng) for _ in range(NUM_LIMIT_SUBNETS - 2))]
     jobs = [(encode(subnet), program_of(subnet), predictor.network_ms(subnet)) for subnet in subnets]
+    metadata = metadata_in_run(context, best.largest(), best.encoding)
     fits = []
     names = list(context.recipe.subnets.limits)
     for number, name in enumerate(names):
         if plugins.load(METRICS, name).DEVICE:
             own = part(progress, number / len(names), (number + 1) / len(names))
-            fits.append(fit_metric(name, subnets, context.at_device(partial(_metric, name, jobs), own)))
+            fits.append(fit_metric(name, subnets, context.at_device(partial(_metric, name, jobs, metadata), own)))
         else:
             fits.append(computed_metric(name))
     limits = Limits(fits=tuple(fits))
@@ -116,9 +118,13 @@ def _fit_limits(
 
 
 def _metric(
-    name: str, jobs: Sequence[tuple[str, Program, float]], context: Context, progress: ProgressCallback
+    name: str,
+    jobs: Sequence[tuple[str, Program, float]],
+    metadata: dict[str, str],
+    context: Context,
+    progress: ProgressCallback,
 ) -> list[float]:
-    return measure_metric(context.target, name, jobs, context.work_dir, progress)
+    return measure_metric(context.target, name, jobs, context.work_dir, progress, metadata)
 
 
 def first_that_holds(context: Context, ranked: Sequence[RatedSubnet], budget_ms: float) -> RatedSubnet:

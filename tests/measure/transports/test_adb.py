@@ -213,5 +213,5 @@ def test_peak_memory(phone: Phone, models: Any) -> None:
 
 def test_no_adb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(TargetError, match="Adb is not installed"):
+    with pytest.raises(TargetError, match="adb is not installed"):
         adb.connect("")

@@ -159,7 +159,7 @@ def test_faults(path: Path) -> None:
     assert not any(sample > 0 for sample in garbage.time(1))
     with pytest.raises(TargetError, match=r"no space for .*MiB are free"):
         loaded("space_mib=0.001", path)
-    with pytest.raises(TargetError, match="Onnxruntime is not installed"):
+    with pytest.raises(TargetError, match="onnxruntime is not installed"):
         loaded("missing=onnxruntime", path)
     with pytest.raises(TargetError, match="no core 4"):
         fake.connect("").load("onnxruntime", path, 1, (4,))
@@ -195,7 +195,7 @@ def test_it_is_a_target(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("quite", "Did you mean 'quiet'"), ("nois=1", "Did you mean 'noise'"), ("noise=x", "Could not convert"),
+    [("quite", "Did you mean 'quiet'"), ("nois=1", "Did you mean 'noise'"), ("noise=x", "could not convert"),
      ("noise=-1", "negative"), ("cores=0", "more than 0"), ("noise=nan", "negative"),
      ("machine=vax", "aarch64 and x86_64")],
 )  # fmt: skip

@@ -121,7 +121,7 @@ def describe(name: str, threads: int = 1, cores: Sequence[int] = ()) -> TargetDe
 def _check_cores(cores: Sequence[int], threads: int, there: frozenset[int]) -> None:
     if not cores:
         return
-    found = f"cores {', '.join(map(str, cores))}; threads = {threads}; a program there may be held to "
+    found = f"Cores {', '.join(map(str, cores))}; threads = {threads}; a program there may be held to "
     if not there:
         raise TargetError(
             "A target is pinned to cores, and its device holds no program to cores",

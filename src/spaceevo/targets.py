@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -50,6 +51,7 @@ from spaceevo.records import (
 )
 from spaceevo.report.html import render_target
 from spaceevo.runtimes import profile_of
+from spaceevo.runtimes._models import MODEL_SUFFIXES
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.named import is_encoding, named_space, named_subnet
 from spaceevo.spaces.operators import operators
@@ -258,12 +260,19 @@ def profile(
     Raises:
         ArtifactError: The runtime refuses the file.
         EncodingError: An encoding is malformed, or not in the space.
-        TargetError: The device is lost, or the runtime has no such counters there.
+        TargetError: The device is lost, or the runtime has no such counters there, or counted nothing.
     """
     target = device.target
     network = None if _is_file(name, target.runtime) else (named_subnet(name, space, num_classes), precision)
     with _model(device, name, network) as path, closing(connect(target.name)) as transport:
-        return transport.profile(target.runtime, path, target.threads, repeats)
+        times = transport.profile(target.runtime, path, target.threads, repeats)
+    if not sum(times.values()) > 0:
+        raise TargetError(
+            f"{target.runtime} counts no time in the operators of {name}",
+            found="Each takes less than it counts in, a microsecond",
+            remedy="Measure the model as a whole with: spaceevo measure",
+        )
+    return times
 
 
 def study_device(
@@ -484,7 +493,9 @@ def _write_page(device: Device) -> None:
 
 
 def _is_file(name: str, runtime: str) -> bool:
-    return name.endswith(plugins.load(RUNTIMES, runtime).SUFFIX) or Path(name).is_file()
+    """Whether a name is that of a model file, be it there or not, and no network's."""
+    suffixes = (*MODEL_SUFFIXES, plugins.load(RUNTIMES, runtime).SUFFIX)
+    return os.path.isfile(name) or os.sep in name or name.endswith(suffixes)
 
 
 @contextmanager

@@ -102,6 +102,14 @@ def test_profile(cli: Any, tiny: Any) -> None:
     assert "head/logits" in simulated
 
 
+def test_a_profile_without_times(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_onnx(tmp_path / "mine.onnx", ("x", "float32", (1, 3)))
+    monkeypatch.setattr(fake._Connection, "profile", lambda *_: {"~Add": 0.0})
+    done = cli("target", "profile", TARGET, "mine.onnx")
+    assert done.returncode == 1
+    assert "counts no time in the operators of mine.onnx" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -111,6 +119,11 @@ def test_profile(cli: Any, tiny: Any) -> None:
         (("measure", TARGET, "MobileNetV3-Smal"), 1, "Did you mean 'MobileNetV3-Small'"),
         (("measure", TARGET, "d1_k3_w16_e0_r32"), 1, "Name its space too"),
         (("measure", TARGET, "missing.onnx"), 1, "missing.onnx"),
+        (("measure", TARGET, "missing.xml"), 1, "There is no model at missing.xml"),
+        (("measure", TARGET, "no/such"), 1, "There is no model at no/such"),
+        (("measure", TARGET, "x" * 300), 1, "There is no network named 'xxx"),
+        (("measure", TARGET, "x" * 300 + ".onnx"), 1, "File name too long"),
+        (("target", "describe", TARGET, "--folder", "x" * 300), 1, "File name too long"),
         (("measure", TARGET, "ResNet-18", "--precision", "int4"), 2, "is no precision"),
         (("measure", TARGET, "ResNet-18", "--metric", "size"), 1, "Did you mean 'size-mib'"),
         (("measure", f"{TARGET}:unplug_after=9", "ResNet-18"), 1, "again"),

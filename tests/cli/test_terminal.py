@@ -110,6 +110,8 @@ def test_a_run_ends_well_in_any_encoding(tiny: Any, encoding: str, words: list[s
         (EOFError("ended too early"), 70, "EOFError: ended too early"),
         (BrokenPipeError(errno.EPIPE, "to a process of ours"), 70, "bug of spaceevo"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
+        (OSError(errno.ELOOP, "Too many levels", "my folder"), 1, "my folder cannot be used. Too many levels."),
+        (OSError(errno.EACCES, "Permission denied"), 70, "bug of spaceevo"),
     ],
 )
 def test_how_it_ends(

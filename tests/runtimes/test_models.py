@@ -1,5 +1,7 @@
 """What is known about a model file before any runtime is asked."""
 
+import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,27 @@ def test_weights_elsewhere(place: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "mine.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match=told):
         _models.open_onnx(tmp_path / "mine.onnx")
+
+
+def test_weights_of_functions(tmp_path: Path) -> None:
+    weight = onnx.TensorProto(
+        dims=[1], data_type=onnx.TensorProto.FLOAT, data_location=onnx.TensorProto.EXTERNAL, name="w"
+    )
+    weight.external_data.add(key="location", value="mine.bin")
+    model = onnx.load(made_onnx(tmp_path / "mine.onnx", *INPUTS))
+    node = onnx.helper.make_node("Constant", [], ["y"], value=weight)
+    model.functions.append(onnx.helper.make_function("own", "F", [], ["y"], [node], model.opset_import))
+    (tmp_path / "mine.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "mine.bin").write_bytes(bytes(4))
+    assert _models.open_onnx(tmp_path / "mine.onnx").weights == (tmp_path / "mine.bin",)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems have no such names")
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    made_onnx(tmp_path / "mine.onnx", *INPUTS).rename(path)
+    with pytest.raises(ArtifactError, match="not UTF-8"):
+        onnxruntime.open_model(path)
 
 
 def test_weights_behind_a_link(tmp_path: Path) -> None:

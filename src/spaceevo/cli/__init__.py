@@ -17,7 +17,10 @@ from typer.core import TyperGroup
 
 from spaceevo import interrupts, plugins
 from spaceevo.cli import _terminal
-from spaceevo.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_NO_READER, NoSpaceError, SpaceEvoError
+from spaceevo.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_NO_READER, NoSpaceError, SpaceEvoError, StorageError
+
+#: What is wrong with a path, not with the program.
+_UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main() -> None:
@@ -42,6 +45,9 @@ def main() -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "Make room, then run the same command again: what is finished is kept"
             error = NoSpaceError("What should be written has no room", found=str(error), remedy=remedy)
+        elif isinstance(error, OSError) and isinstance(error.filename, str) and error.errno in _UNUSABLE:
+            found, remedy = error.strerror or "", "Check the path, and who may read and write there"
+            error = StorageError(f"{error.filename} cannot be used", found=found, remedy=remedy)
         if isinstance(error, SpaceEvoError):
             console.print(f"[bold red]Error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
             sys.exit(error.exit_code)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ READERS = {
     "TFLite": ("litert", "openvino"),
     "OpenVINO IR": ("openvino",),
 }
+MODEL_SUFFIXES = (".onnx", ".tflite", ".xml")  # usual ones
 _MAX_INPUT_BYTES = 2**31
 _MAX_REASON = 1000
 #: How what is no model begins (in lower case), what it is, what to do.
@@ -274,7 +276,7 @@ def open_onnx(path: Path) -> Model:
         name = known.get(tensor.elem_type, str(tensor.elem_type))
         dtype = {"float": "float32", "double": "float64"}.get(name, name)
         inputs.append(make_input(path, value.name, dtype, dims if tensor.HasField("shape") else None))
-    return Model(path, tuple(inputs), _external_weights(path, model.graph))
+    return Model(path, tuple(inputs), _external_weights(path, [model.graph, *model.functions]))
 
 
 def check_links(model: Model, runtime: str, *folders: Path) -> Model:
@@ -298,10 +300,10 @@ def check_links(model: Model, runtime: str, *folders: Path) -> Model:
     return model
 
 
-def _external_weights(path: Path, graph: Any) -> tuple[Path, ...]:
+def _external_weights(path: Path, graphs: Iterable[Any]) -> tuple[Path, ...]:
     """The files that the tensors of an ONNX model lie in, beside it."""
     found: dict[str, int] = {}  # by location, the bytes that are needed
-    for tensor in _tensors(graph):
+    for tensor in chain.from_iterable(map(_tensors, graphs)):
         if tensor.data_location == tensor.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             bounds = [entries[key] for key in ("offset", "length") if key in entries]
@@ -326,13 +328,15 @@ def _external_weights(path: Path, graph: Any) -> tuple[Path, ...]:
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
-    """All constant tensors of an ONNX graph, and of those within it."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
+    """All constant tensors of an ONNX graph, or function, and of those within it."""
+    yield from getattr(graph, "initializer", ())  # a function has none
+    for sparse in getattr(graph, "sparse_initializer", ()):
         yield from (sparse.values, sparse.indices)
     for node in graph.node:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node:
                     yield from _tensors(inner)
@@ -376,8 +380,14 @@ def _closing(text: str, start: int) -> int:
 def _start(path: Path) -> bytes:
     """The first bytes of a file, which there are."""
     if not path.is_file():
-        found = "It is a folder" if path.is_dir() else ""
+        found = "It is a folder" if path.is_dir() else "It is no regular file" if path.exists() else ""
         raise ArtifactError(f"There is no model at {path}", found=found, remedy="Check the path, or export it again")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # runtimes take paths as text
+        raise ArtifactError(
+            f"{path} has a name that runtimes cannot read", found="It is not UTF-8", remedy="Rename or link it"
+        ) from error
     try:
         with path.open("rb") as file:
             start = file.read(256)

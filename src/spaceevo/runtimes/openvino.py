@@ -187,15 +187,25 @@ def open_model(path: Path) -> Model:
         ArtifactError: Missing or no such model, weights that are not there, or inputs that cannot be made.
         TargetError: OpenVINO is not installed.
     """
-    if check_format(path, NAME, "ONNX", "TFLite", "OpenVINO IR") == "ONNX":
-        model = open_onnx(path)
-    else:
-        model = _open_other(path)
+    match check_format(path, NAME, "ONNX", "TFLite", "OpenVINO IR"):
+        case "ONNX":
+            model = open_onnx(path)
+        case "TFLite" if path.suffix != ".tflite":
+            raise ArtifactError(
+                f"{path} is no model that {NAME} can load",
+                found="It knows models in the format TFLite by their suffix .tflite alone",
+                remedy="Rename the file",
+            )
+        case "TFLite":
+            model = _open_other(path)
+        case _:  # an IR, whatever its suffix is
+            weights = path.with_suffix(".bin")
+            model = replace(_open_other(path), weights=(weights,) if weights.is_file() else ())
     return check_links(model, NAME, path.parent.resolve())
 
 
 def _open_other(path: Path) -> Model:
-    """A model in a format that only OpenVINO itself reads here."""
+    """A model in a format that only OpenVINO itself reads here, without the weights beside it."""
     _check_installed()
     try:
         opened = on_device.opened(str(path))
@@ -212,8 +222,7 @@ def _open_other(path: Path) -> Model:
         except RuntimeError:  # of those that numpy does not have
             dtype = kind.get_type_name()
         inputs.append(make_input(path, name, dtype, dims))
-    weights = path.with_suffix(".bin")
-    return Model(path, tuple(inputs), (weights,) if path.suffix == ".xml" and weights.is_file() else ())
+    return Model(path, tuple(inputs))
 
 
 def load(path: Path, threads: int = 1) -> Timed:

@@ -219,19 +219,41 @@ def test_weights_in_files_of_their_own(name: str, devices: Any, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("place", ["local", "ssh:box"])
-def test_openvinos_own_format(place: str, devices: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["mine.xml", "mine.XML", "mine"])
+def test_openvinos_own_format(place: str, file: str, devices: Any, tmp_path: Path) -> None:
     from spaceevo.runtimes._on_device import openvino as on_device
 
     path = made_onnx(tmp_path / "mine.onnx", ("x", "uint8", ("n", 3)))
     on_device.package().save_model(on_device.opened(str(path)), tmp_path / "mine.xml")
-    opened = plugins.load(target.RUNTIMES, "openvino").open_model(tmp_path / "mine.xml")
+    (tmp_path / "mine.xml").rename(tmp_path / file)
+    opened = plugins.load(target.RUNTIMES, "openvino").open_model(tmp_path / file)
     assert opened.weights == (tmp_path / "mine.bin",)
     assert [(own.name, own.dtype, own.shape) for own in opened.inputs] == [("x", "uint8", (1, 3))]
     device = devices(f"openvino@{place}")
-    assert device.load("openvino", tmp_path / "mine.xml", 1).time(2)
+    assert device.load("openvino", tmp_path / file, 1).time(2)
     (tmp_path / "mine.bin").unlink()
     with pytest.raises(ArtifactError, match=r"bin file cannot be found.*\.bin that was saved"):
-        device.load("openvino", tmp_path / "mine.xml", 1)
+        device.load("openvino", tmp_path / file, 1)
+
+
+def test_openvino_knows_tflite_by_its_suffix(tmp_path: Path) -> None:
+    path = made_tflite(tmp_path / "mine.tflite", ("x", "float32", (1, 3))).rename(tmp_path / "mine.lite")
+    with pytest.raises(ArtifactError, match=r"mine\.lite is no model that OpenVINO can load.*Rename"):
+        plugins.load(target.RUNTIMES, "openvino").open_model(path)
+    assert plugins.load(target.RUNTIMES, "openvino").open_model(path.rename(tmp_path / "your.tflite")).inputs
+
+
+def test_a_phone_tells_which_model_it_refuses(phone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_tflite(tmp_path / "-mine.tflite", ("pixels", "uint8", (1, 8, 8, 3)))
+    device = target.connect("litert@adb")
+    assert device.load("litert", Path("-mine.tflite"), 1).time(1)
+    pushed = [words[3] for words in phone.calls if words[2:3] == ["push"]]
+    assert pushed == [str(tmp_path / "-mine.tflite")]  # adb would take the dash for an option
+    phone.change(refuses=True)
+    with pytest.raises(ArtifactError, match=r"cannot load -mine\.tflite"):
+        device.load("litert", Path("-mine.tflite"), 1)
+    device.close()
 
 
 def test_a_phone_times_them_too(phone: Any, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ class _Adb:
     def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> LoadedModel:
         benchmark = _benchmark(runtime)
         opened = plugins.load(RUNTIMES, runtime).open_model(path)  # refuses what is refused everywhere
-        model = _Model(self, benchmark, self._push(path), threads, cores, opened.is_ours)
+        model = _Model(self, benchmark, path, self._push(path), threads, cores, opened.is_ours)
         try:
             model.try_once()
         except BaseException:
@@ -158,9 +158,16 @@ class _Adb:
                 self._shell(f"rm -rf {self._folder}")
 
     def benchmark(
-        self, program: ModuleType, file: str, repeats: int, threads: int, cores: Sequence[int], **watch: bool
+        self,
+        program: ModuleType,
+        path: Path,
+        file: str,
+        repeats: int,
+        threads: int,
+        cores: Sequence[int],
+        **watch: bool,
     ) -> str:
-        """Run the benchmark program; `watch` what is more than times (see its `command`).
+        """Run the benchmark program on a file, here `path`; `watch` what is more than times (see its `command`).
 
         Returns:
             What it printed.
@@ -190,7 +197,8 @@ class _Adb:
             )
         if code:
             remedy = f"Export it again, or push a newer {program.PROGRAM}"
-            raise ArtifactError(f"The runtime on {self._serial} refuses a model", found=found, remedy=remedy)
+            problem = f"The runtime on {self._serial} cannot load {path}"
+            raise ArtifactError(problem, found=found, remedy=remedy)
         return output
 
     def check_delegated(self, program: ModuleType, output: str) -> None:
@@ -213,7 +221,7 @@ class _Adb:
     def _watched(self, runtime: str, path: Path, threads: int, repeats: int, **watch: bool) -> str:
         """What the benchmark program prints of a file, watching more than times."""
         opened = plugins.load(RUNTIMES, runtime).open_model(path)
-        model = _Model(self, _benchmark(runtime), self._push(path), threads, (), opened.is_ours)
+        model = _Model(self, _benchmark(runtime), path, self._push(path), threads, (), opened.is_ours)
         try:
             return model.run(repeats, **watch)
         finally:
@@ -259,7 +267,7 @@ class _Adb:
             if not self._has_folder:
                 self._shell(f"mkdir -p {self._folder}")
                 self._has_folder = True
-            done = self._adb("push", str(path), f"{self._folder}/{file}", timeout=TRANSFER_TIMEOUT)
+            done = self._adb("push", str(path.absolute()), f"{self._folder}/{file}", timeout=TRANSFER_TIMEOUT)
             if done.returncode:
                 raise _lost(self._serial, _said(done))
         self._files[file] = self._files.get(file, 0) + 1
@@ -314,16 +322,24 @@ class _Model:
     """A file on the phone; every row of inferences is a process of its own."""
 
     def __init__(
-        self, phone: _Adb, program: ModuleType, file: str, threads: int, cores: tuple[int, ...], is_ours: bool
+        self,
+        phone: _Adb,
+        program: ModuleType,
+        path: Path,
+        file: str,
+        threads: int,
+        cores: tuple[int, ...],
+        is_ours: bool,
     ) -> None:
-        self._phone, self._program, self._file, self._is_ours = phone, program, file, is_ours
+        self._phone, self._program, self._is_ours = phone, program, is_ours
+        self._path, self._file = path, file  # here, there
         self._threads, self._cores = threads, cores
         self._closed = False
 
     def time(self, repeats: int) -> list[float]:
         """Latencies in ms, as far as the program tells them."""
         if self._closed:
-            raise TargetError("A model is timed that was closed", found=self._file)
+            raise TargetError("A model is timed that was closed", found=str(self._path))
         output = self.run(repeats)
         try:
             samples: list[float] = self._program.samples_ms(output, repeats)
@@ -341,7 +357,9 @@ class _Model:
 
     def run(self, repeats: int, **watch: bool) -> str:
         """What the benchmark program prints."""
-        output = self._phone.benchmark(self._program, self._file, repeats, self._threads, self._cores, **watch)
+        output = self._phone.benchmark(
+            self._program, self._path, self._file, repeats, self._threads, self._cores, **watch
+        )
         if self._is_ours:  # of others' models, LiteRT runs elsewhere, too, what XNNPACK does not
             self._phone.check_delegated(self._program, output)
         return output

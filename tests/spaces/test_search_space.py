@@ -143,7 +143,11 @@ def test_what_two_subnets_have_in_common_is_part_of_both(space, seed):
     common = space.common(first, second)
     assert space.contains(common)
     assert common.resolution == first.resolution
-    assert common.macs <= min(first.macs, replace(second, resolution=first.resolution).macs)
+    for shared, *stages in zip(common.stages, first.stages, second.stages, strict=True):
+        assert len(shared.blocks) == min(len(stage.blocks) for stage in stages)
+        for block, *others in zip(shared.blocks, *(stage.blocks for stage in stages), strict=False):
+            for choice in ("width", "kernel_size", "expand_ratio"):
+                assert getattr(block, choice) == min(getattr(other, choice) for other in others)
     assert common == replace(space.common(second, first), resolution=first.resolution)
     assert common == space.common(common, first) == space.common(common, second)
     assert first == space.common(first, space.largest())

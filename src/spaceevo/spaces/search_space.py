@@ -198,10 +198,12 @@ class SearchSpace:
         return self.subnet(rng.choice((first, second)).resolution, tuple(stages))
 
     def common(self, first: Subnet, second: Subnet) -> Subnet:
-        """The largest subnet that is part of both, at the resolution of the first: each choice the smaller one.
+        """What the blocks of two subnets share, at the resolution of the first: of each choice the smaller one.
 
-        It has the weights that both have. Where the kernel sizes of a block type are not one number, it may be none of
-        the space: two blocks of which each has a convolution that the other lacks share the rest.
+        What lies between blocks may be larger: a shortcut's convolution is there where the shared widths differ, and a
+        stage is fed by its predecessor's last shared block, which may be wider than a later one. Where the
+        kernel sizes of a block type are not one number, it may be none of the space: two blocks of which each has a
+        convolution that the other lacks share the rest.
         """
         stages = []
         for a, b in zip(first.stages, second.stages, strict=True):

@@ -111,7 +111,7 @@ def test_what_is_refused(kind: str, runtime: str, devices: Any, tmp_path: Path) 
 @pytest.mark.parametrize("name", ["onnxruntime@local", "onnxruntime@ssh:box", "openvino@local", "openvino@ssh:box"])
 def test_times_of_operators(name: str, devices: Any, tmp_path: Path) -> None:
     runtime = target.parse(name).runtime
-    path = made_onnx(tmp_path / "mine.onnx", ("a", "float32", ("n", 3, 8, 8)), ("b", "int32", (1, 5)))
+    path = made_onnx(tmp_path / "mine.onnx", ("a", "float32", ("n", 3, 256, 256)), ("b", "int32", (1, 5)))
     times = devices(name).profile(runtime, path, 1, 3)
     assert sum(times.values()) > 0
 

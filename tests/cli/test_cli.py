@@ -366,6 +366,15 @@ def test_init_does_not_overwrite(cli: Any, tmp_path: Path) -> None:
     assert load_recipe(path).seed == 0
 
 
+def test_init_tells_a_command_that_works(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = cli("init", "~/my first.yaml")
+    assert done.stdout == f"Wrote {tmp_path}/my first.yaml. Next: spaceevo run '{tmp_path}/my first.yaml'\n"
+    assert (tmp_path / "my first.yaml").exists()
+    done = cli("init", tmp_path, "--force")
+    assert (done.returncode, f"{tmp_path} is a folder" in done.stderr) == (1, True)
+
+
 def test_init_refuses_what_cannot_be_run(cli: Any, tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     _refused(cli("init", path, "--data", tmp_path / "nowhere"), "nowhere")

@@ -205,7 +205,7 @@ def test_a_damaged_checkpoint_of_an_unfinished_stage(cli: Any, tiny: Any, tmp_pa
             path.unlink()
     checkpoint = folder / "supernet" / "supernet-checkpoint.safetensors"
     checkpoint.write_bytes(b"half of it")
-    _refused(cli("supernet", tiny.recipe, "--out", folder), str(checkpoint), "Delete")
+    _refused(cli("supernet", tiny.recipe, "--out", folder), str(checkpoint), "delete it and run the same command again")
 
 
 def test_two_runs_in_one_folder(cli: Any, tiny: Any, tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ def state(folder: Path) -> dict[str, bytes]:
 # --- folders
 
 
+def test_a_lock_that_is_a_link_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / ".lock").symlink_to(tmp_path.parent / "file-of-the-user")
+    with pytest.raises(ArtifactError, match="is not empty"):
+        claim_folder(tmp_path, "run")
+    assert os.listdir(tmp_path) == [".lock"]
+
+
 def test_a_new_folder_becomes_ours_and_stays_so(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there"
     assert claim_folder(folder, "run") == folder

@@ -29,7 +29,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spaceevo.errors import ArtifactError, NoSpaceError, RunLockedError, StorageError
 from spaceevo.locks import claim
@@ -115,7 +115,7 @@ def read_manifest(path: Path) -> Manifest:
         if manifest.sha256 not in ("", manifest.own_hash):
             raise ValueError("Its content has another SHA-256 than was written")
     except (ValueError, OSError) as error:
-        found = str(error).splitlines()[0]
+        found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise ArtifactError(f"{path} is not a manifest that spaceevo wrote", found=found, remedy=remedy) from error
     if manifest.format != FORMAT:
         found = f"Format {manifest.format!r}; expected {FORMAT!r}"
@@ -137,7 +137,7 @@ def fault_of(path: Path, entry: FileEntry) -> str:
     """
     with storage_errors(path):
         if not path.is_file():
-            return "it is missing"
+            return "it is no file" if os.path.lexists(path) else "it is missing"
         size = path.stat().st_size
         if size != entry.size_bytes:
             return f"{size:,} bytes where {entry.size_bytes:,} were written"

@@ -70,7 +70,7 @@ class Marker(BaseModel):
 
 
 def claim_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
-    """Make a folder ours, and made where it is absent; see `check_folder`."""
+    """Make a folder ours, and make it where it is absent; see `check_folder`."""
     folder = check_folder(folder, kind, option)
     if not (folder / MARKER).exists():
         write_marker(folder, Marker(kind=kind_of(folder) or kind))
@@ -233,6 +233,8 @@ def _is_barely_started(folder: Path) -> bool:
     if "cache" in names and not _is_cache(folder / "cache"):
         return False
     lock = folder / ".lock"
+    if lock.is_symlink():  # spaceevo makes none, and what is written would go elsewhere
+        return False
     return not lock.exists() or (lock.is_file() and re.fullmatch(rb"\d{0,10}", read_file(lock)) is not None)
 
 

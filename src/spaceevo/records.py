@@ -278,10 +278,12 @@ class FolderCheck(Record):
     Attributes:
         folder: Its path.
         files: In order.
+        unfinished: Of a run, the stages that have no manifest, in order.
     """
 
     folder: str
     files: tuple[FileCheck, ...]
+    unfinished: tuple[str, ...] = ()
 
     @property
     def faults(self) -> tuple[FileCheck, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -90,6 +91,16 @@ class Device:
         """For files that are needed for a while only."""
         return self.folder / "work"
 
+    def command(self, verb: str, precision: Precision) -> str:
+        """What a user types to do something with it, as `spaceevo target fit`."""
+        name, threads, cores = self.target.name, self.target.threads, self.target.cores
+        words = ["spaceevo", "target", verb, name]
+        words += ["--fp32"] if precision == "fp32" else []
+        words += ["--threads", str(threads)] if threads > 1 else []
+        words += ["--cores", ",".join(map(str, cores))] if cores else []
+        words += ["--folder", str(self.folder)] if self.folder != _folder_of(name, threads, cores) else []
+        return shlex.join(words)
+
 
 def open_device(name: str, threads: int, cores: Sequence[int], folder: Path | None) -> Device:
     """The device behind the name of a target.
@@ -104,10 +115,13 @@ def open_device(name: str, threads: int, cores: Sequence[int], folder: Path | No
         TargetError: The device cannot be reached.
         PluginError: There is no such runtime or transport.
     """
-    target = describe(name, threads, cores)
+    return Device(describe(name, threads, cores), at_home(folder or _folder_of(name, threads, cores)))
+
+
+def _folder_of(name: str, threads: int, cores: Sequence[int]) -> Path:
     words = [name.replace("/", "-"), *([f"{threads}-threads"] if threads > 1 else [])]
     words += [f"cores-{'-'.join(map(str, cores))}"] if cores else []
-    return Device(target, at_home(folder or TARGETS / "_".join(words)))
+    return TARGETS / "_".join(words)
 
 
 class About(Record):
@@ -462,7 +476,7 @@ def load_predictor(device: Device, precision: Precision) -> LatencyPredictor:
         TargetError: There is none, or the target has changed since.
     """
     path, target = _predictor_path(device, precision), device.target
-    remedy = f"Fit one with: spaceevo target fit {target.name}" + (" --fp32" if precision == "fp32" else "")
+    remedy = f"Fit one with: {device.command('fit', precision)}"
     if not path.exists():
         raise TargetError(f"There is no latency predictor for {target.name} at {path}", remedy=remedy)
     predictor = LatencyPredictor.from_json(path.read_text(encoding="utf-8"))

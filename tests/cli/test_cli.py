@@ -205,7 +205,7 @@ def test_a_damaged_checkpoint_of_an_unfinished_stage(cli: Any, tiny: Any, tmp_pa
             path.unlink()
     checkpoint = folder / "supernet" / "supernet-checkpoint.safetensors"
     checkpoint.write_bytes(b"half of it")
-    _refused(cli("supernet", tiny.recipe, "--out", folder), str(checkpoint), "delete it and run")
+    _refused(cli("supernet", tiny.recipe, "--out", folder), str(checkpoint), "delete it and run the same command again")
 
 
 def test_two_runs_in_one_folder(cli: Any, tiny: Any, tmp_path: Path) -> None:
@@ -364,6 +364,15 @@ def test_init_does_not_overwrite(cli: Any, tmp_path: Path) -> None:
     assert path.read_text() == "seed: 3"
     assert cli("init", path, "--force").returncode == 0
     assert load_recipe(path).seed == 0
+
+
+def test_init_tells_a_command_that_works(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = cli("init", "~/my first.yaml")
+    assert done.stdout == f"Wrote {tmp_path}/my first.yaml. Next: spaceevo run '{tmp_path}/my first.yaml'\n"
+    assert (tmp_path / "my first.yaml").exists()
+    done = cli("init", tmp_path, "--force")
+    assert (done.returncode, f"{tmp_path} is a folder" in done.stderr) == (1, True)
 
 
 def test_init_refuses_what_cannot_be_run(cli: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -140,6 +141,17 @@ def test_bad_input(cli: Any, words: tuple[str, ...], code: int, said: str) -> No
     assert done.returncode == code, told
     assert said in told
     assert "Traceback" not in told
+
+
+def test_a_command_that_is_told_works(cli: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = cli("predict", TARGET, "MobileNetV2", "--fp32", "--threads", "2", "--cores", "0,1", "--folder", "a b")
+    fit = shlex.split(told.stderr.split("Fit one with: spaceevo ")[1].strip().removesuffix("."))
+    assert fit == ["target", "fit", TARGET, "--fp32", "--threads", "2", "--cores", "0,1", "--folder", "a b"]
+    told = cli(*fit, "--num-fit", "10")
+    assess = shlex.split(told.stdout.split("Judge it with: spaceevo ")[1])
+    assert cli(*assess, "--num-unseen", "5").returncode == 0
+    assert cli("predict", TARGET, "MobileNetV2").stderr.strip().endswith(f"target fit {TARGET}.")
 
 
 def test_fit_assess_and_predict(cli: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

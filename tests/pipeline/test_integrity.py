@@ -85,6 +85,36 @@ def test_an_unfinished_stage_is_checked_by_what_its_files_carry(run: Path) -> No
     assert _faults(run) == {"subnets/evaluated.jsonl": "damaged", "blocks/cells/0-0.json": "damaged"}
 
 
+def test_measurements_that_are_gone_are_told(run: Path) -> None:
+    (run / "measurements.sqlite").write_bytes(b"")
+    assert _faults(run) == {"measurements.sqlite": "damaged"}
+
+
+def test_what_lies_in_the_place_of_a_file_is_told(run: Path) -> None:
+    (run / "study" / "stage.json").write_text("")
+    (run / "predict" / "budgets.json").unlink()
+    (run / "predict" / "budgets.json").mkdir()
+    found = {one.file: one.found for one in check_folder(run).faults}
+    assert "Invalid JSON" in found["study/stage.json"]
+    assert found["predict/budgets.json"] == "it is no file"
+
+
+def test_stages_that_are_not_finished_are_named(run: Path) -> None:
+    assert check_folder(run).unfinished == ()
+    shutil.rmtree(run / "predict")
+    (run / "report" / "stage.json").unlink()
+    assert check_folder(run).unfinished == ("predict", "report")
+
+
+def test_damaged_files_of_no_stage_are_deleted_and_forgotten(run: Path, tiny: Any, cli: Any) -> None:
+    for name in ("measurements.sqlite", "spaceevo.json"):
+        (run / name).write_bytes(b"")
+        assert name in _faults(run)
+        (run / name).unlink()
+        assert cli("report", tiny.recipe, "--out", run).returncode == 0
+        assert _faults(run) == {}
+
+
 def test_what_earlier_versions_wrote_is_told_as_unchecked(run: Path) -> None:
     cell, stage, notes = run / "blocks/cells/0-0.json", run / "blocks/stage.json", run / "subnets/evaluated.jsonl"
     content = json.loads(cell.read_text())

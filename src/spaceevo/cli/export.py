@@ -131,10 +131,12 @@ def _tell_files(console: Console, check: Any) -> None:
                           soft_wrap=True)  # fmt: skip
         elif one.state == "unknown":
             console.print(f"  unknown {escape(one.file)}: spaceevo did not write it.", highlight=False, soft_wrap=True)
+    if check.unfinished:
+        console.print(f"  Not finished: {', '.join(check.unfinished)}.", highlight=False, soft_wrap=True)
     if check.faults:
         console.print(
-            "Restore these files; or delete the folders of their stages, and run the same command again: the other "
-            "stages are kept.",
+            "Restore these files; or delete them, or the whole folders of their stages, and run the same command "
+            "again: the other stages are kept.",
             soft_wrap=True,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,15 +31,20 @@ def register(app: typer.Typer) -> None:
         from spaceevo.artifacts import write_atomically
         from spaceevo.config import Recipe, run_name
         from spaceevo.errors import RecipeError
+        from spaceevo.ownership import at_home
         from spaceevo.settings import parse
 
+        recipe = at_home(recipe)
+        if recipe.is_dir():
+            raise RecipeError(f"{recipe} is a folder", remedy="Name a file in it")
         if recipe.exists() and not force:
             raise RecipeError(
                 f"The file {recipe} exists already", remedy="Choose another name, or overwrite it with --force"
             )
+        data = data and at_home(data)
         content: dict[str, Any] = {"name": run_name(recipe.stem)}
         if data is not None:
-            content["data"] = {"name": "folder", "options": {"path": str(data.expanduser().resolve())}}
+            content["data"] = {"name": "folder", "options": {"path": str(data.resolve())}}
         content.setdefault("data", {})["image_size"] = image_size
         budgets = [*(budget_ms or []), *_numbers(context.args)]
         if budgets:
@@ -52,10 +58,10 @@ def register(app: typer.Typer) -> None:
             from PIL import Image
 
             endings = Image.registered_extensions()
-            num_train = sum(file.suffix.lower() in endings for file in (data.expanduser() / "train").rglob("*"))
+            num_train = sum(file.suffix.lower() in endings for file in (data / "train").rglob("*"))
             parsed = parse(Recipe, content | fitting(num_train, parsed), "The recipe")
         write_atomically(recipe, commented_yaml(parsed))
-        typer.echo(f"Wrote {recipe}. Next: spaceevo run {recipe}")
+        typer.echo(f"Wrote {recipe}. Next: spaceevo run {shlex.quote(str(recipe))}")
 
 
 def fitting(num_train: int, recipe: Any) -> dict[str, Any]:

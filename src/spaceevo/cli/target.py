@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich import box
@@ -158,14 +158,15 @@ def register(app: typer.Typer) -> None:
         from spaceevo.progress import shown
 
         console = Console(stderr=as_json)
+        precision: Literal["int8", "fp32"] = "fp32" if fp32 else "int8"
         device = room.open_device(name, threads, core_numbers(cores), folder)
         with shown(console, "measure and fit") as progress:
-            path = room.fit_device(device, hyperspace, "fp32" if fp32 else "int8", num_fit, seed, num_classes, progress)
+            path = room.fit_device(device, hyperspace, precision, num_fit, seed, num_classes, progress)
         if as_json:
             typer.echo(path.read_text(encoding="utf-8"))
             return
         console.print(f"Predictor: {path}", highlight=False, soft_wrap=True)
-        console.print(f"Judge it with: spaceevo target assess {name}", highlight=False, soft_wrap=True)
+        console.print(f"Judge it with: {device.command('assess', precision)}", highlight=False, soft_wrap=True)
 
     @target.command()
     def assess(

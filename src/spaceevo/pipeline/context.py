@@ -253,7 +253,7 @@ def write_recipe(context: Context) -> None:
 
 
 def note_files(context: Context, names: Iterable[str]) -> None:
-    """Note the digests of files that belong to no stage, for `spaceevo verify`.
+    """Note the digests of files that belong to no stage, for `spaceevo verify`; forget those that are gone.
 
     Not of measurements that another process may be writing, or of which the store of a run has a copy.
 
@@ -274,7 +274,8 @@ def note_files(context: Context, names: Iterable[str]) -> None:
             last_measured = store.last_measured()
     with storage_errors(folder):
         files = {name: entry_of(path) for name, path in paths.items()}
-    write_marker(folder, marker.model_copy(update={"files": marker.files | files, "last_measured": last_measured}))
+    kept = {name: entry for name, entry in marker.files.items() if os.path.lexists(folder / name)}
+    write_marker(folder, marker.model_copy(update={"files": kept | files, "last_measured": last_measured}))
 
 
 def load_data(settings: DataSettings, cache: Path) -> ImageData:

@@ -40,7 +40,8 @@ def check_folder(folder: Path) -> FolderCheck:
         StorageError: It cannot be read.
     """
     with storage_errors(folder):
-        if not folder.is_dir() or kind_of(folder) is None:
+        kind = kind_of(folder) if folder.is_dir() else None
+        if kind is None:
             raise ArtifactError(
                 f"{folder} is no folder of spaceevo",
                 found="Its recipe and provenance are missing" if folder.is_dir() else "There is no such folder",
@@ -53,7 +54,10 @@ def check_folder(folder: Path) -> FolderCheck:
         for path in sorted(folder.rglob("*")):
             if path.is_symlink() or not path.is_dir():
                 checks.of_file(path)
-    return FolderCheck(folder=str(folder), files=tuple(checks.found[name] for name in sorted(checks.found)))
+        stages = STAGES if kind == "run" else ()
+        unfinished = tuple(stage.NAME for stage in stages if not (folder / stage.NAME / MANIFEST).exists())
+    files = tuple(checks.found[name] for name in sorted(checks.found))
+    return FolderCheck(folder=str(folder), files=files, unfinished=unfinished)
 
 
 class _Checks:
@@ -121,7 +125,10 @@ class _Checks:
             except ArtifactError as error:
                 self._add(path, "damaged", error.found)
                 return
-        if entry and last == last_measured and not beside[1].exists() and entry_of(path) != entry:
+        if last < last_measured:
+            last_found = f"the last is of {last}" if last else "there are none"
+            self._add(path, "damaged", f"measurements are missing: {last_found}, and one of {last_measured} was made")
+        elif entry and last == last_measured and not beside[1].exists() and entry_of(path) != entry:
             self._add(path, "damaged", "bytes beside its measurements differ from what was written; they are whole")
         elif num_unchecked:
             self._add(path, "unchecked", f"{num_unchecked} of its measurements have no digest: {_OF_EARLIER}")

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -58,7 +58,27 @@ class FileEntry(BaseModel):
     sha256: str
 
 
-class Manifest(BaseModel):
+class Sealed(BaseModel):
+    """A record on disk that carries the hash of its content.
+
+    Attributes:
+        sha256: Of all other fields; "" where none was written.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    sha256: str = ""
+
+    @property
+    def own_hash(self) -> str:
+        """What `sha256` has to be."""
+        return content_hash(self.model_dump(mode="json", exclude={"sha256"}))
+
+    def sealed(self) -> Self:
+        """The same with the hash of its content."""
+        return self.model_copy(update={"sha256": self.own_hash})
+
+
+class Manifest(Sealed):
     """What a finished stage consists of.
 
     Attributes:
@@ -69,10 +89,9 @@ class Manifest(BaseModel):
         peak_rss_mib: Largest resident memory of the process until then; jobs of an engine have their own.
         files: By path relative to the stage's folder.
         kept: Further files that lie there, which no other stage reads.
-        sha256: Hash of all this; earlier versions wrote none.
+        sha256: Earlier versions wrote none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     format: str
     stage: str
     input_hash: str
@@ -80,12 +99,6 @@ class Manifest(BaseModel):
     peak_rss_mib: float
     files: dict[str, FileEntry]
     kept: dict[str, FileEntry] = {}
-    sha256: str = ""
-
-    @property
-    def own_hash(self) -> str:
-        """What `sha256` has to be."""
-        return content_hash(self.model_dump(exclude={"sha256"}))
 
     @property
     def output_hash(self) -> str:
@@ -364,8 +377,7 @@ class StageFolder:
                 and path.is_file()
                 and path.suffix != ".lock"
             },
-        )
-        manifest = manifest.model_copy(update={"sha256": manifest.own_hash})
+        ).sealed()
         write_atomically(self.path / MANIFEST, manifest.model_dump_json(indent=1))
         return manifest
 

@@ -290,6 +290,16 @@ class Recipe(Settings):
         return budgets if budgets == "auto" else tuple(sorted(set(budgets)))
 
 
+def num_held_out(num_images: int, search_share: float) -> int:
+    """How many training images are held out for the subnet search, at least 1.
+
+    Args:
+        num_images: All training images.
+        search_share: `DataSettings.search_share`.
+    """
+    return max(1, round(search_share * num_images))
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
-from spaceevo.artifacts import FileEntry, content_hash, read_file, storage_errors, write_atomically
+from spaceevo.artifacts import FileEntry, Sealed, read_file, storage_errors, write_atomically
 from spaceevo.errors import ArtifactError
 
 MARKER = "spaceevo.json"
@@ -45,7 +45,7 @@ _NUM_TOLD = 3
 _SNIFFED_BYTES = 1 << 16
 
 
-class Marker(BaseModel):
+class Marker(Sealed):
     """Content of `spaceevo.json`.
 
     Attributes:
@@ -53,20 +53,13 @@ class Marker(BaseModel):
         kind: What the folder is for.
         files: Of those that belong to no stage.
         last_measured: When the last of the measurements was made that are in such a file.
-        sha256: Hash of all this.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(extra="ignore")
     format: Literal["spaceevo-folder-1"] = FORMAT
     kind: Kind
-    files: dict[str, FileEntry] = {}
+    files: dict[str, FileEntry] = Field({})
     last_measured: str = ""
-    sha256: str = ""
-
-    @property
-    def own_hash(self) -> str:
-        """What `sha256` has to be."""
-        return content_hash(self.model_dump(exclude={"sha256"}))
 
 
 def claim_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
@@ -153,8 +146,7 @@ def read_marker(folder: Path) -> Marker | None:
 
 def write_marker(folder: Path, marker: Marker) -> None:
     """Write `spaceevo.json`."""
-    marker = marker.model_copy(update={"sha256": marker.own_hash})
-    write_atomically(folder / MARKER, marker.model_dump_json(indent=1))
+    write_atomically(folder / MARKER, marker.sealed().model_dump_json(indent=1))
 
 
 def is_run(names: set[str]) -> bool:

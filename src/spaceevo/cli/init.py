@@ -71,7 +71,9 @@ def fitting(num_train: int, recipe: Any) -> dict[str, Any]:
         num_train: Training images, from which some are held out.
         recipe: A `config.Recipe`, whose settings are not exceeded.
     """
-    held_out = max(1, round(recipe.data.search_share * num_train))
+    from spaceevo.config import num_held_out
+
+    held_out = num_held_out(num_train, recipe.data.search_share)
     left = num_train - held_out
     scored = max(16, min(recipe.blocks.score_images, left // 4))
     distilled = max(32, min(recipe.blocks.num_images, left - scored))

@@ -32,7 +32,6 @@ from spaceevo.pipeline.context import PROVENANCE, RECIPE, STORE, Context, StageM
 from spaceevo.pipeline.memory import peak_rss_mib, return_free_memory
 from spaceevo.progress import lines, shown, silent
 from spaceevo.storage import located
-from spaceevo.train.datasets import some
 from spaceevo.train.ranks import ALONE, Ranks
 
 STAGES: tuple[StageModule, ...] = (
@@ -91,11 +90,6 @@ def run(recipe: Recipe, place: Path | str, console: Console, until: str = report
             if not is_new:
                 preflight.check_here(context, unfinished)
                 preflight.check_elsewhere(context, unfinished)
-            if context.not_searched:
-                context.say(
-                    f"The subnet search sees no image of {some(context.not_searched)}: such a class has one training "
-                    "image alone, or data.search_share leaves no room for it."
-                )
             for note in preflight.check_data(context, unfinished):
                 context.say(note)
             write_recipe(context)

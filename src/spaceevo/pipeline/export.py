@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spaceevo import plugins
-from spaceevo.artifacts import INPUTS, FileEntry, content_hash, entry_of, fault_of, read_file, write_atomically
+from spaceevo.artifacts import INPUTS, FileEntry, Sealed, content_hash, entry_of, fault_of, read_file, write_atomically
 from spaceevo.measure.campaign import measure_files, measure_metric_of_file
 from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
@@ -22,7 +22,7 @@ from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.handout import hand_out, metadata_in_run
 from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part, silent
-from spaceevo.records import ExtractedNetwork, Measurement, ModelResult, Record, Verification
+from spaceevo.records import ExtractedNetwork, Measurement, ModelResult, Verification
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split
@@ -112,7 +112,7 @@ def _candidates(context: Context) -> Iterator[_Candidate]:
         yield _Candidate(f"baseline-{budget_ms:g}ms", budget_ms, subnet, predicted_ms, network)
 
 
-class _Exported(Record):
+class _Exported(Sealed):
     """What is kept of a candidate while the others are not done yet.
 
     Attributes:
@@ -124,11 +124,6 @@ class _Exported(Record):
     candidate: str
     files: dict[str, FileEntry]
     result: dict[str, Any]
-    sha256: str = ""
-
-    @property
-    def own_hash(self) -> str:
-        return content_hash(self.model_dump(mode="json", exclude={"sha256"}))
 
 
 def _exported(
@@ -146,7 +141,7 @@ def _exported(
     result = _export(context, candidate, folder, train_images, val_images)
     files = {result[key]: entry_of(context.run.path / result[key]) for key in _FILE_KEYS}
     done = _Exported(candidate=own, files=files, result={**result, "verification": result["verification"].model_dump()})
-    write_atomically(path, done.model_copy(update={"sha256": done.own_hash}).model_dump_json(indent=1))
+    write_atomically(path, done.sealed().model_dump_json(indent=1))
     return result
 
 

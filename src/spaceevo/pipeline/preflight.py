@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from spaceevo import plugins
-from spaceevo.config import TrainingSettings
+from spaceevo.config import TrainingSettings, num_held_out
 from spaceevo.engines import ENGINES
 from spaceevo.measure import target
 from spaceevo.measure.campaign import measure_metric, reference_program
@@ -16,6 +16,7 @@ from spaceevo.measure.metrics import METRICS
 from spaceevo.pipeline import baselines, blocks, compare, finetune, space, subnets, supernet
 from spaceevo.pipeline.context import Context, data_options
 from spaceevo.progress import ProgressCallback, silent
+from spaceevo.train.datasets import some
 from spaceevo.train.distillation import check_num_images
 from spaceevo.train.loop import device_of
 from spaceevo.train.teachers import check_teacher, load_teacher
@@ -111,22 +112,29 @@ def check_training(settings: TrainingSettings, progress: ProgressCallback) -> No
 
 
 def check_data(context: Context, stages: Collection[str]) -> list[str]:
-    """Whether the images are enough for the stages.
+    """Whether the images are enough for the stages and the subnet search.
 
     Args:
         context: Of the run.
         stages: Names of those that are wanted and not finished.
 
     Returns:
-        Sentences on settings that ask for more images than there are.
+        Sentences on classes that the search does not see, and on settings that ask for more images than there are.
 
     Raises:
+        DataError: Nothing can be held out of the training images.
         TrainingError: There are too few to distil from.
     """
     recipe = context.recipe
     total = len(context.data.train_labels)
-    num_search = max(1, round(recipe.data.search_share * total))
+    num_search = num_held_out(total, recipe.data.search_share)
     num_train = total - num_search
+    notes = []
+    if context.not_searched:
+        notes.append(
+            f"The subnet search sees no image of {some(context.not_searched)}: such a class has one training image "
+            "alone, or data.search_share leaves no room for it."
+        )
     asked = []
     if blocks.NAME in stages:
         settings = recipe.blocks
@@ -138,7 +146,7 @@ def check_data(context: Context, stages: Collection[str]) -> list[str]:
         asked.append(("subnets.num_images", recipe.subnets.num_images, num_search, "held-out images"))
     if _trains(context, stages):
         asked.append(("supernet.batch_size", recipe.supernet.batch_size, num_train, "training images"))
-    notes = [f"{key} is {wanted}: it is all {found} {what}." for key, wanted, found, what in asked if wanted > found]
+    notes += [f"{key} is {wanted}: it is all {found} {what}." for key, wanted, found, what in asked if wanted > found]
     largest = context.hyperspace.resolutions[-1]
     if recipe.data.image_size < largest and blocks.NAME in stages:
         notes.append(

@@ -8,7 +8,7 @@ from statistics import mean, median_low
 
 import numpy as np
 
-from spaceevo.config import BlocksSettings, Recipe, SubnetsSettings
+from spaceevo.config import BlocksSettings, Recipe, SubnetsSettings, num_held_out
 from spaceevo.measure.study import num_chains
 from spaceevo.pipeline import baselines
 from spaceevo.pipeline.blocks import all_cells
@@ -100,7 +100,7 @@ def work_of(
         found: The space that the search has found, if it has been run: that of the supernet.
     """
     own, blocks = recipe.supernet, recipe.blocks
-    num_images = num_train - max(1, round(recipe.data.search_share * num_train))
+    num_images = num_train - num_held_out(num_train, recipe.data.search_share)
     spaces = _spaces(hyperspace, num_classes)
     supernets = [found] if found else spaces
     steps = [_step_macs(recipe, hyperspace, space) for space in supernets]

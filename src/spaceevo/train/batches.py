@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spaceevo.config import DataSettings
+from spaceevo.config import DataSettings, num_held_out
 from spaceevo.errors import DataError
 from spaceevo.records import ImageData, Normalization
 from spaceevo.seeding import derive, numpy_random
@@ -76,7 +76,7 @@ def split(data: ImageData, search_share: float, seed: int) -> tuple[Images, Imag
     """
     train = Images(torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels))
     order = numpy_random(seed, "search split").permutation(len(train))
-    num_search = max(1, round(search_share * len(train)))
+    num_search = num_held_out(len(train), search_share)
     drawn, added = _held_out(data.train_labels[order], num_search)
     val = Images(torch.from_numpy(data.val_images), torch.from_numpy(data.val_labels))
     # Those that were added come first: some who judge look at the first ones only

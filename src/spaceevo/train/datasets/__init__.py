@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from spaceevo.errors import DataError, NoSpaceError
 from spaceevo.machine import usable_cores
@@ -232,7 +232,7 @@ def _rgb(image: ImageFile.ImageFile) -> Image.Image:
     """The image upright, on the ground, 8 bits per channel."""
     codec = image.tile[0].args if image.tile else ""
     stored = str(codec[0] if isinstance(codec, tuple) and codec else codec)  # such as "I;12": 12 bits of grey
-    is_negative = image.format == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
+    is_negative = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(262) == 0
     scaled_by_pillow = image.format in ("PNG", "PPM")
     frame = image.tile[0].extents if image.format == "GIF" and image.tile else None
     if frame is not None and frame != (0, 0, *image.size):

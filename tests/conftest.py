@@ -148,11 +148,8 @@ def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     import socket
 
     import fsspec
-    from moto.moto_server.werkzeug_app import MotoRequestHandler
     from moto.server import ThreadedMotoServer
 
-    # No connection outlives its request: one that does is still served, or stuck, when the server is down
-    monkeypatch.setattr(MotoRequestHandler, "protocol_version", "HTTP/1.0", raising=False)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -403,6 +403,26 @@ def test_what_began_before_does_not_tell_that_the_store_is_back(url: str, tmp_pa
     assert "answers again" in told[1]
 
 
+def test_a_store_that_goes_away_at_the_end_is_told(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run waits for it, and nothing else would say why."""
+    monkeypatch.setattr(storage, "SECONDS_BETWEEN_PUSHES", 1000.0)
+    monkeypatch.setattr(storage, "SECONDS_BETWEEN_TRIES", 0.01)
+    push, failures = Storage._push, [ConnectionError("gone"), ConnectionError("gone still")]
+
+    def fail_first(self: Storage) -> None:
+        if failures:
+            raise failures.pop(0)
+        push(self)
+
+    told: list[str] = []
+    home = session(url, tmp_path / "a")
+    with home.held(told.append):
+        write(home.folder, last="1")
+        monkeypatch.setattr(Storage, "_push", fail_first)
+    assert [("does not answer (gone" in one, "answers again" in one) for one in told] == [(True, False), (False, True)]
+    assert "stage/last" in names_there(url)
+
+
 def test_a_store_that_stays_away(object_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.1)
     home = session(f"{object_store.url}/run", tmp_path / "a")

@@ -170,6 +170,11 @@ class Storage:
                 "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL), or try again when it answers",
             ) from error
         watch = _Watch(self, say)
+
+        def push() -> None:
+            if error := watch.attempt(self._push):
+                raise error
+
         try:
             with (
                 _repeated(lambda: watch.attempt(self._push), SECONDS_BETWEEN_PUSHES),
@@ -178,8 +183,7 @@ class Storage:
                 yield watch.check
             watch.check()
             watch.tell_of_the_end()
-            self.push()
-            watch.see(None, time.monotonic())
+            _patiently(self, push)
         except BaseException:
             _try(self._push)  # the error that ends the run counts, not this
             raise
@@ -374,10 +378,12 @@ class _Watch:
         self._away_since: float | None = None
         self._lost: SpaceEvoError | None = None
 
-    def attempt(self, exchange: Callable[[], None]) -> None:
-        """Exchange something with the store, and take note of how that ends."""
+    def attempt(self, exchange: Callable[[], None]) -> Exception | None:
+        """Exchange something with the store, and take note of how that ends: in an error or not."""
         begun = time.monotonic()
-        self.see(_try(exchange), begun)
+        error = _try(exchange)
+        self.see(error, begun)
+        return error
 
     def see(self, error: Exception | None, begun: float) -> None:
         """Take note of how an exchange with the store has ended.

@@ -106,6 +106,35 @@ def test_what_two_processes_began_one_ends(in_two_processes, tmp_path, stop_at):
     assert_alike([point.loss for point in went_on], [point.loss for point in undisturbed])
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux names the threads of a process")
+def test_no_thread_of_the_group_is_left(torchrun, tmp_path):
+    """One that is can end the process while Python ends: "terminate called without an active exception"."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import json, sys
+from pathlib import Path
+import torch
+from spaceevo.train.ranks import joined
+def threads():
+    return sorted((task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
+weight = torch.nn.Parameter(torch.ones(3))
+with joined() as ranks:
+    weight.grad = torch.ones(3)
+    ranks.sum_([weight.grad])
+    torch.optim.SGD([weight], lr=0.1).step()  # imports most of torch
+    during = threads()
+Path(sys.argv[1], str(ranks.rank)).write_text(json.dumps([during, threads()]))
+"""
+    )
+    done = torchrun(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        during, left = json.loads((tmp_path / str(rank)).read_text())
+        assert any("gloo" in name for name in during)
+        assert not any("gloo" in name for name in left)
+
+
 def test_a_lost_process_is_told():
     with pytest.raises(TrainingError, match=r"Connection closed by peer.*last checkpoint"), ranks._together():
         raise torch.distributed.DistBackendError("Connection closed by peer [127.0.0.1]:24\nand more")

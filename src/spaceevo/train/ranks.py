@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,6 +140,9 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         _take_gpu(launch.local_rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # Imported while there is a group, its functions keep that group for ever as a default argument, and gloo's threads,
+    # which may then end the process at its exit (findings/default-group-kept.sh)
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         store, rank, count = next(rendezvous("env://", timeout=_TIME_TO_MEET))
         store.set_timeout(_PATIENCE)

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spaceevo.artifacts import read_file
 from spaceevo.errors import ArtifactError
-from spaceevo.spaces.operators import Operator
+from spaceevo.graph.graphs import FloatGraph, IntegerGraph, QuantParams
+from spaceevo.graph.nodes import Node
+from spaceevo.graph.ops import Op
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,70 +66,6 @@ class ImageData:
         return int(self.train_images.shape[-1])
 
 
-@dataclass(frozen=True, slots=True)
-class QuantParams:
-    """How uint8 codes stand for values: value = scale * (code - zero_point).
-
-    Attributes:
-        scale: Positive; a float32 value.
-        zero_point: In [0, 255].
-    """
-
-    scale: float
-    zero_point: int
-
-
-@dataclass(frozen=True, eq=False)
-class IntegerWeights:
-    """Quantized weights and bias of a convolution or a linear layer, batch norm folded.
-
-    Attributes:
-        codes: int8, the operator's `weight_shape`, within [-w_qmax, w_qmax].
-        scales: float32 [out_channels], positive.
-        bias: int32 [out_channels], on the grid input scale * scales.
-    """
-
-    codes: np.ndarray
-    scales: np.ndarray
-    bias: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class FloatWeights:
-    """Weights (the operator's `weight_shape`) and bias [out_channels], float32, batch norm folded."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class IntegerGraph:
-    """A quantized network, complete: what a device executes, number by number.
-
-    Attributes:
-        operators: In execution order; the first quantizes the input, the last puts out the logits.
-        quant_params: By tensor name, for every tensor but the logits.
-        weights: By operator name.
-    """
-
-    operators: tuple[Operator, ...]
-    quant_params: Mapping[str, QuantParams]
-    weights: Mapping[str, IntegerWeights]
-
-
-@dataclass(frozen=True, eq=False)
-class FloatGraph:
-    """The FP32 twin of an integer graph: the same operators, relu and relu6 as activations.
-
-    Attributes:
-        operators: As in `IntegerGraph`.
-        weights: By operator name.
-    """
-
-    operators: tuple[Operator, ...]
-    weights: Mapping[str, FloatWeights]
-
-
 @dataclass(frozen=True, eq=False)
 class ExtractedNetwork:
     """A trained network, ready to be written for any runtime.
@@ -143,9 +81,9 @@ class ExtractedNetwork:
     metadata: Mapping[str, str]
 
 
-#: (operator, (codes, parameters) of every input, parameters of the output) -> codes. Codes are integers in float32
-#: arrays [B, C, H, W], 0 to 255; "quantize" is given the image.
-CodesFunction = Callable[[Operator, Sequence[tuple[np.ndarray, QuantParams]], QuantParams], np.ndarray]
+#: (node, (codes, parameters) of every input, parameters of the output) -> codes. Codes are integers in float32
+#: arrays [B, C, H, W], 0 to 255; `Quantize` is given the image.
+CodesFunction = Callable[[Node, Sequence[tuple[np.ndarray, QuantParams]], QuantParams], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -153,12 +91,12 @@ class Arithmetic:
     """Where the integer results of a runtime differ from the contract's (see `nets.executors`).
 
     Attributes:
-        codes: By kind of operator (one without weights), what computes its output.
+        codes: By type of operator (one without weights), what computes its output.
         fused_additions: Whether convolutions compute as OpenVINO's: bias in float32, and one that only an addition
             reads is added unrounded, clamped to its range.
     """
 
-    codes: Mapping[str, CodesFunction] = field(default_factory=dict)
+    codes: Mapping[type[Op], CodesFunction] = field(default_factory=dict)
     fused_additions: bool = False
 
 

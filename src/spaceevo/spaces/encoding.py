@@ -1,34 +1,57 @@
 """The published string of a subnet: depths, kernel sizes, widths, expand ratios, resolution.
 
 `d1#2#..._k3#3#..._w16#24#..._e0#4.0#..._r48`: depths per stage, the rest per block in order; an expand ratio of 0
-means that the block has none. The block types come from the search space.
+means that the block has none. Several kernel sizes of a block are joined by `+`. An axis that a block type adds has a
+field of its own before the resolution, which begins with its name (`groups1#0#2`), 0 in blocks without it. The block
+types come from the search space.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeVar
 
 from spaceevo.errors import EncodingError
+from spaceevo.spaces.choices import Axis, Block, Value, from_text, to_text
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import Block, Subnet
+from spaceevo.spaces.subnet import Subnet
 
 T = TypeVar("T")
 
 FORM = "dD#..._kK#..._wW#..._eE#..._rR"
+_KNOWN = {"width": "w", "kernel_size": "k", "expand_ratio": "e"}  # letters of the axes that every block has
+_ENCODING = re.compile(r"d[^_]*_k[^_]*_w[^_]*_e[^_]*(_[a-z-]+[^_]*)*_r[^_]*")
+
+
+def is_encoding(word: str) -> bool:
+    """Whether a word looks like the encoding of a subnet.
+
+    >>> is_encoding("d1_k3_w16_e0_r32"), is_encoding("ResNet-18")
+    (True, False)
+    """
+    return _ENCODING.fullmatch(word) is not None
 
 
 def encode(subnet: Subnet) -> str:
     """The published string of a subnet."""
     blocks = [block for stage in subnet.stages for block in stage.blocks]
-    fields: dict[str, list[float]] = {
-        "d": [len(stage.blocks) for stage in subnet.stages],
-        "k": [block.kernel_size for block in blocks],
-        "w": [block.width for block in blocks],
-        "e": [block.expand_ratio or 0 for block in blocks],
-        "r": [subnet.resolution],
+    fields = {
+        "d": [str(len(stage.blocks)) for stage in subnet.stages],
+        "k": [to_text(block.kernel_size) for block in blocks],
+        "w": [str(block.width) for block in blocks],
+        "e": [str(block.expand_ratio or 0) for block in blocks],
     }
-    return "_".join(letter + "#".join(map(str, values)) for letter, values in fields.items())
+    for name in dict.fromkeys(name for block in blocks for name, _ in block.added):
+        fields[_field_name(name)] = [to_text(dict(block.added).get(name, 0)) for block in blocks]
+    fields["r"] = [str(subnet.resolution)]
+    return "_".join(letter + "#".join(values) for letter, values in fields.items())
+
+
+def words(block: Block) -> tuple[str, ...]:
+    """What `encode` writes of a block of a space without added axes: kernel size, width, expand ratio."""
+    return (to_text(block.kernel_size), str(block.width), str(block.expand_ratio or 0))
 
 
 def decode(encoding: str, space: SearchSpace) -> Subnet:
@@ -37,11 +60,15 @@ def decode(encoding: str, space: SearchSpace) -> Subnet:
     Raises:
         EncodingError: Malformed, or a value that the space does not have (position and allowed values are told).
     """
+    added = list(dict.fromkeys(axis.name for stage in space.stages for axis in stage.choice.added))
+    names = ["d", "k", "w", "e", *map(_field_name, added), "r"]
     parts = encoding.split("_")
-    if [part[:1] for part in parts] != list("dkwer"):
-        raise EncodingError(f"{encoding!r} is not the encoding of a subnet", remedy=f"Write it as {FORM}")
-    depths = _numbers(parts[0], int, encoding)
-    resolution, *others = _numbers(parts[4], int, encoding)
+    if len(parts) != len(names) or not all(map(str.startswith, parts, names)):
+        form = FORM if not added else "_".join(f"{name}..." for name in names)
+        raise EncodingError(f"{encoding!r} is not the encoding of a subnet", remedy=f"Write it as {form}")
+    fields = dict(zip(names, parts, strict=True))
+    depths = _values(fields, "d", int, encoding)
+    resolution, *others = _values(fields, "r", int, encoding)
     if others:
         raise EncodingError(f"{encoding!r} gives {1 + len(others)} resolutions", remedy="Write one, for example r32")
     if len(depths) != len(space.stages):
@@ -49,14 +76,16 @@ def decode(encoding: str, space: SearchSpace) -> Subnet:
             f"{encoding!r} gives {len(depths)} depths",
             found=f"{space.encoding} has {len(space.stages)} stages",
         )
-    kernel_sizes = _numbers(parts[1], int, encoding)
-    widths = _numbers(parts[2], int, encoding)
-    expand_ratios = _numbers(parts[3], float, encoding)
-    counts = {"k": len(kernel_sizes), "w": len(widths), "e": len(expand_ratios)}
-    for letter, count in counts.items():
-        if count != sum(depths):
+    columns: dict[str, list[Value]] = {
+        "kernel_size": _values(fields, "k", from_text, encoding),
+        "width": _values(fields, "w", from_text, encoding),
+        "expand_ratio": _values(fields, "e", float, encoding),
+    }
+    columns |= {name: _values(fields, _field_name(name), from_text, encoding) for name in added}
+    for name, values in columns.items():
+        if len(values) != sum(depths):
             raise EncodingError(
-                f"{encoding!r} gives {count} values after {letter!r}",
+                f"{encoding!r} gives {len(values)} values after {_KNOWN.get(name, name)!r}",
                 found=f"its depths add up to {sum(depths)} blocks",
             )
     if resolution not in space.resolutions:
@@ -64,36 +93,43 @@ def decode(encoding: str, space: SearchSpace) -> Subnet:
             f"{encoding!r} has resolution {resolution}",
             remedy=f"{space.encoding} has {_listed(space.resolutions)}",
         )
-    rows = zip(widths, kernel_sizes, expand_ratios, strict=True)
-    blocks = [Block(width, kernel_size, expand_ratio) for width, kernel_size, expand_ratio in rows]
     stages = []
-    for elastic, depth in zip(space.stages, depths, strict=True):
-        own, blocks = tuple(blocks[:depth]), blocks[depth:]
-        _check(depth, elastic.depths, "depth", elastic.name, encoding)
-        for index, block in enumerate(own):
-            where = f"block {index} of {elastic.name}"
-            _check(block.width, elastic.widths, "width", where, encoding)
-            _check(block.kernel_size, elastic.choice.kernel_sizes, "kernel size", where, encoding)
-            _check(block.expand_ratio, elastic.choice.expand_ratios, "expand ratio", where, encoding)
-        stages.append(elastic.stage(own))
+    ends = [sum(depths[:number]) for number in range(len(depths) + 1)]
+    for elastic, (start, end) in zip(space.stages, pairwise(ends), strict=True):
+        _check(end - start, elastic.depths, "depth", elastic.name, encoding)
+        axes = {axis.name: axis for axis in elastic.axes}
+        for name, values in columns.items():
+            axis = axes.get(name, Axis(name, (0,)))  # 0: the block type has no such axis
+            for index, value in enumerate(values[start:end]):
+                _check(value, axis.values, name.replace("_", " "), f"block {index} of {elastic.name}", encoding)
+        rows = zip(*(columns[name][start:end] for name in axes), strict=True)
+        stages.append(elastic.stage(tuple(Block.of(choices, elastic.choice.added) for choices in rows)))
     return space.subnet(resolution, tuple(stages))
 
 
-def _numbers(part: str, convert: Callable[[str], T], encoding: str) -> list[T]:
+def _field_name(axis: str) -> str:
+    """What an added axis' field begins with: fields are joined by "_"."""
+    return axis.replace("_", "-")
+
+
+def _values(fields: dict[str, str], name: str, convert: Callable[[str], T], encoding: str) -> list[T]:
+    text = fields[name].removeprefix(name)
     try:
-        return [convert(number) for number in part[1:].split("#")]
+        return [convert(number) for number in text.split("#")]
     except ValueError:
-        raise EncodingError(
-            f"{encoding!r} has {part[1:]!r} after {part[:1]!r}", remedy="Write numbers joined by #"
-        ) from None
+        raise EncodingError(f"{encoding!r} has {text!r} after {name!r}", remedy="Write numbers joined by #") from None
 
 
-def _check(value: float, allowed: tuple[float, ...], what: str, where: str, encoding: str) -> None:
+def _check(value: Value, allowed: tuple[Value, ...], what: str, where: str, encoding: str) -> None:
     if value not in allowed:
         raise EncodingError(
-            f"{encoding!r} has {what} {value:g} in {where}", remedy=f"Allowed there: {_listed(allowed)}"
+            f"{encoding!r} has {what} {_number(value)} in {where}", remedy=f"Allowed there: {_listed(allowed)}"
         )
 
 
-def _listed(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
+def _listed(values: tuple[Value, ...]) -> str:
+    return ", ".join(map(_number, values))
+
+
+def _number(value: Value) -> str:
+    return to_text(value) if isinstance(value, tuple) else f"{value:g}"

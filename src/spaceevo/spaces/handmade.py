@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from spaceevo.spaces.choices import Block, make_divisible
 from spaceevo.spaces.hyperspace import Hyperspace
-from spaceevo.spaces.layers import make_divisible
-from spaceevo.spaces.subnet import Block, BlockType, Head, Stage, Subnet
+from spaceevo.spaces.subnet import BlockType, Head, Stage, Subnet
 
 #: Of MobileNetV3-Large's stages (ICCV 2019, Table 1), in its proportions: output width relative to the stage
 #: before, kernel size and expand ratio per block.

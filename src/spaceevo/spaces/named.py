@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from spaceevo.errors import EncodingError
 from spaceevo.spaces import zoo
-from spaceevo.spaces.encoding import decode
+from spaceevo.spaces.encoding import decode, is_encoding
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
-
-_ENCODING = re.compile(r"d[^_]*_k[^_]*_w[^_]*_e[^_]*_r[^_]*")
-
-
-def is_encoding(word: str) -> bool:
-    """Whether a word looks like the encoding of a subnet.
-
-    >>> is_encoding("d1_k3_w16_e0_r32"), is_encoding("ResNet-18")
-    (True, False)
-    """
-    return _ENCODING.fullmatch(word) is not None
 
 
 def named_space(encoding: str, num_classes: int) -> SearchSpace:

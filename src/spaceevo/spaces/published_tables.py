@@ -15,9 +15,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from spaceevo.errors import DataError
+from spaceevo.graph.nodes import Node
+from spaceevo.graph.ops import Linear
+from spaceevo.graph.tensors import square
+from spaceevo.spaces.choices import Block
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
-from spaceevo.spaces.layers import Layer
-from spaceevo.spaces.subnet import Block, Stage, block_cost, stage_layers, total_cost
+from spaceevo.spaces.subnet import Stage, block_cost, stage_program, total_cost
 
 COLUMNS = ("stage", "block", "window", "blocks", "cin", "hw", "mflops", "mparams")
 #: Per convolution or linear layer the published counts include a weight scale, an activation scale and an offset.
@@ -173,16 +176,16 @@ def check_rows(hyperspace: Hyperspace, table: dict[str, list[Any]]) -> Iterator[
         if not (own.contains_blocks(blocks) and width in hyperspace.stages[index - 1].widths and size in sizes[name]):
             yield Row(row, f"{text} after {width} channels at size {size} is not in {name} of {hyperspace.name}")
             continue
-        costs, stride = [], own.stride
+        costs, stride, shape = [], own.stride, square(width, size)
         for one in blocks:
-            costs.append(block_cost(own.choice.block_type, stride, width, size, one))
-            stride, width, size = 1, one.width, costs[-1].out_size
+            costs.append(block_cost(own.choice.block_type, stride, shape, one))
+            stride, shape = 1, costs[-1].out_shape
         cost = total_cost(costs)
         macs = printed(cost.macs)
         params = printed(cost.num_params + QUANTIZER_PARAMS * cost.num_weighted)
         if (macs, params) != (mflops, mparams):
             stage = own.stage(tuple(blocks))
-            single = single_precision_counts(stage_layers(stage, int(values[4]), int(values[5])), [stage])
+            single = single_precision_counts(stage_program(stage, square(int(width), int(size))), [stage])
             if single == (mflops, mparams):
                 yield Row(row, f"{text}: {mflops} M MACs and {mparams} M parameters, exactly {macs} and {params}", True)
                 continue
@@ -194,35 +197,36 @@ def printed(count: int) -> float:
     return round(count / 1e6, DECIMALS)
 
 
-def exact_counts(layers: Sequence[Layer]) -> tuple[float, float]:
+def exact_counts(program: Sequence[Node]) -> tuple[float, float]:
     """MACs and parameters in millions, as printed: linear layers' MACs not counted, quantizers' parameters counted."""
-    weighted = [layer for layer in layers if layer.kind in ("conv", "linear")]
-    params = sum(layer.num_params + QUANTIZER_PARAMS for layer in weighted)
-    return printed(sum(layer.macs for layer in weighted if layer.kind == "conv")), printed(params)
+    weighted = [node for node in program if node.has_weights]
+    params = sum(node.num_params + QUANTIZER_PARAMS for node in weighted)
+    return printed(sum(node.macs for node in weighted if not isinstance(node.op, Linear))), printed(params)
 
 
-def single_precision_counts(layers: Sequence[Layer], stages: Sequence[Stage]) -> tuple[float, float]:
+def single_precision_counts(program: Sequence[Node], stages: Sequence[Stage]) -> tuple[float, float]:
     """The same, summed as the published code did: module by module in float32, which is inexact above 2**24.
 
     Args:
-        layers: Of the stages, alone or within a network.
+        program: Of the stages, alone or within a network.
         stages: Tell the block types.
     """
     # The reference registers the SE of this block type after the block's other modules.
     se_last = {stage.name for stage in stages if stage.block_type.kind == "bottleneck-se"}
-    blocks: dict[str, list[Layer]] = {}
-    for layer in layers:
-        if layer.kind in ("conv", "linear"):
-            blocks.setdefault("/".join(layer.name.split("/", 2)[:2]), []).append(layer)
+    blocks: dict[tuple[str, int | None, str], list[Node]] = {}
+    for node in program:
+        if node.has_weights:
+            stage, block, layer = node.role
+            blocks.setdefault((stage, block, "" if block is not None else layer), []).append(node)
     macs = params = np.float32(0)
-    for name, block in blocks.items():
-        if name.split("/")[0] in se_last:
-            block.sort(key=lambda layer: "/se/" in layer.name)
-        for layer in block:
-            if layer.kind == "conv":
-                macs += np.float32(layer.macs)
-            norm = 2 * layer.out_channels if layer.kind == "conv" and layer.norm == "batch_norm" else 0
-            module = np.float32(layer.num_params - norm)
+    for (stage, _, _), nodes in blocks.items():
+        if stage in se_last:
+            nodes.sort(key=lambda node: node.role.layer in ("se/reduce", "se/expand"))
+        for node in nodes:
+            if not isinstance(node.op, Linear):
+                macs += np.float32(node.macs)
+            norm = 2 * node.out_shape.channels if node.has_batch_norm else 0
+            module = np.float32(node.num_params - norm)
             for _ in range(QUANTIZER_PARAMS):
                 module += np.float32(1)
             params = params + module + np.float32(norm)

@@ -9,28 +9,29 @@ from functools import cache
 from itertools import product
 from math import prod
 
-from spaceevo import plugins
-from spaceevo.spaces.layers import INPUT
-from spaceevo.spaces.operators import Operator, Placement, elementwise_maximum, operators
-from spaceevo.spaces.subnet import (
-    BLOCKS,
-    Block,
-    BlockType,
-    Head,
-    Stage,
-    Subnet,
-    block_layers,
-    network_layers,
-)
+from spaceevo.graph.largest import elementwise_maximum
+from spaceevo.graph.nodes import HEAD, INPUT, Node
+from spaceevo.graph.tensors import Shape
+from spaceevo.graph.trace import Placement, published
+from spaceevo.spaces.choices import Axis, Block, Value
+from spaceevo.spaces.subnet import BlockType, Head, Stage, Subnet, block_program, network_program
 
 
 @dataclass(frozen=True, slots=True)
 class BlockChoice:
-    """A block type with the kernel sizes and expand ratios that are elastic in it (ascending)."""
+    """A block type with what is elastic in it.
+
+    Attributes:
+        block_type: A file of `blocks/`, and its activation.
+        kernel_sizes: Ascending; tuples where the block type has several kernel sizes.
+        expand_ratios: Ascending.
+        added: The axes that the block type adds.
+    """
 
     block_type: BlockType
-    kernel_sizes: tuple[int, ...]
+    kernel_sizes: tuple[int | tuple[int, ...], ...]
     expand_ratios: tuple[float, ...] = (0.0,)
+    added: tuple[Axis, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,20 @@ class ElasticStage:
     depths: tuple[int, ...]
     stride: int
 
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """What is chosen in a block, in the order of `Block.choices`."""
+        choice = self.choice
+        return (
+            Axis("width", self.widths),
+            Axis("kernel_size", choice.kernel_sizes),
+            Axis("expand_ratio", choice.expand_ratios),
+            *choice.added,
+        )
+
     def blocks(self) -> tuple[Block, ...]:
         """All choices of one block."""
-        return _blocks(self.widths, self.choice.kernel_sizes, self.choice.expand_ratios)
+        return _blocks(self.axes)
 
     @property
     def num_substages(self) -> int:
@@ -78,8 +90,7 @@ class ElasticStage:
 
     def sample_block(self, rng: random.Random) -> Block:
         """One block, uniform over its choices."""
-        choice = self.choice
-        return Block(rng.choice(self.widths), rng.choice(choice.kernel_sizes), rng.choice(choice.expand_ratios))
+        return Block.of([rng.choice(axis.values) for axis in self.axes], self.choice.added)
 
     def contains(self, stage: Stage) -> bool:
         """Whether the stage is one of those that this elastic stage stands for."""
@@ -91,22 +102,28 @@ class ElasticStage:
 
     def contains_blocks(self, blocks: Sequence[Block]) -> bool:
         """Whether a stage of this elastic stage may have these blocks."""
-        return len(blocks) in self.depths and all(
-            block.width in self.widths
-            and block.kernel_size in self.choice.kernel_sizes
-            and block.expand_ratio in self.choice.expand_ratios
-            for block in blocks
+        return len(blocks) in self.depths and all(map(self.contains_block, blocks))
+
+    def contains_block(self, block: Block) -> bool:
+        """Whether a block has the axes of this elastic stage, and a value of each."""
+        axes, choices = self.axes, block.choices
+        return len(choices) == len(axes) and all(
+            value in axis.values for value, axis in zip(choices, axes, strict=True)
         )
 
-    def maximal_operators(
-        self, in_widths: tuple[int, ...], in_size: int, placement: Placement = "device"
-    ) -> dict[str, Operator]:
-        """Per operator name the largest one over all stages, for inputs of any of `in_widths` channels."""
+    def largest_nodes(self, in_shapes: Sequence[Shape], placement: Placement = "device") -> dict[str, Node]:
+        """Per id the largest node over all stages: the parameters that a supernet needs for them.
+
+        Args:
+            in_shapes: Shapes that the stage's input may have.
+            placement: Where tensors are quantized.
+        """
         blocks = self.blocks()
+        later = [in_shapes[0]._replace(channels=width) for width in self.widths]
         largest = elementwise_maximum(
-            operators(block_layers(self.stage((block,) * (index + 1)), index, width, in_size), placement)
+            _placed(block_program(self.stage((block,) * (index + 1)), index, shape), placement)
             for index in range(self.depths[-1])
-            for width in (in_widths if index == 0 else self.widths)
+            for shape in (in_shapes if index == 0 else later)
             for block in blocks
         )
         largest.pop(INPUT, None)
@@ -201,40 +218,37 @@ class SearchSpace:
         """What the blocks of two subnets share, at the resolution of the first: of each choice the smaller one.
 
         What lies between blocks may be larger: a shortcut's convolution is there where the shared widths differ, and a
-        stage is fed by its predecessor's last shared block, which may be wider than a later one. Where the
-        kernel sizes of a block type are not one number, it may be none of the space: two blocks of which each has a
-        convolution that the other lacks share the rest.
+        stage is fed by its predecessor's last shared block, which may be wider than a later one. Where a block type
+        has several kernel sizes, it may be none of the space: two blocks of which each has a convolution that the other
+        lacks share the rest.
         """
         stages = []
         for a, b in zip(first.stages, second.stages, strict=True):
-            common_kernel_size = getattr(plugins.load(BLOCKS, a.block_type.kind), "common_kernel_size", min)
-            blocks = (
-                Block(
-                    min(one.width, two.width),
-                    common_kernel_size(one.kernel_size, two.kernel_size),
-                    min(one.expand_ratio, two.expand_ratio),
-                )
-                for one, two in zip(a.blocks, b.blocks, strict=False)  # as many as the shallower one has
-            )
-            stages.append(replace(a, blocks=tuple(blocks)))
+            pairs = zip(a.blocks, b.blocks, strict=False)  # as many as the shallower one has
+            stages.append(replace(a, blocks=tuple(block.common(other) for block, other in pairs)))
         return self.subnet(first.resolution, tuple(stages))
 
-    def maximal_operators(self, placement: Placement = "device") -> dict[str, Operator]:
-        """Per operator name the largest one over all subnets: the parameters of the supernet."""
-        program = operators(network_layers(self.largest()), placement)
-        sizes = {operator.name: operator.in_size for operator in program}
-        largest = {o.name: o for o in program if o.name == INPUT}
-        in_widths: tuple[int, ...] = (3,)
+    def largest_nodes(self, placement: Placement = "device") -> dict[str, Node]:
+        """Per id the largest node over all subnets: the parameters of the supernet."""
+        program = _placed(network_program(self.largest()), placement)
+        # What a stage reads: that of its first node, at every width of the stage before
+        shapes = {node.role.stage: node.in_shape for node in reversed(program)}
+        largest = {node.id: node for node in program if node.id == INPUT}
+        in_widths: tuple[int, ...] = (program[0].in_shape.channels,)
         for stage in self.stages:
-            first = next(name for name in sizes if name.startswith(f"{stage.name}/0/"))
-            largest |= stage.maximal_operators(in_widths, sizes[first], placement)
+            in_shapes = [shapes[stage.name]._replace(channels=width) for width in in_widths]
+            largest |= stage.largest_nodes(in_shapes, placement)
             in_widths = stage.widths
-        return largest | elementwise_maximum([[o for o in program if o.name.startswith("head/")]])
+        return largest | elementwise_maximum([[node for node in program if node.role.stage == HEAD]])
+
+
+def _placed(program: tuple[Node, ...], placement: Placement) -> tuple[Node, ...]:
+    return published(program) if placement == "published" else program
 
 
 @cache
-def _blocks(widths: tuple[int, ...], kernel_sizes: tuple[int, ...], ratios: tuple[float, ...]) -> tuple[Block, ...]:
-    return tuple(Block(*values) for values in product(widths, kernel_sizes, ratios))
+def _blocks(axes: tuple[Axis, ...]) -> tuple[Block, ...]:
+    return tuple(Block.of(choices, axes[3:]) for choices in product(*(axis.values for axis in axes)))
 
 
 def _mutate_stage(elastic: ElasticStage, stage: Stage, rng: random.Random, probability: float) -> Stage:
@@ -243,11 +257,9 @@ def _mutate_stage(elastic: ElasticStage, stage: Stage, rng: random.Random, proba
     for index in range(depth):
         old = stage.blocks[index] if index < len(stage.blocks) else elastic.sample_block(rng)
         new = elastic.sample_block(rng)
-        blocks.append(
-            Block(
-                new.width if rng.random() < probability else old.width,
-                new.kernel_size if rng.random() < probability else old.kernel_size,
-                new.expand_ratio if rng.random() < probability else old.expand_ratio,
-            )
-        )
+        choices: list[Value] = [
+            new_value if rng.random() < probability else old_value
+            for old_value, new_value in zip(old.choices, new.choices, strict=True)
+        ]
+        blocks.append(Block.of(choices, elastic.choice.added))
     return replace(stage, blocks=tuple(blocks))

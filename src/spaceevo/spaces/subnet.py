@@ -1,4 +1,4 @@
-"""One architecture as a frozen value, and the layers it consists of."""
+"""One architecture as a frozen value, and the program that it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from spaceevo import plugins
-from spaceevo.spaces.layers import INPUT, Activation, Feature, Layer, Norm, Tracer
+from spaceevo.graph.nodes import HEAD, Node, Program
+from spaceevo.graph.ops import Norm
+from spaceevo.graph.tensors import Shape, square
+from spaceevo.graph.trace import Activation, Feature, Tracer
+from spaceevo.spaces.choices import Block, Value
 
 BLOCKS = "spaceevo.spaces.blocks"
 
@@ -20,18 +24,26 @@ class BlockSpec:
     Attributes:
         in_width: Input channels.
         out_width: Output channels.
-        kernel_size: As the block type reads it; odd in most.
+        kernel_sizes: As many as the block type has, one in most; odd in most.
         expand_ratio: Hidden over input width (inverted residuals) or over output width (bottlenecks).
         stride: 1 or 2.
         activation: Of the block.
+        added: Value by name on every axis that the block type adds.
     """
 
     in_width: int
     out_width: int
-    kernel_size: int
+    kernel_sizes: tuple[int, ...]
     expand_ratio: float
     stride: int
     activation: Activation
+    added: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def kernel_size(self) -> int:
+        """The only one."""
+        (kernel_size,) = self.kernel_sizes
+        return kernel_size
 
 
 class BlockType(NamedTuple):
@@ -42,14 +54,6 @@ class BlockType(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.activation.replace('_', '-')}"
-
-
-class Block(NamedTuple):
-    """The elastic choices of one block. `expand_ratio` 0 means that the block type has none."""
-
-    width: int
-    kernel_size: int
-    expand_ratio: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +93,20 @@ class Subnet:
     num_classes: int
 
     @property
+    def in_shape(self) -> Shape:
+        """Shape of the input."""
+        return square(3, self.resolution)
+
+    @property
     def cost(self) -> Cost:
         """What the network costs, for one image."""
-        width, size = 3, self.resolution
+        shape = self.in_shape
         costs = []
         for stage in self.stages:
             for index, block in enumerate(stage.blocks):
-                costs.append(block_cost(stage.block_type, stage.stride if index == 0 else 1, width, size, block))
-                width, size = block.width, costs[-1].out_size
-        costs.append(head_cost(self.head, self.num_classes, width, size))
+                costs.append(block_cost(stage.block_type, stage.stride if index == 0 else 1, shape, block))
+                shape = costs[-1].out_shape
+        costs.append(head_cost(self.head, self.num_classes, shape))
         return total_cost(costs)
 
     @property
@@ -112,86 +121,81 @@ class Subnet:
 
 
 class Cost(NamedTuple):
-    """What layers cost, for one image.
+    """What a part of a network costs, for one image.
 
     Attributes:
         macs: Multiply-accumulates.
         num_params: Trained parameters, without quantizers.
         num_weighted: Convolutions and linear layers.
-        out_size: Height = width put out.
+        out_shape: Shape put out.
     """
 
     macs: int
     num_params: int
     num_weighted: int
-    out_size: int
+    out_shape: Shape
 
 
 def total_cost(costs: Sequence[Cost]) -> Cost:
     """The sum, with the last one's output."""
-    macs, num_params, num_weighted, out_sizes = zip(*costs, strict=True)
-    return Cost(sum(macs), sum(num_params), sum(num_weighted), out_sizes[-1])
+    macs, num_params, num_weighted, out_shapes = zip(*costs, strict=True)
+    return Cost(sum(macs), sum(num_params), sum(num_weighted), out_shapes[-1])
 
 
 @cache
-def block_cost(block_type: BlockType, stride: int, in_width: int, in_size: int, block: Block) -> Cost:
+def block_cost(block_type: BlockType, stride: int, in_shape: Shape, block: Block) -> Cost:
     """What one block costs; computed once for each argument, since few differ among many subnets."""
-    return _cost(block_layers(Stage("", block_type, stride, (block,)), 0, in_width, in_size))
+    return _cost(block_program(Stage("", block_type, stride, (block,)), 0, in_shape))
 
 
 @cache
-def head_cost(head: Head, num_classes: int, in_width: int, in_size: int) -> Cost:
+def head_cost(head: Head, num_classes: int, in_shape: Shape) -> Cost:
     """What follows the stages costs."""
-    net = Tracer()
-    _trace_head(head, num_classes, Feature(INPUT, in_width, in_size), net)
-    return _cost(net.layers)
+    net = Tracer(in_shape)
+    _trace_head(head, num_classes, net.input, net)
+    return _cost(net.program)
 
 
-def _cost(layers: Sequence[Layer]) -> Cost:
-    weighted = sum(layer.kind in ("conv", "linear") for layer in layers)
-    macs, num_params = sum(layer.macs for layer in layers), sum(layer.num_params for layer in layers)
-    return Cost(macs, num_params, weighted, layers[-1].out_size)
+def _cost(program: Sequence[Node]) -> Cost:
+    weighted = [node for node in program if node.has_weights]
+    macs, num_params = sum(node.macs for node in weighted), sum(node.num_params for node in weighted)
+    return Cost(macs, num_params, len(weighted), program[-1].out_shape)
 
 
 @lru_cache(maxsize=4096)
-def network_layers(subnet: Subnet) -> tuple[Layer, ...]:
-    """The layers of a whole network in execution order; the input is `INPUT`, [3, resolution, resolution]."""
-    net = Tracer()
-    x = Feature(INPUT, 3, subnet.resolution)
+def network_program(subnet: Subnet) -> Program:
+    """The program of a whole network."""
+    net = Tracer(subnet.in_shape)
+    x = net.input
     for stage in subnet.stages:
         x = _trace_stage(stage, x, net)
     _trace_head(subnet.head, subnet.num_classes, x, net)
-    return tuple(net.layers)
+    return net.program
 
 
 @lru_cache(maxsize=65536)
-def stage_layers(stage: Stage, in_width: int, in_size: int) -> tuple[Layer, ...]:
-    """The layers of one stage alone; its input is `INPUT`, [in_width, in_size, in_size]."""
-    net = Tracer()
-    _trace_stage(stage, Feature(INPUT, in_width, in_size), net)
-    return tuple(net.layers)
+def stage_program(stage: Stage, in_shape: Shape) -> Program:
+    """The program of one stage alone; the first node quantizes its input."""
+    net = Tracer(in_shape)
+    _trace_stage(stage, net.input, net)
+    return net.program
 
 
-def block_layers(stage: Stage, index: int, in_width: int, in_size: int) -> tuple[Layer, ...]:
-    """The layers of one block of a stage alone, named as in the stage; its input is `INPUT`."""
-    net = Tracer()
-    _trace_block(stage, index, Feature(INPUT, in_width, in_size), net)
-    return tuple(net.layers)
+def block_program(stage: Stage, index: int, in_shape: Shape) -> Program:
+    """The program of one block of a stage alone, named as in the stage; the first node quantizes its input."""
+    net = Tracer(in_shape)
+    _trace_block(stage, index, net.input, net)
+    return net.program
 
 
 def stage_outputs(subnet: Subnet) -> dict[str, str]:
-    """For each stage, the name of the layer that puts out its result."""
-    outputs: dict[str, str] = {}
+    """For each stage, the id of the node that puts out its result."""
     names = {stage.name for stage in subnet.stages}
-    for layer in network_layers(subnet):
-        stage = layer.name.split("/", 1)[0]
-        if stage in names:
-            outputs[stage] = layer.name
-    return outputs
+    return {node.role.stage: node.id for node in network_program(subnet) if node.role.stage in names}
 
 
 def _trace_head(head: Head, num_classes: int, x: Feature, net: Tracer) -> None:
-    with net.scope("head"):
+    with net.part(HEAD):
         if head.final_expand:
             x = net.conv("final_expand", x, head.final_expand, activation=head.activation)
         x = net.pool("pool", x)
@@ -211,12 +215,13 @@ def _trace_block(stage: Stage, index: int, x: Feature, net: Tracer) -> Feature:
     spec = BlockSpec(
         in_width=x.channels,
         out_width=block.width,
-        kernel_size=block.kernel_size,
+        kernel_sizes=block.kernel_size if isinstance(block.kernel_size, tuple) else (block.kernel_size,),
         expand_ratio=block.expand_ratio,
         stride=stage.stride if index == 0 else 1,
         activation=stage.block_type.activation,
+        added=block.added,
     )
     declare = plugins.load(BLOCKS, stage.block_type.kind).declare
-    with net.scope(f"{stage.name}/{index}"):
+    with net.part(stage.name, index):
         output: Feature = declare(spec, x, net)
     return output

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from spaceevo.errors import PluginError, nearest
+from spaceevo.graph.trace import Activation
 from spaceevo.spaces import encoding
+from spaceevo.spaces.choices import Block
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.layers import Activation
-from spaceevo.spaces.subnet import Block, BlockType, Head, Stage, Subnet
+from spaceevo.spaces.subnet import BlockType, Head, Stage, Subnet
 
 NUM_CLASSES = 1000
 
@@ -67,7 +68,7 @@ def load_network(name: str) -> ZooNetwork:
 
 
 #: (kind, activation, stride, [(width, kernel size, expand ratio), ...]) of consecutive blocks of one type.
-_Rows = list[tuple[str, Activation, int, list[tuple[int, int, float]]]]
+_Rows = list[tuple[str, Activation, int, list[tuple[int, int | tuple[int, int], float]]]]
 
 
 def _network(resolution: int, rows: _Rows, head: Head) -> Subnet:
@@ -144,14 +145,19 @@ def _fbnet_v3_a() -> Subnet:
     return _network(224, rows, Head(6 * 224, 1984, "hard_swish", feature_mix_norm="bias"))
 
 
+#: Kernel sizes of universal inverted bottlenecks, as the source names them (ECCV 2024, Figure 4).
+_EXTRA_DW, _IB, _CONV_NEXT, _FFN = (3, 5), (0, 3), (3, 0), (0, 0)
+
+
 def _mobilenet_v4_small() -> Subnet:
     rows: _Rows = [
         ("conv", "relu", 2, [(32, 3, 0.0)]),
         ("conv", "relu", 2, [(32, 3, 0.0), (32, 1, 0.0)]),
         ("conv", "relu", 2, [(96, 3, 0.0), (64, 1, 0.0)]),
-        ("uib", "relu", 2, [(96, 55, 3.0), *[(96, 3, 2.0)] * 4, (96, 30, 4.0)]),
-        ("uib", "relu", 2, [(128, 33, 6.0), (128, 55, 4.0), (128, 5, 4.0), (128, 5, 3.0), *[(128, 3, 4.0)] * 2]),
-    ]
+        ("uib", "relu", 2, [(96, (5, 5), 3.0), *[(96, _IB, 2.0)] * 4, (96, _CONV_NEXT, 4.0)]),
+        ("uib", "relu", 2, [(128, (3, 3), 6.0), (128, (5, 5), 4.0), (128, (0, 5), 4.0), (128, (0, 5), 3.0),
+                            *[(128, _IB, 4.0)] * 2]),
+    ]  # fmt: skip
     return _network(224, rows, Head(960, 1280, "relu"))
 
 
@@ -159,11 +165,12 @@ def _mobilenet_v4_medium() -> Subnet:
     rows: _Rows = [
         ("conv", "relu", 2, [(32, 3, 0.0)]),
         ("fused-ib", "relu", 2, [(48, 3, 4.0)]),
-        ("uib", "relu", 2, [(80, 35, 4.0), (80, 33, 2.0)]),
-        ("uib", "relu", 2, [(160, 35, 6.0), *[(160, 33, 4.0)] * 2, (160, 35, 4.0), (160, 33, 4.0), (160, 30, 4.0),
-                            (160, 0, 2.0), (160, 30, 4.0)]),
-        ("uib", "relu", 2, [(256, 55, 6.0), (256, 55, 4.0), *[(256, 35, 4.0)] * 2, (256, 0, 4.0), (256, 30, 4.0),
-                            (256, 35, 2.0), (256, 55, 4.0), *[(256, 0, 4.0)] * 2, (256, 50, 2.0)]),
+        ("uib", "relu", 2, [(80, _EXTRA_DW, 4.0), (80, (3, 3), 2.0)]),
+        ("uib", "relu", 2, [(160, _EXTRA_DW, 6.0), *[(160, (3, 3), 4.0)] * 2, (160, _EXTRA_DW, 4.0),
+                            (160, (3, 3), 4.0), (160, _CONV_NEXT, 4.0), (160, _FFN, 2.0), (160, _CONV_NEXT, 4.0)]),
+        ("uib", "relu", 2, [(256, (5, 5), 6.0), (256, (5, 5), 4.0), *[(256, _EXTRA_DW, 4.0)] * 2, (256, _FFN, 4.0),
+                            (256, _CONV_NEXT, 4.0), (256, _EXTRA_DW, 2.0), (256, (5, 5), 4.0),
+                            *[(256, _FFN, 4.0)] * 2, (256, (5, 0), 2.0)]),
     ]  # fmt: skip
     return _network(256, rows, Head(960, 1280, "relu"))
 

@@ -1,6 +1,6 @@
 """Residual block of two convolutions (ResNet, CVPR 2016, Section 3.3)."""
 
-from spaceevo.spaces.layers import Feature, Tracer
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.subnet import BlockSpec
 
 

@@ -1,6 +1,7 @@
 """Residual bottleneck (ResNet, CVPR 2016, Section 4.1), hidden width relative to the output width."""
 
-from spaceevo.spaces.layers import Feature, Tracer, make_divisible
+from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.subnet import BlockSpec
 
 

@@ -1,7 +1,7 @@
 """Residual bottleneck with squeeze-and-excite (RegNet, CVPR 2020, Section 4)."""
 
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.blocks.bottleneck import bottleneck
-from spaceevo.spaces.layers import Feature, Tracer
 from spaceevo.spaces.subnet import BlockSpec
 
 

@@ -1,6 +1,6 @@
 """One convolution: the stem of a network."""
 
-from spaceevo.spaces.layers import Feature, Tracer
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.subnet import BlockSpec
 
 

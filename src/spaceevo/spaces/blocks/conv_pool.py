@@ -1,6 +1,6 @@
 """A convolution and a max pool: the stem of a ResNet (CVPR 2016, Table 1)."""
 
-from spaceevo.spaces.layers import Feature, Tracer
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.subnet import BlockSpec
 
 

@@ -1,7 +1,7 @@
 """FBNetV3's strided block whose depthwise convolution crops a pixel (released model definitions)."""
 
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.blocks.mbv2 import inverted_residual
-from spaceevo.spaces.layers import Feature, Tracer
 from spaceevo.spaces.subnet import BlockSpec
 
 

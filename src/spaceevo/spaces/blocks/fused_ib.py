@@ -1,7 +1,7 @@
 """Fused inverted bottleneck without a projected shortcut (MobileNetV4, ECCV 2024, Section 4)."""
 
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.blocks.fused_mbconv import fused_mbconv
-from spaceevo.spaces.layers import Feature, Tracer
 from spaceevo.spaces.subnet import BlockSpec
 
 

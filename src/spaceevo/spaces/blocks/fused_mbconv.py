@@ -1,6 +1,7 @@
 """Fused MBConv: expansion and depthwise convolution in one dense k x k (EfficientNetV2, ICML 2021, Section 3.2)."""
 
-from spaceevo.spaces.layers import Feature, Tracer, make_divisible
+from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.subnet import BlockSpec
 
 

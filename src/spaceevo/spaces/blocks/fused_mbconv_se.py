@@ -1,7 +1,7 @@
 """Fused MBConv with squeeze-and-excite (EfficientNetV2, ICML 2021, Section 3.2)."""
 
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.blocks.fused_mbconv import fused_mbconv
-from spaceevo.spaces.layers import Feature, Tracer
 from spaceevo.spaces.subnet import BlockSpec
 
 

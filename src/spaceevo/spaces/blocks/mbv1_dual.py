@@ -1,6 +1,6 @@
 """MBv1-dual: two depthwise-separable convolutions and a shortcut (SpaceEvo, Section 4.1)."""
 
-from spaceevo.spaces.layers import Feature, Tracer
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.subnet import BlockSpec
 
 

@@ -1,6 +1,7 @@
 """MBv2: inverted residual with a linear bottleneck (MobileNetV2, CVPR 2018, Section 3)."""
 
-from spaceevo.spaces.layers import Activation, Feature, Tracer, make_divisible
+from spaceevo.graph.trace import Activation, Feature, Tracer
+from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.subnet import BlockSpec
 
 
@@ -46,8 +47,7 @@ def inverted_residual(
     if stacked:
         x = _depthwise_stack(x, net, k // 2, spec.stride, activation)
     else:
-        pad = k // 2 - 1 if cropped else None
-        x = net.depthwise("depthwise", x, kernel_size=k, stride=spec.stride, activation=activation, pad=pad)
+        x = net.depthwise("depthwise", x, kernel_size=k, stride=spec.stride, crop=int(cropped), activation=activation)
     if reduced:
         x = net.squeeze_excite("se", x, reduced, activation=se_activation, gate=se_gate)
     x = net.conv("project", x, spec.out_width)

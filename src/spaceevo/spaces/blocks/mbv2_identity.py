@@ -1,7 +1,7 @@
 """MBv2 as in MobileNetV2: no shortcut where shapes differ (CVPR 2018, Section 3)."""
 
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.blocks.mbv2 import inverted_residual
-from spaceevo.spaces.layers import Feature, Tracer
 from spaceevo.spaces.subnet import BlockSpec
 
 

@@ -1,7 +1,8 @@
 """MBv3: inverted residual with squeeze-and-excite (MobileNetV3, ICCV 2019, Section 5)."""
 
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.blocks.mbv2 import hidden_width, inverted_residual
-from spaceevo.spaces.layers import Feature, Tracer, make_divisible
+from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.subnet import BlockSpec
 
 

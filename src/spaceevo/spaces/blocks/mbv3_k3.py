@@ -1,7 +1,8 @@
 """MBv3-K3: the depthwise k x k of MBv3 as a stack of depthwise 3x3 (SpaceEvo, Section 4.1)."""
 
+from spaceevo.graph.trace import Feature, Tracer
 from spaceevo.spaces.blocks.mbv2 import hidden_width, inverted_residual
-from spaceevo.spaces.layers import Feature, Tracer, make_divisible
+from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.subnet import BlockSpec
 
 

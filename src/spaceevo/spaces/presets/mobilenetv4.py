@@ -8,7 +8,9 @@ from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
 from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import BlockType, Head
 
-UIB = BlockChoice(BlockType("uib", "relu"), (3, 5, 30, 33, 35, 50, 53, 55), (2.0, 3.0, 4.0, 6.0))
+#: Of the first and of the middle depthwise convolution
+KERNEL_SIZES = ((0, 3), (0, 5), (3, 0), (3, 3), (3, 5), (5, 0), (5, 3), (5, 5))
+UIB = BlockChoice(BlockType("uib", "relu"), KERNEL_SIZES, (2.0, 3.0, 4.0, 6.0))
 FUSED = BlockChoice(BlockType("fused-ib", "relu"), (3,), (2.0, 3.0, 4.0))
 STEM = BlockChoice(BlockType("conv", "relu"), (3,))
 

@@ -1,7 +1,7 @@
 """The hand-made space of ProxylessNAS, of MBv2 blocks (ICLR 2019; Once-for-All, ICLR 2020, multiplier 1.3)."""
 
+from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
-from spaceevo.spaces.layers import make_divisible
 from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import BlockType, Head
 

@@ -5,8 +5,8 @@ convolution, not three 3x3 of elastic depth; shortcuts that halve the size are s
 average pool before them.
 """
 
+from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
-from spaceevo.spaces.layers import make_divisible
 from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import BlockType, Head
 

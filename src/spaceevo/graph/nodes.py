@@ -81,12 +81,12 @@ class Node:
     @property
     def has_weights(self) -> bool:
         """Whether there are weights."""
-        return isinstance(self.op, Conv | Depthwise | Linear)
+        return isinstance(self.op, (Conv, Depthwise, Linear))
 
     @property
     def has_batch_norm(self) -> bool:
         """Whether a batch norm follows the sum."""
-        return isinstance(self.op, Conv | Depthwise) and self.op.norm == "batch_norm"
+        return isinstance(self.op, (Conv, Depthwise)) and self.op.norm == "batch_norm"
 
     @property
     def weights_id(self) -> str:

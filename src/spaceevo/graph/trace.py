@@ -32,6 +32,13 @@ from spaceevo.graph.tensors import Quantizer, Shape, Tensor
 
 Activation = Literal["relu", "relu6", "hard_swish", "swish", "hard_sigmoid", "sigmoid"]
 Placement = Literal["device", "published"]
+#: What follows an operator for its activation, and whether its result is multiplied with the operator's.
+_AFTER: dict[Activation | None, tuple[Op, bool]] = {
+    "hard_sigmoid": (Relabel(), False),
+    "sigmoid": (Sigmoid(), False),
+    "hard_swish": (Gate(), True),
+    "swish": (Sigmoid(), True),
+}
 _UNACTIVATED: dict[type[Op], Quantizer] = {Linear: "none", MaxPool: "input"}  # else "free"
 
 
@@ -52,6 +59,11 @@ class Feature(NamedTuple):
         return self.shape.channels
 
 
+def input_node(shape: Shape) -> Node:
+    """The first node of every program: it quantizes the input."""
+    return Node(INPUT, Quantize(), (INPUT,), shape, Tensor(shape, "free"), Role("", None, INPUT))
+
+
 class Tracer:
     """Collects the nodes that a declaration calls for.
 
@@ -60,18 +72,19 @@ class Tracer:
 
     Attributes:
         input: The program's input, quantized.
+        nodes: Those that were called for, up to now.
     """
 
     def __init__(self, shape: Shape) -> None:
-        self._nodes = [Node(INPUT, Quantize(), (INPUT,), shape, Tensor(shape, "free"), Role("", None, INPUT))]
+        self.input = Feature(INPUT, shape)
+        self.nodes: list[Node] = []
         self._stage: tuple[str, int | None] = ("", None)
         self._outer = self._scope = ""  # before a layer's name in an id, and of that what the role tells otherwise
-        self.input = Feature(INPUT, shape)
 
     @property
     def program(self) -> Program:
-        """The nodes up to now; the first quantizes the input."""
-        return tuple(self._nodes)
+        """The quantization of the input, and the nodes."""
+        return (input_node(self.input.shape), *self.nodes)
 
     @contextmanager
     def part(self, stage: str, block: int | None = None) -> Iterator[None]:
@@ -176,34 +189,30 @@ class Tracer:
         name, prefix = self._scope + name, self._outer
         role, layer_id = Role(*self._stage, name), prefix + name
         kept = None if weights is None else prefix + self._scope + weights
-        ids, x = tuple(feature.id for feature in inputs), inputs[0].shape
+        ids, x = tuple([feature.id for feature in inputs]), inputs[0].shape
         shape = op.out_shape(x)
-
-        def put(suffix: str, op: Op, ids: tuple[str, ...], x: Shape, quantizer: Quantizer) -> str:
-            node_id = layer_id + suffix
-            kept_here = kept if isinstance(op, Depthwise) else None
-            self._nodes.append(Node(node_id, op, ids, x, Tensor(shape, quantizer), role, kept_here))
-            return node_id
-
+        quantizer: Quantizer
         match activation:
             case None:
-                put(
-                    "", op, ids, x, "none" if isinstance(op, Linear) else "input" if isinstance(op, MaxPool) else "free"
-                )
+                quantizer = _UNACTIVATED.get(type(op), "free")
             case "relu" | "relu6":
-                put("", op, ids, x, activation)
+                quantizer = activation
             case "hard_sigmoid":
-                linear = put(":linear", op, ids, x, "hard_sigmoid_input")
-                put("", Relabel(), (linear,), shape, "gate")
-            case "sigmoid":
-                linear = put(":linear", op, ids, x, "free")
-                put("", Sigmoid(), (linear,), shape, "gate")
-            case "hard_swish" | "swish":
-                linear = put(":linear", op, ids, x, "free")
-                gate = put(":gate", Gate() if activation == "hard_swish" else Sigmoid(), (linear,), shape, "gate")
-                put("", Multiply(), (linear, gate), shape, "free")
+                quantizer = "hard_sigmoid_input"
+            case "sigmoid" | "hard_swish" | "swish":
+                quantizer = "free"
             case _:
                 assert_never(activation)
+        after = _AFTER.get(activation, ())
+        node_id = f"{layer_id}:linear" if after else layer_id
+        self.nodes.append(Node(node_id, op, ids, x, Tensor(shape, quantizer), role, kept))
+        if after:
+            gate, is_factor = after
+            gate_id = f"{layer_id}:gate" if is_factor else layer_id
+            self.nodes.append(Node(gate_id, gate, (node_id,), shape, Tensor(shape, "gate"), role))
+            if is_factor:
+                product = Tensor(shape, "free")
+                self.nodes.append(Node(layer_id, Multiply(), (node_id, gate_id), shape, product, role))
         return Feature(layer_id, shape)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 #: A choice on one axis; a tuple where a block type chooses several numbers at once, such as two kernel sizes.
 Value = int | float | tuple[int, ...]
@@ -39,7 +39,9 @@ class Block(NamedTuple):
     @property
     def choices(self) -> tuple[Value, ...]:
         """The value on every axis, in order: width, kernel size, expand ratio, and what is added."""
-        return (self.width, self.kernel_size, self.expand_ratio, *(value for _, value in self.added))
+        if not self.added:
+            return self[:3]
+        return (*self[:3], *(value for _, value in self.added))
 
     @classmethod
     def of(cls, choices: Sequence[Value], added: Sequence[Axis] = ()) -> Self:
@@ -49,12 +51,11 @@ class Block(NamedTuple):
             choices: In the order of `choices`.
             added: The axes that the block type adds.
         """
-        width, kernel_size, expand_ratio, *rest = choices
-        assert isinstance(width, int), width
-        assert not isinstance(kernel_size, float), kernel_size
-        assert not isinstance(expand_ratio, tuple), expand_ratio
-        names = (axis.name for axis in added)
-        return cls(width, kernel_size, expand_ratio, tuple(zip(names, rest, strict=True)))
+        width, kernel_size, expand_ratio = cast("tuple[int, int | tuple[int, ...], float]", tuple(choices[:3]))
+        if not added:
+            return cls(width, kernel_size, expand_ratio)
+        names = [axis.name for axis in added]
+        return cls(width, kernel_size, expand_ratio, tuple(zip(names, choices[3:], strict=True)))
 
     def common(self, other: Block) -> Block:
         """What two blocks share: on each axis the smaller value.

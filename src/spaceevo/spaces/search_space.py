@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cached_property
 from itertools import product
 from math import prod
 
@@ -34,7 +34,7 @@ class BlockChoice:
     added: tuple[Axis, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ElasticStage:
     """One stage of a search space.
 
@@ -52,7 +52,7 @@ class ElasticStage:
     depths: tuple[int, ...]
     stride: int
 
-    @property
+    @cached_property
     def axes(self) -> tuple[Axis, ...]:
         """What is chosen in a block, in the order of `Block.choices`."""
         choice = self.choice
@@ -65,7 +65,12 @@ class ElasticStage:
 
     def blocks(self) -> tuple[Block, ...]:
         """All choices of one block."""
-        return _blocks(self.axes)
+        return self._blocks
+
+    @cached_property
+    def _blocks(self) -> tuple[Block, ...]:
+        values = product(*(axis.values for axis in self.axes))
+        return tuple(Block.of(choices, self.choice.added) for choices in values)
 
     @property
     def num_substages(self) -> int:
@@ -246,20 +251,15 @@ def _placed(program: tuple[Node, ...], placement: Placement) -> tuple[Node, ...]
     return published(program) if placement == "published" else program
 
 
-@cache
-def _blocks(axes: tuple[Axis, ...]) -> tuple[Block, ...]:
-    return tuple(Block.of(choices, axes[3:]) for choices in product(*(axis.values for axis in axes)))
-
-
 def _mutate_stage(elastic: ElasticStage, stage: Stage, rng: random.Random, probability: float) -> Stage:
     depth = rng.choice(elastic.depths) if rng.random() < probability else len(stage.blocks)
     blocks = []
     for index in range(depth):
         old = stage.blocks[index] if index < len(stage.blocks) else elastic.sample_block(rng)
-        new = elastic.sample_block(rng)
+        drawn = [rng.choice(axis.values) for axis in elastic.axes]
         choices: list[Value] = [
             new_value if rng.random() < probability else old_value
-            for old_value, new_value in zip(old.choices, new.choices, strict=True)
+            for old_value, new_value in zip(old.choices, drawn, strict=True)
         ]
         blocks.append(Block.of(choices, elastic.choice.added))
     return replace(stage, blocks=tuple(blocks))

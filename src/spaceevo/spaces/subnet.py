@@ -8,10 +8,10 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from spaceevo import plugins
-from spaceevo.graph.nodes import HEAD, Node, Program
+from spaceevo.graph.nodes import HEAD, INPUT, Node, Program
 from spaceevo.graph.ops import Norm
 from spaceevo.graph.tensors import Shape, square
-from spaceevo.graph.trace import Activation, Feature, Tracer
+from spaceevo.graph.trace import Activation, Feature, Tracer, input_node
 from spaceevo.spaces.choices import Block, Value
 
 BLOCKS = "spaceevo.spaces.blocks"
@@ -145,15 +145,14 @@ def total_cost(costs: Sequence[Cost]) -> Cost:
 @cache
 def block_cost(block_type: BlockType, stride: int, in_shape: Shape, block: Block) -> Cost:
     """What one block costs; computed once for each argument, since few differ among many subnets."""
-    return _cost(block_program(Stage("", block_type, stride, (block,)), 0, in_shape))
+    nodes, _ = _trace_block.__wrapped__("", block_type, stride, 0, block, Feature(INPUT, in_shape))
+    return _cost(nodes)
 
 
 @cache
 def head_cost(head: Head, num_classes: int, in_shape: Shape) -> Cost:
     """What follows the stages costs."""
-    net = Tracer(in_shape)
-    _trace_head(head, num_classes, net.input, net)
-    return _cost(net.program)
+    return _cost(_trace_head(head, num_classes, Feature(INPUT, in_shape)))
 
 
 def _cost(program: Sequence[Node]) -> Cost:
@@ -165,27 +164,27 @@ def _cost(program: Sequence[Node]) -> Cost:
 @lru_cache(maxsize=4096)
 def network_program(subnet: Subnet) -> Program:
     """The program of a whole network."""
-    net = Tracer(subnet.in_shape)
-    x = net.input
+    nodes, x = [input_node(subnet.in_shape)], Feature(INPUT, subnet.in_shape)
     for stage in subnet.stages:
-        x = _trace_stage(stage, x, net)
-    _trace_head(subnet.head, subnet.num_classes, x, net)
-    return net.program
+        x = _trace_stage(stage, x, nodes)
+    nodes += _trace_head(subnet.head, subnet.num_classes, x)
+    return tuple(nodes)
 
 
 @lru_cache(maxsize=65536)
 def stage_program(stage: Stage, in_shape: Shape) -> Program:
     """The program of one stage alone; the first node quantizes its input."""
-    net = Tracer(in_shape)
-    _trace_stage(stage, net.input, net)
-    return net.program
+    nodes = [input_node(in_shape)]
+    _trace_stage(stage, Feature(INPUT, in_shape), nodes)
+    return tuple(nodes)
 
 
 def block_program(stage: Stage, index: int, in_shape: Shape) -> Program:
     """The program of one block of a stage alone, named as in the stage; the first node quantizes its input."""
-    net = Tracer(in_shape)
-    _trace_block(stage, index, net.input, net)
-    return net.program
+    stride = stage.stride if index == 0 else 1
+    x = Feature(INPUT, in_shape)
+    nodes, _ = _trace_block(stage.name, stage.block_type, stride, index, stage.blocks[index], x)
+    return (input_node(in_shape), *nodes)
 
 
 def stage_outputs(subnet: Subnet) -> dict[str, str]:
@@ -194,7 +193,9 @@ def stage_outputs(subnet: Subnet) -> dict[str, str]:
     return {node.role.stage: node.id for node in network_program(subnet) if node.role.stage in names}
 
 
-def _trace_head(head: Head, num_classes: int, x: Feature, net: Tracer) -> None:
+@lru_cache(maxsize=4096)
+def _trace_head(head: Head, num_classes: int, x: Feature) -> Program:
+    net = Tracer(x.shape)
     with net.part(HEAD):
         if head.final_expand:
             x = net.conv("final_expand", x, head.final_expand, activation=head.activation)
@@ -202,26 +203,33 @@ def _trace_head(head: Head, num_classes: int, x: Feature, net: Tracer) -> None:
         if head.feature_mix:
             x = net.conv("feature_mix", x, head.feature_mix, activation=head.activation, norm=head.feature_mix_norm)
         net.linear("logits", x, num_classes)
+    return tuple(net.nodes)
 
 
-def _trace_stage(stage: Stage, x: Feature, net: Tracer) -> Feature:
-    for index in range(len(stage.blocks)):
-        x = _trace_block(stage, index, x, net)
+def _trace_stage(stage: Stage, x: Feature, nodes: list[Node]) -> Feature:
+    for index, block in enumerate(stage.blocks):
+        stride = stage.stride if index == 0 else 1
+        traced, x = _trace_block(stage.name, stage.block_type, stride, index, block, x)
+        nodes += traced
     return x
 
 
-def _trace_block(stage: Stage, index: int, x: Feature, net: Tracer) -> Feature:
-    block = stage.blocks[index]
+@lru_cache(maxsize=65536)
+def _trace_block(
+    stage: str, block_type: BlockType, stride: int, index: int, block: Block, x: Feature
+) -> tuple[Program, Feature]:
+    """The nodes of a block, and what it puts out; remembered, since few blocks differ among many subnets."""
     spec = BlockSpec(
         in_width=x.channels,
         out_width=block.width,
         kernel_sizes=block.kernel_size if isinstance(block.kernel_size, tuple) else (block.kernel_size,),
         expand_ratio=block.expand_ratio,
-        stride=stage.stride if index == 0 else 1,
-        activation=stage.block_type.activation,
+        stride=stride,
+        activation=block_type.activation,
         added=block.added,
     )
-    declare = plugins.load(BLOCKS, stage.block_type.kind).declare
-    with net.part(stage.name, index):
+    declare = plugins.load(BLOCKS, block_type.kind).declare
+    net = Tracer(x.shape)
+    with net.part(stage, index):
         output: Feature = declare(spec, x, net)
-    return output
+    return tuple(net.nodes), output

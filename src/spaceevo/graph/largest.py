@@ -3,11 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from spaceevo.graph.nodes import Node
 from spaceevo.graph.ops import Conv, Depthwise, Linear, Op
-from spaceevo.graph.tensors import Shape, Tensor
+from spaceevo.graph.tensors import Tensor
+
+
+@dataclass(slots=True)
+class _Extent:
+    """A node, and how large it is in any program."""
+
+    node: Node
+    in_channels: int = 0
+    out_channels: int = 0
+    kernel_size: int = 0
+
+    def grow(self, node: Node) -> None:
+        if not self.node.inputs:
+            self.node = node  # a node knows more than mere weights
+        self.in_channels = max(self.in_channels, node.in_shape.channels)
+        self.out_channels = max(self.out_channels, node.out.shape.channels)
+        if isinstance(node.op, (Conv, Depthwise)):
+            self.kernel_size = max(self.kernel_size, node.op.kernel_size)
+
+    def largest(self) -> Node:
+        node = self.node
+        in_shape = node.in_shape._replace(channels=self.in_channels)
+        out = node.out._replace(shape=node.out.shape._replace(channels=self.out_channels))
+        return replace(node, op=self._op(node.op), in_shape=in_shape, out=out)
+
+    def _op(self, op: Op) -> Op:
+        match op:
+            case Conv():
+                return replace(op, width=self.out_channels, kernel_size=self.kernel_size)
+            case Depthwise():
+                return replace(op, kernel_size=self.kernel_size)
+            case Linear():
+                return replace(op, width=self.out_channels)
+            case _:  # has no parameters
+                return op
 
 
 def elementwise_maximum(programs: Iterable[Sequence[Node]]) -> dict[str, Node]:
@@ -15,39 +50,17 @@ def elementwise_maximum(programs: Iterable[Sequence[Node]]) -> dict[str, Node]:
 
     Weights that are kept under a name of their own get an entry under that name.
     """
-    largest: dict[str, Node] = {}
+    extents: dict[str, _Extent] = {}
 
     def grow(node: Node) -> None:
-        known = largest.setdefault(node.id, node)
-        if known is not node and known != node:
-            knows_more = known if known.inputs else node  # a node knows more than mere weights
-            largest[node.id] = replace(
-                knows_more,
-                op=_larger(knows_more.op, node.op if knows_more is known else known.op),
-                in_shape=_wider(known.in_shape, node.in_shape, knows_more.in_shape),
-                out=knows_more.out._replace(
-                    shape=_wider(known.out_shape, node.out_shape, knows_more.out_shape),
-                ),
-            )
+        extent = extents.get(node.id)
+        if extent is None:
+            extent = extents[node.id] = _Extent(node)
+        extent.grow(node)
 
     for node in (node for program in programs for node in program):
         if node.weights is not None and isinstance(node.op, Depthwise):
             op = Depthwise(node.op.kernel_size, norm="none")
-            grow(Node(node.weights, op, (), node.in_shape, Tensor(node.out_shape, "none"), node.role))
+            grow(Node(node.weights, op, (), node.in_shape, Tensor(node.out.shape, "none"), node.role))
         grow(node)
-    return largest
-
-
-def _larger(op: Op, other: Op) -> Op:
-    match op, other:
-        case Conv(), Conv():
-            return replace(op, width=max(op.width, other.width), kernel_size=max(op.kernel_size, other.kernel_size))
-        case Depthwise(), Depthwise():
-            return replace(op, kernel_size=max(op.kernel_size, other.kernel_size))
-        case Linear(), Linear():
-            return Linear(max(op.width, other.width))
-    return op
-
-
-def _wider(shape: Shape, other: Shape, kept: Shape) -> Shape:
-    return kept._replace(channels=max(shape.channels, other.channels))
+    return {node_id: extent.largest() for node_id, extent in extents.items()}

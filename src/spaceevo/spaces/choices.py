@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple, Self
 
 #: A choice on one axis; a tuple where a block type chooses several numbers at once, such as two kernel sizes.
 Value = int | float | tuple[int, ...]
@@ -51,11 +51,10 @@ class Block(NamedTuple):
             choices: In the order of `choices`.
             added: The axes that the block type adds.
         """
-        width, kernel_size, expand_ratio = cast("tuple[int, int | tuple[int, ...], float]", tuple(choices[:3]))
         if not added:
-            return cls(width, kernel_size, expand_ratio)
+            return cls._make((*choices, ()))
         names = [axis.name for axis in added]
-        return cls(width, kernel_size, expand_ratio, tuple(zip(names, choices[3:], strict=True)))
+        return cls._make((*choices[:3], tuple(zip(names, choices[3:], strict=True))))
 
     def common(self, other: Block) -> Block:
         """What two blocks share: on each axis the smaller value.

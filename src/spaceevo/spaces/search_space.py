@@ -13,7 +13,7 @@ from spaceevo.graph.largest import elementwise_maximum
 from spaceevo.graph.nodes import HEAD, INPUT, Node
 from spaceevo.graph.tensors import Shape
 from spaceevo.graph.trace import Placement, published
-from spaceevo.spaces.choices import Axis, Block, Value
+from spaceevo.spaces.choices import Axis, Block
 from spaceevo.spaces.subnet import BlockType, Head, Stage, Subnet, block_program, network_program
 
 
@@ -107,14 +107,11 @@ class ElasticStage:
 
     def contains_blocks(self, blocks: Sequence[Block]) -> bool:
         """Whether a stage of this elastic stage may have these blocks."""
-        return len(blocks) in self.depths and all(map(self.contains_block, blocks))
+        return len(blocks) in self.depths and self._all_blocks.issuperset(blocks)
 
-    def contains_block(self, block: Block) -> bool:
-        """Whether a block has the axes of this elastic stage, and a value of each."""
-        axes, choices = self.axes, block.choices
-        return len(choices) == len(axes) and all(
-            value in axis.values for value, axis in zip(choices, axes, strict=True)
-        )
+    @cached_property
+    def _all_blocks(self) -> frozenset[Block]:
+        return frozenset(self.blocks())
 
     def largest_nodes(self, in_shapes: Sequence[Shape], placement: Placement = "device") -> dict[str, Node]:
         """Per id the largest node over all stages: the parameters that a supernet needs for them.
@@ -254,12 +251,10 @@ def _placed(program: tuple[Node, ...], placement: Placement) -> tuple[Node, ...]
 def _mutate_stage(elastic: ElasticStage, stage: Stage, rng: random.Random, probability: float) -> Stage:
     depth = rng.choice(elastic.depths) if rng.random() < probability else len(stage.blocks)
     blocks = []
+    added, values = elastic.choice.added, [axis.values for axis in elastic.axes]
     for index in range(depth):
         old = stage.blocks[index] if index < len(stage.blocks) else elastic.sample_block(rng)
-        drawn = [rng.choice(axis.values) for axis in elastic.axes]
-        choices: list[Value] = [
-            new_value if rng.random() < probability else old_value
-            for old_value, new_value in zip(old.choices, drawn, strict=True)
-        ]
-        blocks.append(Block.of(choices, elastic.choice.added))
+        drawn = list(map(rng.choice, values))
+        choices = [new if rng.random() < probability else kept for kept, new in zip(old.choices, drawn, strict=True)]
+        blocks.append(Block.of(choices, added))
     return replace(stage, blocks=tuple(blocks))

@@ -1,7 +1,8 @@
 """A folder of plug-ins is its own registry: the file's name is the plug-in's name.
 
-Third parties add plug-ins with entry points in the group `spaceevo.<folder>`, for example
-`spaceevo.train.datasets`, whose value is a module with the same contents as a file of that folder.
+A plug-in is a module that puts one object, which keeps the protocol of its folder, under the name `PLUGIN`. Third
+parties add plug-ins with entry points in the group `spaceevo.<folder>`, for example `spaceevo.train.datasets`, whose
+value is such a module.
 """
 
 from __future__ import annotations
@@ -14,10 +15,68 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Generic, TypeVar
 
 from spaceevo.errors import PluginError, nearest
 
 _OURS = str(Path(__file__).parent)
+_ATTRIBUTE = "PLUGIN"
+P = TypeVar("P")
+
+
+class Registry(Generic[P]):
+    """The plug-ins of a folder.
+
+    Args:
+        package: The folder as a dotted module name, for example "spaceevo.train.datasets".
+        protocol: What each of them is.
+    """
+
+    def __init__(self, package: str, protocol: type[P]) -> None:
+        self.package, self.protocol = package, protocol
+        self._loaded: dict[str, P] = {}
+
+    def names(self) -> list[str]:
+        """The names of all plug-ins, sorted; underscores of file names read as hyphens."""
+        return names(self.package)
+
+    def load(self, name: str) -> P:
+        """The plug-in of a name.
+
+        Raises:
+            PluginError: The name is unknown (all names and the nearest spelling are told) or taken twice, or the
+                plug-in cannot be imported or lacks something.
+        """
+        if name not in self._loaded:
+            self._loaded[name] = self._checked(name, load(self.package, name))
+        return self._loaded[name]
+
+    def _checked(self, name: str, module: ModuleType) -> P:
+        kind = self.protocol.__name__
+        if _ATTRIBUTE not in vars(module):
+            raise PluginError(
+                f"The plug-in {name!r} has no {_ATTRIBUTE}",
+                found=f"{module.__name__} is a plug-in of {self.package}",
+                remedy=f"Put an object that is a {kind} there; the head of {self.package} says what that is",
+            )
+        plugin: P = vars(module)[_ATTRIBUTE]
+        missing = members(self.protocol).difference(dir(plugin))
+        if missing:
+            raise PluginError(
+                f"The plug-in {name!r} is no {kind}",
+                found=f"It lacks {', '.join(sorted(missing))}",
+                remedy=f"Add what is missing, or make it a subclass of {self.protocol.__module__}.{kind}",
+            )
+        return plugin
+
+
+def members(protocol: type) -> frozenset[str]:
+    """The names of all that a protocol asks for, its bases included."""
+    found: set[str] = set()
+    for base in protocol.__mro__:
+        if base.__module__ not in ("builtins", "typing", "abc"):
+            found.update(vars(base).get("__annotations__", ()), vars(base))
+    return frozenset(name for name in found if not name.startswith("_"))
 
 
 def names(package: str) -> list[str]:

@@ -88,6 +88,9 @@ def _program_faults(program: Program) -> Iterator[str]:
             yield f"{node.id} reads {_told(shapes[node.inputs[0]])}, not {_told(node.in_shape)}"
         if node.out.stays_float:
             yield f"{node.id} leaves its output in float"
+        if fault := _window_fault(node.op):
+            yield f"{node.id} has {fault}"
+            return
         if min(node.out_shape) < 1 or node.out_shape != node.op.out_shape(node.in_shape):
             yield f"{node.id} does not put out {_told(node.out_shape)}"
         if node.out.quantizer not in _quantizers(node.op):
@@ -108,6 +111,23 @@ def _program_faults(program: Program) -> Iterator[str]:
                 if shapes[node.inputs[1]] != expected:
                     yield f"{node.id} reads {_told(shapes[node.inputs[1]])} second, not {_told(expected)}"
         shapes[node.id], quantizers[node.id] = node.out_shape, node.out.quantizer
+
+
+def _window_fault(op: Op) -> str:
+    """What is wrong with the window of an operator that has one, "" for nothing."""
+    match op:
+        case Conv() | Depthwise() | MaxPool():
+            if op.kernel_size < 1 or op.kernel_size % 2 == 0:
+                return f"the kernel size {op.kernel_size}, which is not odd"
+            if op.stride < 1:
+                return f"the stride {op.stride}"
+            if not 0 <= op.padding <= op.kernel_size // 2:
+                return f"the padding {op.padding} around a kernel of {op.kernel_size}"
+            return ""
+        case Quantize() | Linear() | Pool() | Add() | Multiply() | Gate() | Sigmoid() | Relabel():
+            return ""
+        case _:
+            assert_never(op)
 
 
 def _quantizers(op: Op) -> tuple[Quantizer, ...]:

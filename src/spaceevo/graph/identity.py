@@ -1,7 +1,8 @@
 """What makes two programs, kernels or spaces the same: canonical JSON with a format version.
 
 A field that has its default is left out, so that a type may get a new field without changing what is known by its
-identity; a number that is whole is written as such, since 3 and 3.0 are equal.
+identity. A default is therefore part of the form: to change one is to raise `FORMAT`. A number that is whole is written
+as such, since 3 and 3.0 are equal.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, cast, get_args
 
 from pydantic import TypeAdapter
@@ -68,7 +69,7 @@ def canonical(value: object) -> Any:
             content = {
                 field.name: canonical(getattr(value, field.name))
                 for field in fields(value)
-                if field.default is MISSING or getattr(value, field.name) != field.default
+                if not _is_default(field, getattr(value, field.name))
             }
             name = type(value).__name__
             return {_OP: name, **content} if _OPS.get(name) is type(value) else content
@@ -86,6 +87,8 @@ def program_from_json(rows: Sequence[Mapping[str, Any]]) -> Program:
     Raises:
         ValueError: It is none; pydantic's errors are such, too.
     """
+    if not isinstance(rows, (list, tuple)):
+        raise ValueError(f"A program is a list of nodes, not {type(rows).__name__}")
     return tuple(_node(row) for row in rows)
 
 
@@ -95,7 +98,7 @@ def op_from_json(content: Mapping[str, Any]) -> Op:
     Raises:
         ValueError: It is none; pydantic's errors are such, too.
     """
-    values = dict(content)
+    values = _fields(content, "An operator")
     name = values.pop(_OP, None)
     if not isinstance(name, str) or name not in _OPS:
         raise ValueError(f"There is no operator {name!r}; there are {', '.join(_OPS)}")
@@ -103,6 +106,18 @@ def op_from_json(content: Mapping[str, Any]) -> Op:
         raise ValueError(f"{name} has no {', '.join(sorted(unknown))}")
     op: Op = _ADAPTERS[name].validate_python(values)
     return op
+
+
+def _is_default(field: Field[Any], value: object) -> bool:
+    if field.default_factory is not MISSING:
+        return bool(value == field.default_factory())
+    return field.default is not MISSING and bool(value == field.default)
+
+
+def _fields(content: object, what: str) -> dict[str, Any]:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{what} is an object with names, not {type(content).__name__}")
+    return dict(content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +137,8 @@ _REST = TypeAdapter(_Rest)
 
 
 def _node(row: Mapping[str, Any]) -> Node:
-    values = dict(row)
-    op = op_from_json(values.pop("op"))
+    values = _fields(row, "A node")
+    op = op_from_json(values.pop("op", None))
     if unknown := values.keys() - {field.name for field in fields(_Rest)}:
         raise ValueError(f"A node has no {', '.join(sorted(unknown))}")
     rest = _REST.validate_python(values)

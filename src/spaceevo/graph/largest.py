@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from spaceevo.graph.nodes import Node
-from spaceevo.graph.ops import Conv, Depthwise, Linear, Op
+from spaceevo.graph.ops import (
+    Add,
+    Conv,
+    Depthwise,
+    Gate,
+    Linear,
+    MaxPool,
+    Multiply,
+    Op,
+    Pool,
+    Quantize,
+    Relabel,
+    Sigmoid,
+)
 from spaceevo.graph.tensors import Tensor
 
 
@@ -41,8 +55,10 @@ class _Extent:
                 return replace(op, kernel_size=self.kernel_size)
             case Linear():
                 return replace(op, width=self.out_channels)
-            case _:  # has no parameters
-                return op
+            case Quantize() | Pool() | MaxPool() | Add() | Multiply() | Gate() | Sigmoid() | Relabel():
+                return op  # has no parameters
+            case _:
+                assert_never(op)
 
 
 def elementwise_maximum(programs: Iterable[Sequence[Node]]) -> dict[str, Node]:

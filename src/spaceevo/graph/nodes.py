@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
-from spaceevo.graph.ops import Conv, Depthwise, Linear, Op
+from spaceevo.graph.ops import Conv, Depthwise, Op
 from spaceevo.graph.tensors import Shape, Tensor
 
 #: Name of a program's input, and of the node that quantizes it.
@@ -81,7 +81,7 @@ class Node:
     @property
     def has_weights(self) -> bool:
         """Whether there are weights."""
-        return isinstance(self.op, (Conv, Depthwise, Linear))
+        return self.weight_shape != ()
 
     @property
     def has_batch_norm(self) -> bool:

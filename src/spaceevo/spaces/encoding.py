@@ -96,13 +96,16 @@ def decode(encoding: str, space: SearchSpace) -> Subnet:
     stages = []
     ends = [sum(depths[:number]) for number in range(len(depths) + 1)]
     for elastic, (start, end) in zip(space.stages, pairwise(ends), strict=True):
-        _check(end - start, elastic.depths, "depth", elastic.name, encoding)
+        _allowed(end - start, elastic.depths, "depth", elastic.name, encoding)
         axes = {axis.name: axis for axis in elastic.axes}
+        chosen: dict[str, list[Value]] = {}
         for name, values in columns.items():
-            axis = axes.get(name, Axis(name, (0,)))  # 0: the block type has no such axis
-            for index, value in enumerate(values[start:end]):
-                _check(value, axis.values, name.replace("_", " "), f"block {index} of {elastic.name}", encoding)
-        rows = zip(*(columns[name][start:end] for name in axes), strict=True)
+            axis, what = axes.get(name, Axis(name, (0,))), name.replace("_", " ")  # 0: the block type has no such axis
+            chosen[name] = [
+                _allowed(value, axis.values, what, f"block {index} of {elastic.name}", encoding)
+                for index, value in enumerate(values[start:end])
+            ]
+        rows = zip(*(chosen[name] for name in axes), strict=True)
         stages.append(elastic.stage(tuple(Block.of(choices, elastic.choice.added) for choices in rows)))
     return space.subnet(resolution, tuple(stages))
 
@@ -120,11 +123,13 @@ def _values(fields: dict[str, str], name: str, convert: Callable[[str], T], enco
         raise EncodingError(f"{encoding!r} has {text!r} after {name!r}", remedy="Write numbers joined by #") from None
 
 
-def _check(value: Value, allowed: tuple[Value, ...], what: str, where: str, encoding: str) -> None:
+def _allowed(value: Value, allowed: tuple[Value, ...], what: str, where: str, encoding: str) -> Value:
+    """The allowed value that is equal: the space's 16, where the encoding has 16.0."""
     if value not in allowed:
         raise EncodingError(
             f"{encoding!r} has {what} {_number(value)} in {where}", remedy=f"Allowed there: {_listed(allowed)}"
         )
+    return allowed[allowed.index(value)]
 
 
 def _listed(values: tuple[Value, ...]) -> str:

@@ -12,19 +12,34 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spaceevo.records import FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
+from spaceevo.graph.graphs import FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
+from spaceevo.graph.interpret import Interpreter
+from spaceevo.graph.nodes import Node
+from spaceevo.graph.ops import (
+    Add,
+    Conv,
+    Depthwise,
+    Gate,
+    Linear,
+    MaxPool,
+    Multiply,
+    Pool,
+    Quantize,
+    Relabel,
+    Sigmoid,
+)
+from spaceevo.graph.tensors import FIXED_QUANTIZERS, RELU6_MAX_SCALE, Tensor
 from spaceevo.seeding import numpy_random
-from spaceevo.spaces.operators import FIXED_QUANTIZERS, RELU6_MAX_SCALE, Operator
 
 NUM_SAMPLES = 4096
 TAIL = 0.001  # share of the samples beyond each end of the range
 
 
-def random_integer_graph(program: Sequence[Operator], seed: int, w_qmax: int = 127) -> IntegerGraph:
+def random_integer_graph(program: Sequence[Node], seed: int, w_qmax: int = 127) -> IntegerGraph:
     """A quantized network with random weights and plausible scales.
 
     Args:
-        program: Operators of a whole network or of a part that begins with "quantize".
+        program: A whole network, or a part that begins with the quantization of its input.
         seed: The same seed gives the same graph.
         w_qmax: Largest absolute weight code, 1 to 127.
 
@@ -32,40 +47,39 @@ def random_integer_graph(program: Sequence[Operator], seed: int, w_qmax: int = 1
         Its input is expected to have zero mean and unit variance per pixel.
     """
     rng = numpy_random(seed, "random graph")
+    samples = _Samples(rng)
     values: dict[str, np.ndarray] = {}  # float [NUM_SAMPLES]: what a tensor's elements look like
     quant_params: dict[str, QuantParams] = {}
     weights: dict[str, IntegerWeights] = {}
-    for operator in program:
-        if operator.has_weights:
-            source = operator.inputs[0]
-            weights[operator.name] = _weights(operator, values[source], quant_params[source], w_qmax, rng)
-        y = _output(operator, [values.get(name, np.zeros(0)) for name in operator.inputs], rng)
-        if operator.quantizer == "none":
+    for node in program:
+        if node.has_weights:
+            source = node.inputs[0]
+            weights[node.id] = _weights(node, values[source], quant_params[source], w_qmax, rng)
+        y = samples.apply(node, [values.get(name, np.zeros(0)) for name in node.inputs])
+        if node.out.quantizer == "none":
             continue
-        params = quant_params[operator.inputs[0]] if operator.quantizer == "input" else _quant_params(operator, y)
+        params = quant_params[node.inputs[0]] if node.out.quantizer == "input" else _quant_params(node.out, y)
         low, high = (params.scale * (code - params.zero_point) for code in (0, 255))
-        quant_params[operator.name] = params
-        values[operator.name] = np.clip(y, low, high)
+        quant_params[node.id] = params
+        values[node.id] = np.clip(y, low, high)
     return IntegerGraph(tuple(program), quant_params, weights)
 
 
-def random_float_graph(program: Sequence[Operator], seed: int) -> FloatGraph:
+def random_float_graph(program: Sequence[Node], seed: int) -> FloatGraph:
     """The FP32 twin of `random_integer_graph(program, seed)`."""
     graph = random_integer_graph(program, seed)
     weights = {}
-    for operator in program:
-        if operator.has_weights:
-            own = graph.weights[operator.name]
-            scales = own.scales.reshape(-1, *[1] * (own.codes.ndim - 1))
-            step = np.float32(graph.quant_params[operator.inputs[0]].scale) * own.scales
-            weights[operator.name] = FloatWeights(own.codes * scales, own.bias.astype(np.float32) * step)
+    for node in program:
+        if node.has_weights:
+            integer = graph.weights[node.id]
+            scales = integer.scales.reshape(-1, *[1] * (integer.codes.ndim - 1))
+            step = np.float32(graph.quant_params[node.inputs[0]].scale) * integer.scales
+            weights[node.id] = FloatWeights(integer.codes * scales, integer.bias.astype(np.float32) * step)
     return FloatGraph(tuple(program), weights)
 
 
-def _weights(
-    operator: Operator, x: np.ndarray, x_params: QuantParams, w_qmax: int, rng: np.random.Generator
-) -> IntegerWeights:
-    shape = operator.weight_shape
+def _weights(node: Node, x: np.ndarray, x_params: QuantParams, w_qmax: int, rng: np.random.Generator) -> IntegerWeights:
+    shape = node.weight_shape
     rows = rng.standard_normal((shape[0], math.prod(shape[1:])), np.float32)  # integers this small are exact
     rows *= w_qmax / 3
     np.clip(np.rint(rows, out=rows), -w_qmax, w_qmax, out=rows)
@@ -78,34 +92,59 @@ def _weights(
     return IntegerWeights(codes, scales, np.rint(bias).astype(np.int32))
 
 
-def _output(operator: Operator, inputs: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    x = inputs[0]
-    match operator.kind:
-        case "quantize" | "conv" | "linear":
-            return rng.normal(size=NUM_SAMPLES)
-        case "gate" | "relabel":
-            return np.asarray((x / 6 + 0.5).clip(0, 1))
-        case "sigmoid":
-            return np.asarray(1 / (1 + np.exp(-x)))
-        case "multiply" if operator.inputs[1] == f"{operator.name}:gate":
-            return np.asarray(x * inputs[1])  # the gate of these very elements
-        case "multiply":
-            return np.asarray(x * rng.permutation(inputs[1]))
-        case "add":
-            return np.asarray(x + rng.permutation(inputs[1]))
-        case "pool":  # neighbouring elements are alike: only half of each side counts as independent
-            return np.asarray(x.mean() + (x - x.mean()) * min(1.0, 2 / operator.in_size))
-        case "max_pool":
-            return np.asarray(np.maximum(x, rng.permutation(x)))
+class _Samples(Interpreter[np.ndarray]):
+    """What the elements of a tensor look like, float [NUM_SAMPLES]."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+
+    def _normal(self) -> np.ndarray:
+        return self.rng.normal(size=NUM_SAMPLES)
+
+    def quantize(self, node: Node, op: Quantize, x: np.ndarray) -> np.ndarray:
+        return self._normal()
+
+    def conv(self, node: Node, op: Conv, x: np.ndarray) -> np.ndarray:
+        return self._normal()
+
+    def depthwise(self, node: Node, op: Depthwise, x: np.ndarray) -> np.ndarray:
+        return self._normal()
+
+    def linear(self, node: Node, op: Linear, x: np.ndarray) -> np.ndarray:
+        return self._normal()
+
+    def gate(self, node: Node, op: Gate, x: np.ndarray) -> np.ndarray:
+        return np.asarray((x / 6 + 0.5).clip(0, 1))
+
+    def relabel(self, node: Node, op: Relabel, x: np.ndarray) -> np.ndarray:
+        return np.asarray((x / 6 + 0.5).clip(0, 1))
+
+    def sigmoid(self, node: Node, op: Sigmoid, x: np.ndarray) -> np.ndarray:
+        return np.asarray(1 / (1 + np.exp(-x)))
+
+    def multiply(self, node: Node, op: Multiply, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        # An activation's gate is that of these very elements
+        return np.asarray(a * (self.rng.permutation(b) if op.per_channel else b))
+
+    def add(self, node: Node, op: Add, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.asarray(a + self.rng.permutation(b))
+
+    def pool(self, node: Node, op: Pool, x: np.ndarray) -> np.ndarray:
+        # Neighbouring elements are alike: only half of each side counts as independent
+        share = min(1.0, 2 / math.sqrt(node.in_shape.num_positions))
+        return np.asarray(x.mean() + (x - x.mean()) * share)
+
+    def max_pool(self, node: Node, op: MaxPool, x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.maximum(x, self.rng.permutation(x)))
 
 
-def _quant_params(operator: Operator, y: np.ndarray) -> QuantParams:
-    if operator.quantizer in FIXED_QUANTIZERS:
-        return QuantParams(*FIXED_QUANTIZERS[operator.quantizer])
+def _quant_params(tensor: Tensor, y: np.ndarray) -> QuantParams:
+    if tensor.quantizer in FIXED_QUANTIZERS:
+        return QuantParams(*FIXED_QUANTIZERS[tensor.quantizer])
     low, high = (float(np.quantile(y, share)) for share in (TAIL, 1 - TAIL))
-    low = min(low, 0.0) if operator.quantizer == "free" else 0.0
+    low = min(low, 0.0) if tensor.quantizer == "free" else 0.0
     scale = (max(high, 0.0) - low) / 255
-    if operator.quantizer == "relu6":
+    if tensor.quantizer == "relu6":
         scale = min(scale, RELU6_MAX_SCALE)
     scale = float(np.float32(scale))
     return QuantParams(scale, round(-low / scale))

@@ -17,9 +17,8 @@ from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.records import AssessedNetwork, PredictorAssessment, TargetDescription
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.hyperspace import Hyperspace
-from spaceevo.spaces.operators import operators
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import Subnet, network_layers
+from spaceevo.spaces.subnet import Subnet, network_program
 
 
 def assess(
@@ -71,7 +70,7 @@ def assess_networks(
     precision: Precision = "int8",
 ) -> PredictorAssessment:
     """Measure given networks, each with its space, and compare with what is predicted; see `assess`."""
-    programs = [operators(network_layers(subnet)) for _, subnet in pairs]
+    programs = [network_program(subnet) for _, subnet in pairs]
     jobs: list[tuple[str, Program, Precision]] = [
         (f"unseen {number}", program, precision) for number, program in enumerate(programs)
     ]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from spaceevo.errors import EncodingError
+from spaceevo.graph.nodes import HEAD, Program
 from spaceevo.predict.predictor import LatencyPredictor
-from spaceevo.spaces.encoding import decode
-from spaceevo.spaces.operators import Operator, operators
+from spaceevo.spaces.encoding import decode, words
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import Stage, Subnet, block_layers, network_layers
+from spaceevo.spaces.subnet import Stage, Subnet, block_program, network_program
 
 ABSENT = -1
 _LETTERS = list("dkwer")  # of the fields of an encoding
@@ -38,8 +38,7 @@ class BatchPredictor:
         self._numbers = [{block: number for number, block in enumerate(stage.blocks())} for stage in space.stages]
         # The same by what `encode` writes, which is read without making numbers of it.
         self._words = [
-            {(str(b.kernel_size), str(b.width), str(b.expand_ratio or 0)): number for b, number in numbers.items()}
-            for numbers in self._numbers
+            {words(block): number for block, number in numbers.items() if not block.added} for numbers in self._numbers
         ]
         self._depths = [{str(depth): depth for depth in stage.depths} for stage in space.stages]
         self._resolutions = {str(resolution): number for number, resolution in enumerate(space.resolutions)}
@@ -47,7 +46,7 @@ class BatchPredictor:
             np.array([stage.widths.index(block.width) for block in stage.blocks()], np.int32) for stage in space.stages
         ]
         programs, shapes = self._programs()
-        predictor.prepare(operator for program in programs for operator in program)
+        predictor.prepare(node for program in programs for node in program)
         latencies = np.array([predictor.blocks_ms(program) for program in programs])
         outside = np.array([predictor.num_extrapolated(program) for program in programs], np.int32)
         start = 0
@@ -182,36 +181,33 @@ class BatchPredictor:
                 f"A row names no subnet of {self.space.encoding}", found=f"Row {number}: {otherwise} of the space"
             )
 
-    def _programs(self) -> tuple[list[tuple[Operator, ...]], list[tuple[int, ...]]]:
+    def _programs(self) -> tuple[list[Program], list[tuple[int, ...]]]:
         """The program of every entry of every table, and the shapes of the tables."""
         space = self.space
-        sample = space.smallest()
-        programs = [
-            operators(network_layers(space.subnet(resolution, sample.stages)))[:1] for resolution in space.resolutions
-        ]
+        smallest = space.smallest().stages
+        networks = [network_program(space.subnet(resolution, smallest)) for resolution in space.resolutions]
+        programs = [program[:1] for program in networks]
         shapes: list[tuple[int, ...]] = [(len(space.resolutions),)]
-        sizes = list(space.resolutions)
-        before: tuple[int, ...] = (3,)
+        reads = [program[0].in_shape for program in networks]  # what a stage reads, at each resolution
+        before: tuple[int, ...] = (reads[0].channels,)
         for elastic in space.stages:
             for index, widths in ((0, before), (1, elastic.widths)):
-                for size in sizes:
+                for shape in reads:
                     for width in widths:
                         for block in elastic.blocks():
-                            layers = block_layers(elastic.stage((block,) * (index + 1)), index, width, size)
-                            programs.append(operators(layers)[1:])
+                            stage = elastic.stage((block,) * (index + 1))
+                            programs.append(block_program(stage, index, shape._replace(channels=width))[1:])
                 if index == 0:
-                    sizes = [
-                        block_layers(elastic.stage(elastic.blocks()[:1]), 0, before[0], size)[-1].out_size
-                        for size in sizes
-                    ]
-                shapes.append((len(sizes), len(widths), len(elastic.blocks())))
+                    first = elastic.stage(elastic.blocks()[:1])
+                    reads = [block_program(first, 0, shape)[-1].out_shape for shape in reads]
+                shapes.append((len(reads), len(widths), len(elastic.blocks())))
             before = elastic.widths
         last = space.stages[-1]
         for resolution in space.resolutions:
             for width in before:
                 block = next(block for block in last.blocks() if block.width == width)
-                stages = (*sample.stages[:-1], last.stage((block,) * last.depths[0]))
-                program = operators(network_layers(space.subnet(resolution, stages)))
-                programs.append(tuple(operator for operator in program if operator.name.startswith("head/")))
+                stages = (*smallest[:-1], last.stage((block,) * last.depths[0]))
+                program = network_program(space.subnet(resolution, stages))
+                programs.append(tuple(node for node in program if node.role.stage == HEAD))
         shapes.append((len(space.resolutions), len(before)))
         return programs, shapes

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
+from spaceevo.graph.tensors import Shape, square
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice
-from spaceevo.spaces.subnet import stage_layers
+from spaceevo.spaces.subnet import stage_program
 
 
 class Extreme(NamedTuple):
@@ -45,9 +46,9 @@ def _blocks(
 ) -> tuple[int, ...]:
     """Per searched stage the block type whose largest sub-stage is slowest, or whose smallest one is fastest.
 
-    Of the stage before it a stage knows width and size only, which are the same for all block types there.
+    Of the stage before it a stage knows the shape only, which is the same for all block types there.
     """
-    width, size = 3, hyperspace.resolutions[-1 if largest else 0]
+    shape = square(3, hyperspace.resolutions[-1 if largest else 0])
     chosen: list[int] = []
     for stage in hyperspace.stages:
         window = stage.num_windows - 1 if largest else 0
@@ -56,11 +57,11 @@ def _blocks(
             if stage.is_searched and (len(chosen), block) in excluded:
                 continue
             elastic = stage.elastic(block, window)
-            layers = stage_layers(elastic.largest() if largest else elastic.smallest(), width, size)
-            latencies[block] = predictor.stage_ms(layers)
+            program = stage_program(elastic.largest() if largest else elastic.smallest(), shape)
+            latencies[block] = predictor.stage_ms(program)
         if stage.is_searched:
             chosen.append((max if largest else min)(latencies, key=latencies.__getitem__))
-        width, size = layers[-1].out_channels, layers[-1].out_size
+        shape = program[-1].out_shape
     return tuple(chosen)
 
 
@@ -77,7 +78,7 @@ class SmallestLatency:
 
     def __init__(self, predictor: LatencyPredictor, hyperspace: Hyperspace, num_classes: int) -> None:
         self._predictor, self._hyperspace, self._num_classes = predictor, hyperspace, num_classes
-        self._known: dict[tuple[int, ...], tuple[float, int]] = {}
+        self._known: dict[tuple[int, int, int, Shape], tuple[float, Shape]] = {}
         self._rest: dict[tuple[int, int], float] = {}
 
     def __call__(self, choice: SpaceChoice) -> float:
@@ -86,15 +87,16 @@ class SmallestLatency:
 
     def _at(self, choice: SpaceChoice, resolution: int) -> float:
         chosen = iter(zip(choice.blocks, choice.windows, strict=True))
-        total, width, size = 0.0, 3, resolution
+        total, shape = 0.0, square(3, resolution)
         for number, stage in enumerate(self._hyperspace.stages):
             block, window = next(chosen) if stage.is_searched else (0, 0)
-            key = (number, block, window, width, size)
+            key = (number, block, window, shape)
             if key not in self._known:
-                layers = stage_layers(stage.elastic(block, window).smallest(), width, size)
-                self._known[key] = self._predictor.stage_ms(layers), layers[-1].out_size
-            own, size = self._known[key]
-            total, width = total + own, stage.widths[window]
+                program = stage_program(stage.elastic(block, window).smallest(), shape)
+                self._known[key] = self._predictor.stage_ms(program), program[-1].out_shape
+            stage_ms, shape = self._known[key]
+            total += stage_ms
+        width = shape.channels
         if (width, resolution) not in self._rest:  # input and head
             space = self._hyperspace.space(choice, self._num_classes)
             subnet = space.subnet(resolution, space.smallest().stages)

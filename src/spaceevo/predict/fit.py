@@ -9,6 +9,7 @@ import numpy as np
 
 from spaceevo import seeding
 from spaceevo.errors import TargetError
+from spaceevo.graph.nodes import Node
 from spaceevo.measure.campaign import Precision, Program, measure_programs
 from spaceevo.measure.session import Plan, Progress
 from spaceevo.measure.store import Store
@@ -16,9 +17,8 @@ from spaceevo.predict.predictor import LatencyPredictor, work_of
 from spaceevo.predict.regression import Settings, choose_settings
 from spaceevo.records import TargetDescription
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice
-from spaceevo.spaces.operators import Operator, operators
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import Subnet, network_layers
+from spaceevo.spaces.subnet import Subnet, network_program
 
 PLAN = Plan()
 _CORNER_EVERY = 6
@@ -72,7 +72,7 @@ def fit_networks(
     precision: Precision = "int8",
 ) -> LatencyPredictor:
     """Measure given networks and fit a predictor on their latencies; see `fit`."""
-    programs = [operators(network_layers(subnet)) for subnet in subnets]
+    programs = [network_program(subnet) for subnet in subnets]
     jobs: list[tuple[str, Program, Precision]] = [
         (f"fit {number}", program, precision) for number, program in enumerate(programs)
     ]
@@ -140,7 +140,7 @@ def random_pairs(
 
 def fit_measured(
     target: TargetDescription,
-    programs: Sequence[Sequence[Operator]],
+    programs: Sequence[Sequence[Node]],
     latencies_ms: Sequence[float],
     *,
     settings: Settings | None = None,
@@ -153,7 +153,7 @@ def fit_measured(
         programs: Of whole networks or of stages.
         latencies_ms: Of each, positive.
         settings: Of the regression; None chooses those under which the measurements are likeliest.
-        use_blocks: Whether a block may have an error of its own, beside its operators'; the latencies are then
+        use_blocks: Whether a block may have an error of its own, beside its kernels'; the latencies are then
             taken for sums of blocks with hardly any noise.
 
     Raises:

@@ -18,9 +18,8 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import nnls
 from scipy.sparse import csr_matrix
 
-from spaceevo.predict.features import features, place
+from spaceevo.predict.features import Kernel, features, place
 from spaceevo.records import Record
-from spaceevo.spaces.operators import Operator
 
 Block = tuple[tuple[int, int], ...]  # (kernel, how often), ascending
 _RIDGE = 1e-3  # only so that features that say the same share their coefficient
@@ -70,7 +69,7 @@ class Work:
         latencies: Of each, in ms.
     """
 
-    kernels: tuple[Operator, ...]
+    kernels: tuple[Kernel, ...]
     blocks: tuple[Block, ...]
     rows: tuple[Block, ...]
     latencies: np.ndarray
@@ -104,7 +103,7 @@ class Group:
     high: np.ndarray
     places: np.ndarray
     weights: np.ndarray
-    own: dict[Operator, float]
+    own: dict[Kernel, float]
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,11 @@ class Solution:
 
     base_ms: float
     groups: dict[str, Group]
-    blocks: dict[frozenset[tuple[Operator, int]], float]
+    blocks: dict[frozenset[tuple[Kernel, int]], float]
     least_ms: float
     settings: Settings
 
-    def kernel_ms(self, kernels: Sequence[Operator], group_name: str) -> np.ndarray:
+    def kernel_ms(self, kernels: Sequence[Kernel], group_name: str) -> np.ndarray:
         """Latencies of kernels of one group, in ms: all positive.
 
         Args:

@@ -53,10 +53,10 @@ from spaceevo.records import (
 from spaceevo.report.html import render_target
 from spaceevo.runtimes import profile_of
 from spaceevo.runtimes._models import MODEL_SUFFIXES
+from spaceevo.spaces.encoding import is_encoding
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.named import is_encoding, named_space, named_subnet
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import Subnet, network_layers
+from spaceevo.spaces.named import named_space, named_subnet
+from spaceevo.spaces.subnet import Subnet, network_program
 
 TARGETS = Path("targets")
 HELD, TABLES = 20_000, 8  # networks and tables in memory at a time
@@ -231,11 +231,7 @@ def measure_all(
     rooms = {name: plugins.load(METRICS, name) for name in metrics}
     files = [name for name in names if _is_file(name, device.target.runtime)]
     subnets = {name: named_subnet(name, space, num_classes) for name in names if name not in files}
-    jobs = [
-        (name, operators(network_layers(subnet)), precision)
-        for name, subnet in subnets.items()
-        for precision in precisions
-    ]
+    jobs = [(name, network_program(subnet), precision) for name, subnet in subnets.items() for precision in precisions]
     check_sizes(jobs)
     with RunFolder(claim_folder(device.folder, "target", "--folder")).locked(), device.store() as store:
         own = measure_files(device.target, [Path(name) for name in files], store, Plan(), part(progress, 0, 0.4))
@@ -439,7 +435,7 @@ def _predicted(
     programs = []
     for one in networks:
         with _told(one):
-            programs.append(operators(network_layers(named_subnet(one.word, space, num_classes))))
+            programs.append(network_program(named_subnet(one.word, space, num_classes)))
             predictor.prepare(programs[-1])
     return [(predictor.program_ms(program), predictor.num_extrapolated(program)) for program in programs]
 
@@ -521,7 +517,7 @@ def _model(device: Device, name: str, network: _Network | None) -> Iterator[Path
     subnet, precision = network
     device.work_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=device.work_dir) as folder:
-        program = (name, operators(network_layers(subnet)), precision)
+        program = (name, network_program(subnet), precision)
         yield export_program(device.target, program, Path(folder) / "model")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,10 @@ from typing import Literal
 
 from spaceevo import plugins
 from spaceevo.errors import ExportError, NoSpaceError, TargetError, UnstableSessionError
+from spaceevo.graph.identity import canonical_json, identity, program_to_json
+from spaceevo.graph.nodes import Program
+from spaceevo.graph.tensors import square
+from spaceevo.graph.trace import Tracer
 from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.measure.session import FasterReferenceError, Plan, Progress, Reference, measure
@@ -24,11 +27,8 @@ from spaceevo.measure.store import REFERENCE, Stale, Store, Subject
 from spaceevo.measure.target import RUNTIMES, connect
 from spaceevo.records import Measurement, TargetDescription
 from spaceevo.runtimes._models import Model
-from spaceevo.spaces.layers import INPUT, Feature, Tracer
-from spaceevo.spaces.operators import Operator, operators
 
 Precision = Literal["int8", "fp32"]
-Program = tuple[Operator, ...]
 _FOLDER = "spaceevo-models-"
 _SEED = 0  # of the random weights; a latency does not depend on them
 _MAX_WEIGHTS = 2**29  # that a file of 2 GiB holds in FP32: the largest in ONNX and TFLite
@@ -67,7 +67,7 @@ def measure_programs(
         NoSpaceError: The disk is full, or a folder cannot be written.
     """
     subjects = [
-        Subject(_digest(repr(program)), precision, target, repr(plan), name=name, program=_as_json(program))
+        Subject(identity(program), precision, target, canonical_json(plan), name=name, program=_as_json(program))
         for name, program, precision in programs
     ]
 
@@ -100,7 +100,7 @@ def measure_files(
     """
     runtime = plugins.load(RUNTIMES, target.runtime)
     models = [runtime.open_model(path) for path in paths]
-    subjects = [Subject(model.digest, "file", target, repr(plan), name=model.path.name) for model in models]
+    subjects = [Subject(model.digest, "file", target, canonical_json(plan), name=model.path.name) for model in models]
 
     progress = _never_back(progress)
 
@@ -168,7 +168,7 @@ def measure_metric_of_file(target: TargetDescription, metric: ModuleType, path: 
 def reference_subject(target: TargetDescription) -> Subject:
     """Under what the store keeps how long a target's reference model took when the target was first measured."""
     program = reference_program()
-    return Subject(_digest(repr(program)), REFERENCE, target, "", name=REFERENCE, program=_as_json(program))
+    return Subject(identity(program), REFERENCE, target, "", name=REFERENCE, program=_as_json(program))
 
 
 def reference_ms(store: Store, target: TargetDescription) -> float | None:
@@ -194,14 +194,14 @@ def stale_measurements(store: Store, target: TargetDescription) -> list[Stale]:
 @cache
 def reference_program() -> Program:
     """A small network with a bit of everything, 3.4 million MACs."""
-    net = Tracer()
-    x = net.conv("first", Feature(INPUT, 3, 32), 16, kernel_size=3, stride=2, activation="relu")
+    net = Tracer(square(3, 32))
+    x = net.conv("first", net.input, 16, kernel_size=3, stride=2, activation="relu")
     x = net.conv("expand", x, 64, activation="relu")
     x = net.depthwise("depthwise", x, kernel_size=3, activation="relu")
     x = net.conv("project", x, 32)
     x = net.conv("mix", x, 32, kernel_size=3, activation="relu")
     net.linear("logits", net.pool("pool", x), 10)
-    return operators(tuple(net.layers))
+    return net.program
 
 
 def _measure(
@@ -369,13 +369,13 @@ def export_program(
         ExportError: The program cannot be written.
     """
     check_sizes([program])
-    name, operators, precision = program
+    name, nodes, precision = program
     runtime = plugins.load(RUNTIMES, target.runtime)
     path, notes = stem.with_suffix(runtime.SUFFIX), {"name": name, **(metadata or {})}
     if precision == "int8":
-        runtime.export_int8(random_integer_graph(operators, _SEED, target.w_qmax), path, notes)
+        runtime.export_int8(random_integer_graph(nodes, _SEED, target.w_qmax), path, notes)
     else:
-        runtime.export_fp32(random_float_graph(operators, _SEED), path, notes)
+        runtime.export_fp32(random_float_graph(nodes, _SEED), path, notes)
     return path
 
 
@@ -413,19 +413,6 @@ def _stored(store: Store, subject: Subject) -> Measurement:
     return measurement
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _as_json(program: Program) -> str:
-    """Operators as objects, without what has its default."""
-    return json.dumps(
-        [
-            {
-                field.name: getattr(operator, field.name)
-                for field in fields(operator)
-                if getattr(operator, field.name) != field.default
-            }
-            for operator in program
-        ]
-    )
+    """Nodes as objects, without what has its default."""
+    return json.dumps(program_to_json(program))

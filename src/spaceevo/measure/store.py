@@ -43,13 +43,13 @@ class Subject:
     """What a measurement is of, where, and how it is measured.
 
     Attributes:
-        what: SHA-256 of the architecture (`repr` of its program) or of a model file.
+        what: SHA-256 of the architecture (the `identity` of its program) or of a model file.
         precision: "int8", "fp32", "file", or `REFERENCE`.
         target: The target; its name counts too.
-        plan: How it is measured: the `repr` of a `Plan`.
+        plan: How it is measured: a `Plan` as canonical JSON.
         reference_ms: What the reference model took when the target was first measured.
         name: For people; does not count.
-        program: The operators of the architecture as JSON, "" for a file; does not count, as `what` does.
+        program: The nodes of the architecture as JSON, "" for a file; does not count, as `what` does.
     """
 
     what: str
@@ -80,7 +80,7 @@ class Row:
         subject: What it is of.
         spaceevo: The version that measured it.
         created: When, in ISO 8601, UTC.
-        measurement: It.
+        measurement: What was measured.
     """
 
     subject: Subject

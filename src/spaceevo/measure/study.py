@@ -10,13 +10,15 @@ from statistics import geometric_mean
 
 from spaceevo import plugins
 from spaceevo.errors import UnstableSessionError
-from spaceevo.measure.campaign import Precision, Program, measure_programs
+from spaceevo.graph.nodes import Program
+from spaceevo.graph.tensors import square
+from spaceevo.graph.trace import Activation, Feature, Tracer
+from spaceevo.measure.campaign import Precision, measure_programs
 from spaceevo.measure.session import Plan, Progress
 from spaceevo.measure.store import Store
 from spaceevo.records import Measurement, Study, StudyRow, TargetDescription
+from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.hyperspace import Hyperspace
-from spaceevo.spaces.layers import INPUT, Activation, Feature, Tracer, make_divisible
-from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import BLOCKS, BlockSpec
 
 WIDTHS = (16, 48, 128)
@@ -47,9 +49,9 @@ def _squeeze_excite(net: Tracer, x: Feature, name: str) -> Feature:
     return net.squeeze_excite(name, x, make_divisible(x.channels / 4))
 
 
-def _block(kind: str, kernel_size: int, expand_ratio: float, activation: Activation) -> Declare:
+def _block(kind: str, kernel_sizes: tuple[int, ...], expand_ratio: float, activation: Activation) -> Declare:
     def declare(net: Tracer, x: Feature, name: str) -> Feature:
-        spec = BlockSpec(x.channels, x.channels, kernel_size, expand_ratio, 1, activation)
+        spec = BlockSpec(x.channels, x.channels, kernel_sizes, expand_ratio, 1, activation)
         with net.scope(name):
             output: Feature = plugins.load(BLOCKS, kind).declare(spec, x, net)
         return output
@@ -80,7 +82,8 @@ def block_types(hyperspace: Hyperspace) -> dict[str, Declare]:
         kind, activation = choice.block_type.kind, choice.block_type.activation
         kernel_size = 3 if 3 in choice.kernel_sizes else choice.kernel_sizes[0]
         ratio = choice.expand_ratios[len(choice.expand_ratios) // 2]
-        declared.setdefault(str(choice.block_type), _block(kind, kernel_size, ratio, activation))
+        kernel_sizes = kernel_size if isinstance(kernel_size, tuple) else (kernel_size,)
+        declared.setdefault(str(choice.block_type), _block(kind, kernel_sizes, ratio, activation))
     return declared
 
 
@@ -279,16 +282,16 @@ def _listed(names: Sequence[str], speedups: dict[str, float]) -> str:
 
 
 def _chain(point: _Point) -> Program:
-    net = Tracer()
-    x = net.conv("first", Feature(INPUT, 3, point.size), point.width, activation="relu")
+    net = Tracer(square(3, point.size))
+    x = net.conv("first", net.input, point.width, activation="relu")
     for copy in range(point.copies):
         x = point.declare(net, x, f"copy{copy}")
     net.pool("pool", x)
-    return operators(tuple(net.layers))
+    return net.program
 
 
 def _with_copies(point: _Point) -> _Point:
-    macs = sum(op.macs for op in _chain(point))
+    macs = sum(node.macs for node in _chain(point))
     return replace(point, copies=max(1, min(_MAX_COPIES, int(_CHAIN_MACS / macs))))
 
 

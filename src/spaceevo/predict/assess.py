@@ -9,7 +9,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from spaceevo.errors import TargetError
-from spaceevo.measure.campaign import Precision, Program, measure_programs, reference_ms
+from spaceevo.graph.nodes import Program
+from spaceevo.measure.campaign import Precision, measure_programs, reference_ms
 from spaceevo.measure.session import Plan, Progress
 from spaceevo.measure.store import Store
 from spaceevo.predict.fit import PLAN, fit_subnets, random_pairs

@@ -9,8 +9,8 @@ import numpy as np
 
 from spaceevo import seeding
 from spaceevo.errors import TargetError
-from spaceevo.graph.nodes import Node
-from spaceevo.measure.campaign import Precision, Program, measure_programs
+from spaceevo.graph.nodes import Node, Program
+from spaceevo.measure.campaign import Precision, measure_programs
 from spaceevo.measure.session import Plan, Progress
 from spaceevo.measure.store import Store
 from spaceevo.predict.predictor import LatencyPredictor, work_of

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spaceevo.spaces.layers import peak_activation_bytes
-from spaceevo.spaces.subnet import Subnet, network_layers
+from spaceevo.graph.nodes import peak_activation_bytes
+from spaceevo.spaces.subnet import Subnet, network_program
 
 ABOUT = "Largest total of the INT8 tensors that are alive at once, operators run in order; computed."
 DEVICE = False
@@ -11,4 +11,4 @@ DEVICE = False
 
 def features(subnet: Subnet) -> tuple[float, ...]:
     """The value itself."""
-    return (peak_activation_bytes(network_layers(subnet)) / 2**20,)
+    return (peak_activation_bytes(network_program(subnet)) / 2**20,)

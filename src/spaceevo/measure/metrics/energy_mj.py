@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from spaceevo.errors import TargetError
+from spaceevo.graph.nodes import layers
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
-from spaceevo.spaces.subnet import Subnet, network_layers
+from spaceevo.spaces.subnet import Subnet, network_program
 
 ABOUT = "Energy of an inference by the device's own counter, all that runs beside it included."
 DEVICE = True
@@ -42,6 +43,6 @@ def measure(transport: Transport, target: TargetDescription, path: Path, latency
 
 def features(subnet: Subnet) -> tuple[float, ...]:
     """A constant, layers, millions of MACs, of parameters and of elements put out."""
-    layers = network_layers(subnet)
-    elements = sum(layer.out_channels * layer.out_size**2 for layer in layers)
-    return 1.0, float(len(layers)), subnet.macs / 1e6, subnet.num_params / 1e6, elements / 1e6
+    outputs = [layer[-1].out_shape for layer in layers(network_program(subnet)[1:])]
+    elements = sum(shape.num_elements for shape in outputs)
+    return 1.0, float(len(outputs)), subnet.macs / 1e6, subnet.num_params / 1e6, elements / 1e6

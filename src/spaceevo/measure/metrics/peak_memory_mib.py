@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spaceevo.graph.nodes import peak_activation_bytes
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
-from spaceevo.spaces.layers import peak_activation_bytes
-from spaceevo.spaces.subnet import Subnet, network_layers
+from spaceevo.spaces.subnet import Subnet, network_program
 
 ABOUT = "Largest resident memory of a fresh process that loads the model and runs it a few times."
 DEVICE = True
@@ -24,4 +24,4 @@ def measure(transport: Transport, target: TargetDescription, path: Path, latency
 
 def features(subnet: Subnet) -> tuple[float, ...]:
     """A constant (the runtime), parameters, activations."""
-    return 1.0, subnet.num_params / 2**20, peak_activation_bytes(network_layers(subnet)) / 2**20
+    return 1.0, subnet.num_params / 2**20, peak_activation_bytes(network_program(subnet)) / 2**20

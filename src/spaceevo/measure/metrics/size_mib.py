@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from spaceevo import plugins
+from spaceevo.graph.nodes import layers
 from spaceevo.measure.target import RUNTIMES
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
 from spaceevo.runtimes._models import Model
-from spaceevo.spaces.subnet import Subnet, network_layers
+from spaceevo.spaces.subnet import Subnet, network_program
 
 ABOUT = "Size of the model file, and of those that its weights lie in."
 DEVICE = True  # the runtime's format decides
@@ -27,6 +28,6 @@ def measure(transport: Transport, target: TargetDescription, path: Path, latency
 
 def features(subnet: Subnet) -> tuple[float, ...]:
     """A constant, layers, parameters, and channels (scales and biases)."""
-    layers = network_layers(subnet)
-    channels = sum(layer.out_channels for layer in layers)
-    return 1.0, float(len(layers)), subnet.num_params / 2**20, channels / 2**20
+    outputs = [layer[-1].out_shape for layer in layers(network_program(subnet)[1:])]
+    channels = sum(shape.channels for shape in outputs)
+    return 1.0, float(len(outputs)), subnet.num_params / 2**20, channels / 2**20

@@ -18,8 +18,8 @@ def register(app: typer.Typer) -> None:
         """List the named networks: MACs, parameters, activation memory, and where they are published."""
         from rich.table import Table
 
-        from spaceevo.spaces.layers import peak_activation_bytes
-        from spaceevo.spaces.subnet import network_layers
+        from spaceevo.graph.nodes import peak_activation_bytes
+        from spaceevo.spaces.subnet import network_program
         from spaceevo.spaces.zoo import zoo as networks
 
         rows = []
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
                     "published_macs_m": network.published_macs,
                     "num_params": subnet.num_params,
                     "published_params_m": network.published_params,
-                    "activation_bytes_int8": peak_activation_bytes(network_layers(subnet)),
+                    "activation_bytes_int8": peak_activation_bytes(network_program(subnet)),
                     "source": network.source,
                     "note": network.note,
                 }

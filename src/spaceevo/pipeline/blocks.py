@@ -29,6 +29,8 @@ from spaceevo import interrupts
 from spaceevo.artifacts import content_hash, read_file, remove_own, storage_errors, write_atomically
 from spaceevo.config import BlocksSettings, DataSettings
 from spaceevo.errors import ArtifactError, TrainingError
+from spaceevo.graph import identity
+from spaceevo.graph.tensors import square
 from spaceevo.locks import claim
 from spaceevo.ownership import MARKER
 from spaceevo.pipeline.context import Context
@@ -39,8 +41,7 @@ from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import BlockTable, DistilledCell, Record, TrainingPoint, read_record
 from spaceevo.search.tables import Doubt, doubts
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import Stage, network_layers, stage_layers
+from spaceevo.spaces.subnet import Stage, network_program, stage_program
 from spaceevo.train.batches import split
 from spaceevo.train.distillation import (
     MAX_ATTEMPTS,
@@ -76,6 +77,7 @@ class Distillation(Record):
     Attributes:
         hyperspace: Name of the preset.
         hyperspace_hash: Of what it holds.
+        hyperspace_format: Of the form that is hashed; 0 for that of earlier versions, which noted none.
         data: What counts of the settings of the data, beside the images.
         data_hash: Of all images and labels.
         num_classes: Of the data set.
@@ -87,6 +89,7 @@ class Distillation(Record):
 
     hyperspace: str
     hyperspace_hash: str
+    hyperspace_format: int = 0
     data: DataSettings
     data_hash: str
     num_classes: int
@@ -98,7 +101,10 @@ class Distillation(Record):
 
 def inputs(context: Context) -> dict[str, object]:
     """Data, hyperspace, settings; of the target only what weights may be."""
-    return distillation_of(context, context.target.w_qmax).model_dump()
+    about, path = distillation_of(context, context.target.w_qmax), context.path(NAME, NOTES)
+    if path.exists() and _renewed(noted := read_record(Distillation, path), context.hyperspace) == about:
+        about = noted  # what an earlier version finished stays finished
+    return about.model_dump(exclude=None if about.hyperspace_format else {"hyperspace_format"})
 
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
@@ -125,7 +131,8 @@ def distillation_of(context: Context, w_qmax: int) -> Distillation:
     recipe = context.recipe
     return Distillation(
         hyperspace=context.hyperspace.name,
-        hyperspace_hash=content_hash(repr(context.hyperspace)),
+        hyperspace_hash=identity.identity(context.hyperspace),
+        hyperspace_format=identity.FORMAT,
         data=context.data_settings,
         data_hash=context.data_hash,
         num_classes=context.data.num_classes,
@@ -165,8 +172,8 @@ def distil(
         TrainingError: The teacher does not fit, or there are too few images.
         EngineError: The engine lost a training again and again.
     """
-    _check_notes(distillation_of(context, w_qmax), folder)
     hyperspace, settings, seed = context.hyperspace, context.recipe.blocks, context.recipe.seed
+    _check_notes(distillation_of(context, w_qmax), hyperspace, folder)
     train_images, *_ = split(context.data, context.recipe.data.search_share, seed)
     teacher_share = _teacher_share(context, len(train_images))
     teacher = _teacher(context, folder, part(progress, 0, teacher_share))
@@ -304,17 +311,48 @@ def load_distillation(folder: Path) -> tuple[Distillation, Hyperspace]:
     """What the cells of a folder depend on, and their hyperspace.
 
     Raises:
-        ArtifactError: It holds no cells, or those of a preset that has changed since.
+        ArtifactError: It holds no cells, or those of a preset that has changed since, or may have.
     """
     about = read_record(Distillation, folder / NOTES)
     hyperspace = load_hyperspace(about.hyperspace)
-    if content_hash(repr(hyperspace)) != about.hyperspace_hash:
+    _check_hyperspace(about, hyperspace, folder)
+    return about, hyperspace
+
+
+def _check_hyperspace(about: Distillation, hyperspace: Hyperspace, folder: Path) -> None:
+    if _is_of(about, hyperspace):
+        return
+    if about.hyperspace_format == identity.FORMAT:
         raise ArtifactError(
             f"The cells in {folder} are of another hyperspace {hyperspace.name}",
             found="the preset has changed since they were distilled",
             remedy="Distil again, in another folder",
         )
-    return about, hyperspace
+    raise ArtifactError(
+        f"The cells in {folder} are of another version of spaceevo, and may be of another hyperspace {hyperspace.name}",
+        found=f"they name it in format {about.hyperspace_format}, this version in {identity.FORMAT}; that both mean the "
+        "same cannot be shown",
+        remedy="Distil again, in another folder, or go on with the version that distilled them",
+    )
+
+
+def _is_of(about: Distillation, hyperspace: Hyperspace) -> bool:
+    """Whether cells are known to be of what a hyperspace holds now."""
+    match about.hyperspace_format:
+        case identity.FORMAT:
+            return about.hyperspace_hash == identity.identity(hyperspace)
+        case 0:
+            # Earlier versions hashed the `repr`, in which blocks had no other choices than today's first three
+            return about.hyperspace_hash == content_hash(repr(hyperspace).replace(", added=()", ""))
+    return False
+
+
+def _renewed(noted: Distillation, hyperspace: Hyperspace) -> Distillation:
+    """Notes of a hyperspace, maybe of an earlier version, as they would be written now."""
+    if not _is_of(noted, hyperspace):
+        return noted
+    hashed = {"hyperspace_hash": identity.identity(hyperspace), "hyperspace_format": identity.FORMAT}
+    return noted.model_copy(update=hashed)
 
 
 def failed_cells(hyperspace: Hyperspace, cells: Sequence[DistilledCell]) -> frozenset[Cell]:
@@ -331,15 +369,16 @@ def with_latency(
     Raises:
         TargetError: The predictor knows nothing about an operator.
     """
-    layers = []
+    programs = []
     for index, block, text, in_width, in_size in zip(
         *(columns[name] for name in ("stage", "block", "blocks", "in_width", "in_size")), strict=True
     ):
-        stage = hyperspace.searched[index]
-        own = Stage(stage.name, stage.choices[block].block_type, stage.stride, decode_blocks(text))
-        layers.append(stage_layers(own, in_width, in_size))
-    predictor.prepare(chain.from_iterable(operators(own)[1:] for own in layers))
-    latencies = np.array([predictor.stage_ms(own) for own in layers])
+        hyper_stage = hyperspace.searched[index]
+        block_type = hyper_stage.choices[block].block_type
+        stage = Stage(hyper_stage.name, block_type, hyper_stage.stride, decode_blocks(text))
+        programs.append(stage_program(stage, square(in_width, in_size)))
+    predictor.prepare(chain.from_iterable(program[1:] for program in programs))
+    latencies = np.array([predictor.stage_ms(program) for program in programs])
     arrays: dict[str, Any] = {name: np.asarray(values) for name, values in columns.items() if name != "in_size"}
     return BlockTable(**arrays, latency_ms=latencies, failed=failed)
 
@@ -352,9 +391,9 @@ def base_ms(hyperspace: Hyperspace, num_classes: int, predictor: LatencyPredicto
     return {
         resolution: predictor.base_ms
         + sum(
-            predictor.operator_ms(operator)
-            for operator in operators(network_layers(space.subnet(resolution, space.smallest().stages)))
-            if operator.name.split("/", 1)[0] not in searched
+            predictor.node_ms(node)
+            for node in network_program(space.subnet(resolution, space.smallest().stages))
+            if node.role.stage not in searched
         )
         for resolution in hyperspace.resolutions
     }
@@ -447,12 +486,15 @@ def _claim(lock: Path) -> AbstractContextManager[object] | None:
         return claim(lock)
 
 
-def _check_notes(about: Distillation, folder: Path) -> None:
+def _check_notes(about: Distillation, hyperspace: Hyperspace, folder: Path) -> None:
     path = folder / NOTES
     if not path.exists():
         write_atomically(path, about.model_dump_json(indent=1))
         return
-    found = read_record(Distillation, path)
+    noted = read_record(Distillation, path)
+    if noted.hyperspace == hyperspace.name:
+        _check_hyperspace(noted, hyperspace, folder)
+    found = _renewed(noted, hyperspace)
     if found != about:
         then, now = _flat(found.model_dump()), _flat(about.model_dump())
         keys = [key for key in then | now if then.get(key) != now.get(key)]
@@ -522,17 +564,17 @@ def _doubts(columns: Columns) -> tuple[Doubt, ...]:
 def _cell_content(result: CellResult) -> dict[str, Any]:
     rows = []
     for row in result.rows:
-        layers = stage_layers(row.stage, row.in_width, row.in_size)
+        program = stage_program(row.stage, row.in_shape)
         rows.append(
             {
                 "window": row.window,
                 "resolution": row.resolution,
-                "in_width": row.in_width,
-                "in_size": row.in_size,
+                "in_width": row.in_shape.channels,
+                "in_size": row.in_shape.height,  # and its width, as resolutions are squares
                 "blocks": row.blocks,
                 "nsr_loss": row.nsr_loss,
-                "macs": sum(layer.macs for layer in layers),
-                "num_params": sum(layer.num_params for layer in layers),
+                "macs": sum(node.macs for node in program),
+                "num_params": sum(node.num_params for node in program),
             }
         )
     return {"cell": result.cell.model_dump(), "rows": rows}

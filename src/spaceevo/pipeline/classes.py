@@ -22,7 +22,7 @@ def class_names_of(network: ExtractedNetwork) -> tuple[str, ...] | None:
         names = json.loads(network.metadata.get("class_names", "null"))
     except (ValueError, RecursionError):
         return None
-    is_whole = isinstance(names, list) and len(names) == network.integer.operators[-1].out_channels
+    is_whole = isinstance(names, list) and len(names) == network.integer.nodes[-1].out_shape.channels
     return tuple(map(str, names)) if is_whole else None
 
 

@@ -341,7 +341,7 @@ def validation_images(path: Path, network: ExtractedNetwork, data: str | None, s
     context = run_of(path)
     if data is not None:
         preprocessing = _preprocessing(network)
-        image_size = preprocessing.image_size if preprocessing else network.integer.operators[0].in_size
+        image_size = preprocessing.image_size if preprocessing else network.integer.nodes[0].in_shape.height
         with tempfile.TemporaryDirectory() as cache:
             loaded = load_data(named_data(data, image_size), Path(cache))
     elif context is not None:
@@ -384,4 +384,4 @@ def _verify(
 def _batches(network: ExtractedNetwork, images: Images) -> Iterator[Tensor]:
     """What the network reads; a whole data set of it would fill the memory."""
     for pixels in images.pixels.split(BATCH_SIZE):
-        yield to_input(pixels, network.integer.operators[0].in_size)
+        yield to_input(pixels, network.integer.nodes[0].in_shape.height)

@@ -8,6 +8,7 @@ import numpy as np
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.errors import InfeasibleBudgetError
+from spaceevo.graph.identity import identity
 from spaceevo.pipeline.context import Context
 from spaceevo.predict.assess import assess
 from spaceevo.predict.extremes import fastest, slowest
@@ -48,7 +49,7 @@ def inputs(context: Context) -> dict[str, object]:
     recipe = context.recipe
     return {
         "target": context.target.model_dump(),
-        "hyperspace": repr(context.hyperspace),
+        "hyperspace": identity(context.hyperspace),
         "predict": recipe.predict.model_dump(),
         "budgets_ms": recipe.budgets_ms,
         "num_classes": context.data.num_classes,

@@ -24,8 +24,10 @@ from spaceevo import interrupts, plugins
 from spaceevo.artifacts import RunFolder, content_hash, write_atomically
 from spaceevo.config import MAX_SEED, Recipe, TargetSettings, TrainingSettings, load_recipe
 from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError, SpaceEvoError
+from spaceevo.graph.graphs import FloatGraph
+from spaceevo.graph.nodes import Program
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
-from spaceevo.nets.network import Network, Program, program_of, single_network
+from spaceevo.nets.network import Network, program_of, single_network
 from spaceevo.nets.weights import misfits, read_notes, read_safetensors, weight
 from spaceevo.pipeline.classes import class_names_of, in_class_order
 from spaceevo.pipeline.context import Context, is_recipe, named_data, write_recipe
@@ -34,7 +36,7 @@ from spaceevo.pipeline.handout import hand_out, metadata_of, run_of
 from spaceevo.pipeline.memory import peak_rss_mib
 from spaceevo.pipeline.provenance import versions
 from spaceevo.progress import LineCallback, ProgressCallback, lines, shown
-from spaceevo.records import ExtractedNetwork, FloatGraph, ImageData, Record, TargetDescription, Verification
+from spaceevo.records import ExtractedNetwork, ImageData, Record, TargetDescription, Verification
 from spaceevo.runtimes import profile_of
 from spaceevo.seeding import numpy_random
 from spaceevo.settings import Settings
@@ -409,7 +411,7 @@ def _source(settings: NetworkSettings) -> _Source:
         extracted = load_extracted(path)
         folded, class_names = extracted.floating, class_names_of(extracted)
         space, encoding = (extracted.metadata.get(f"spaceevo.{key}", "") for key in ("space", "encoding"))
-        num_classes = folded.operators[-1].out_channels
+        num_classes = folded.nodes[-1].out_shape.channels
     else:
         space, encoding = (str(notes.get(key) or "") for key in ("space", "encoding"))
         num_classes = _num_classes(path, tensors)
@@ -434,7 +436,7 @@ def _source(settings: NetworkSettings) -> _Source:
     found = []
     for name, subnet, searched in _architectures(encoding, space, num_classes):
         if folded is not None:
-            if program_of(subnet) == folded.operators:
+            if program_of(subnet) == folded.nodes:
                 return _Source(name, subnet, sha256, {}, folded=folded, class_names=class_names)
             problems = ["its operators are others"]
         else:

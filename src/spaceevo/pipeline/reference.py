@@ -22,7 +22,7 @@ from spaceevo.spaces import encoding
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.published_tables import check_rows, exact_counts, read_table, single_precision_counts
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import Subnet, network_layers
+from spaceevo.spaces.subnet import Subnet, network_program
 
 NUM_CLASSES = 1000
 MAX_FP32_ERROR = 1e-5
@@ -149,14 +149,14 @@ def _check_counts(cases: Any) -> Finding:
     wrong, num_single = [], 0
     for case in cases:
         subnet = _case_subnet(case)
-        layers = network_layers(subnet)
+        program = network_program(subnet)
         counts = case["mflops"], case["mparams"]
-        if counts == exact_counts(layers):
+        if counts == exact_counts(program):
             continue
-        if counts == single_precision_counts(layers, subnet.stages):
+        if counts == single_precision_counts(program, subnet.stages):
             num_single += 1
             continue
-        wrong.append(f"{_title(case)}: {counts}; we count {exact_counts(layers)}")
+        wrong.append(f"{_title(case)}: {counts}; we count {exact_counts(program)}")
     text = f"{len(cases) - len(wrong)} of {len(cases)} subnets have our MACs and parameters"
     if num_single:
         text += f" ({num_single} as printed after a sum in float32)"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from math import prod
 from statistics import mean, median_low
 
 import numpy as np
 
 from spaceevo.config import BlocksSettings, Recipe, SubnetsSettings, num_held_out
+from spaceevo.graph.tensors import Shape
 from spaceevo.measure.study import num_chains
 from spaceevo.pipeline import baselines
 from spaceevo.pipeline.blocks import all_cells
@@ -19,7 +21,7 @@ from spaceevo.pipeline.subnets import NUM_MEASURED
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import Stage, stage_layers
+from spaceevo.spaces.subnet import Stage, stage_program
 from spaceevo.train.distillation import NUM_RANDOM, in_widths_of
 from spaceevo.train.evaluation import BATCH_SIZE
 from spaceevo.train.supernet import Sandwich, Within
@@ -119,8 +121,8 @@ def work_of(
     sizes = {r: map_sizes(hyperspace, r) for r in hyperspace.resolutions}
     widths = [_in_width(hyperspace, index) for index in range(len(hyperspace.searched))]
     widths.append(hyperspace.searched[-1].widths[-1])
-    maps_bytes = 2 * num_maps * sum(w * s**2 for own_sizes in sizes.values()
-                                    for w, s in zip(widths, own_sizes, strict=True))  # fmt: skip
+    maps_bytes = 2 * num_maps * sum(width * prod(size) for of_taps in sizes.values()
+                                    for width, size in zip(widths, of_taps, strict=True))  # fmt: skip
     weights = mean(space.largest().num_params for space in supernets) * 4 * FILES_PER_WEIGHT
     fp32 = own.epochs_fp32 * num_images * (own.large_first * large + (1 - own.large_first) * sandwich)
     int8 = own.epochs_int8 * num_images * sandwich
@@ -176,9 +178,10 @@ def cell_macs(hyperspace: Hyperspace, index: int, block: int, settings: BlocksSe
 
     def macs(one: Stage, in_width: int, resolution: int) -> int:
         before, after = map_sizes(hyperspace, resolution)[index : index + 2]
-        layers = stage_layers(one, in_width, before)
-        projections = teacher_in * in_width * before**2 + layers[-1].out_channels * teacher_out * after**2
-        return sum(layer.macs for layer in layers) + projections
+        program = stage_program(one, Shape(in_width, *before))
+        out_width = program[-1].out_shape.channels
+        projections = teacher_in * in_width * prod(before) + out_width * teacher_out * prod(after)
+        return sum(node.macs for node in program) + projections
 
     steps, rows = [], []
     for resolution in hyperspace.resolutions:

@@ -46,9 +46,10 @@ def _features(space: SearchSpace, subnets: Sequence[Subnet]) -> np.ndarray:
         row = [log(subnet.macs), *(subnet.resolution == resolution for resolution in space.resolutions)]
         for elastic, stage in zip(space.stages, subnet.stages, strict=True):
             row += (len(stage.blocks) == depth for depth in elastic.depths)
-            choices = (elastic.widths, elastic.choice.kernel_sizes, elastic.choice.expand_ratios)
             for index in range(elastic.depths[-1]):
-                own = stage.blocks[index] if index < len(stage.blocks) else (None,) * len(choices)
-                row += (mine == value for mine, values in zip(own, choices, strict=True) for value in values)
+                chosen = stage.blocks[index].choices if index < len(stage.blocks) else (None,) * len(elastic.axes)
+                row += (
+                    choice == value for choice, axis in zip(chosen, elastic.axes, strict=True) for value in axis.values
+                )
         rows.append(row)
     return np.array(rows, np.float64)

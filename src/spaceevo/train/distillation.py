@@ -5,7 +5,7 @@ feature map before the stage to the one after it. It is trained with the sandwic
 then LSQ+. Then sub-stages are sampled from every width window and scored: quality only, since latency belongs to
 a target and is joined later.
 
-Shapes: N images, B batch, C channels, H = W size, P positions of all maps.
+Shapes: N images, B batch, C channels, H height, W width, P positions of all maps.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from torch import Tensor, nn
 from spaceevo.artifacts import storage_errors, write_atomically
 from spaceevo.config import BlocksSettings
 from spaceevo.errors import ArtifactError, TrainingError
-from spaceevo.nets.network import Network, Program
+from spaceevo.graph.nodes import INPUT, Node, Program
+from spaceevo.graph.tensors import Shape
+from spaceevo.nets.network import Network
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import DistilledCell
 from spaceevo.seeding import python_random
+from spaceevo.spaces.choices import Axis, Block, from_text, to_text
 from spaceevo.spaces.hyperspace import Hyperspace
-from spaceevo.spaces.layers import INPUT
-from spaceevo.spaces.operators import Operator, operators
 from spaceevo.spaces.search_space import ElasticStage
-from spaceevo.spaces.subnet import Block, Stage, stage_layers
+from spaceevo.spaces.subnet import Stage, stage_program
 from spaceevo.train import loop
 from spaceevo.train.batches import Images, batch_indices, equal_parts, to_input, torch_generator
 from spaceevo.train.checkpoints import (
@@ -47,7 +48,7 @@ from spaceevo.train.checkpoints import (
     save_tensors,
 )
 from spaceevo.train.losses import nsr_loss
-from spaceevo.train.teachers import Teacher, map_sizes
+from spaceevo.train.teachers import Size, Teacher, map_sizes
 
 FAILED_LOSS = 0.95
 MAX_ATTEMPTS = 2
@@ -64,20 +65,20 @@ class StageFeatures:
     """The teacher's feature maps around one stage, at every resolution, in files that are mapped to memory.
 
     Attributes:
-        sources: By resolution, [N, C_in, H, H] float16, channels last: before the stage.
-        targets: By resolution, [N, C_out, H', H'] float16, channels last: after it.
+        sources: By resolution, [N, C_in, H, W] float16, channels last: before the stage.
+        targets: By resolution, [N, C_out, H', W'] float16, channels last: after it.
         mean_C: [C_out], mean of each target channel.
         power_C: [C_out], variance of each target channel, 0 for constant channels.
-        in_sizes: By resolution, height = width of the student's input.
-        out_sizes: By resolution, height = width of the student's output.
+        in_sizes: By resolution, height and width of the student's input.
+        out_sizes: By resolution, height and width of the student's output.
     """
 
     sources: dict[int, Tensor]
     targets: dict[int, Tensor]
     mean_C: Tensor
     power_C: Tensor
-    in_sizes: dict[int, int]
-    out_sizes: dict[int, int]
+    in_sizes: dict[int, Size]
+    out_sizes: dict[int, Size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,10 @@ class ScoredSubstage:
 
     window: int
     resolution: int
-    in_width: int
+    in_shape: Shape
     blocks: str
     nsr_loss: float
     stage: Stage
-    in_size: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +185,8 @@ def load_features(hyperspace: Hyperspace, index: int, folder: Path) -> StageFeat
         maps(index + 1),
         mean_C,
         power_C,
-        {resolution: own[index] for resolution, own in sizes.items()},
-        {resolution: own[index + 1] for resolution, own in sizes.items()},
+        {resolution: of_taps[index] for resolution, of_taps in sizes.items()},
+        {resolution: of_taps[index + 1] for resolution, of_taps in sizes.items()},
     )
 
 
@@ -195,7 +195,7 @@ class Student(nn.Module):
 
     def __init__(
         self,
-        largest: dict[str, Operator],
+        largest: dict[str, Node],
         widths: tuple[int, int, int, int],
         target_mean_C: Tensor,
         w_qmax: int,
@@ -215,11 +215,11 @@ class Student(nn.Module):
         x_BCHW = self.project(source_BCHW, program)
         y_BCHW = self.stage(x_BCHW, program)
         assert isinstance(y_BCHW, Tensor)
-        return F.conv2d(y_BCHW, self.after[:, : program[-1].out_channels], self.bias)
+        return F.conv2d(y_BCHW, self.after[:, : program[-1].out_shape.channels], self.bias)
 
     def project(self, source_BCHW: Tensor, program: Program) -> Tensor:
         """The stage's input: the teacher's feature map projected to the program's input width."""
-        return F.conv2d(source_BCHW, self.before[: program[0].in_channels])
+        return F.conv2d(source_BCHW, self.before[: program[0].in_shape.channels])
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +241,7 @@ class _Cell:
     student: Student
 
     def program(self, stage: Stage, in_width: int, resolution: int) -> Program:
-        return operators(stage_layers(stage, in_width, self.features.in_sizes[resolution]))
+        return stage_program(stage, Shape(in_width, *self.features.in_sizes[resolution]))
 
     def sandwich(self, rng: random.Random, resolution: int) -> list[Program]:
         stages = [self.elastic.sample(rng) for _ in range(NUM_RANDOM)]
@@ -271,13 +271,13 @@ class _Cell:
         for resolution, maps in self.features.sources.items():
             source = maps[:batch_size].float()
             inputs += [(self.student.project(source, p), p) for p in self.sandwich(rng, resolution)]
-        # Operators that few sub-stages have need ranges too; the last resolution is the largest.
-        seen = {operator.name for _, p in inputs for operator in p}
+        # Nodes that few sub-stages have need ranges too; the last resolution is the largest.
+        seen = {node.id for _, p in inputs for node in p}
         for _ in range(MAX_CALIBRATION_DRAWS):
             for p in self.sandwich(rng, resolution):
-                own = {operator.name for operator in p}
-                if not own <= seen:
-                    seen |= own
+                ids = {node.id for node in p}
+                if not ids <= seen:
+                    seen |= ids
                     inputs.append((self.student.project(source, p), p))
         return inputs
 
@@ -321,8 +321,9 @@ def distill_cell(
     check_num_images(num_images, settings)
     purpose, peak = f"cell {hyper_stage.name} {block} attempt {attempt}", settings.lr * 0.5**attempt
     elastic, in_widths = hyper_stage.all_widths(block), in_widths_of(hyperspace, index)
-    input_operator = operators(stage_layers(elastic.largest(), in_widths[-1], features.in_sizes[resolutions[-1]]))[0]
-    largest = {INPUT: input_operator} | elastic.maximal_operators(in_widths, features.in_sizes[resolutions[-1]])
+    in_shapes = [Shape(width, *features.in_sizes[resolutions[-1]]) for width in in_widths]
+    quantize, *_ = stage_program(elastic.largest(), in_shapes[-1])
+    largest = {INPUT: quantize} | elastic.largest_nodes(in_shapes)
     widths = (
         features.sources[resolutions[0]].shape[1],
         in_widths[-1],
@@ -387,11 +388,10 @@ def distill_cell(
                     ScoredSubstage(
                         window,
                         resolution,
-                        in_width,
+                        Shape(in_width, *features.in_sizes[resolution]),
                         encode_blocks(stage),
                         done["losses"][len(rows)],
                         stage,
-                        features.in_sizes[resolution],
                     )
                 )
     if not failure and not all(math.isfinite(row.nsr_loss) for row in rows):
@@ -438,21 +438,41 @@ def cell_work(hyperspace: Hyperspace, index: int, settings: BlocksSettings) -> i
 
 
 def encode_blocks(stage: Stage) -> str:
-    """`kernel_size#width#expand_ratio` per block, joined by `_`, as in the published tables."""
-    return "_".join(f"{block.kernel_size}#{block.width}#{block.expand_ratio or None}" for block in stage.blocks)
+    """`kernel_size#width#expand_ratio` per block, joined by `_`, as in the published tables.
+
+    Several kernel sizes are joined by `+`; an axis that the block type adds follows as `#name=value`, with `-` for `_`.
+    """
+    return "_".join(map(_encode_block, stage.blocks))
+
+
+def _encode_block(block: Block) -> str:
+    added = (f"{name.replace('_', '-')}={to_text(value)}" for name, value in block.added)
+    return "#".join((to_text(block.kernel_size), str(block.width), str(block.expand_ratio or None), *added))
 
 
 def decode_blocks(text: str) -> tuple[Block, ...]:
     """The blocks that `encode_blocks` wrote.
 
+    Raises:
+        ValueError: It did not write this.
+
     >>> decode_blocks("5#24#None")
-    (Block(width=24, kernel_size=5, expand_ratio=0.0),)
+    (Block(width=24, kernel_size=5, expand_ratio=0.0, added=()),)
+    >>> decode_blocks("3+5#24#2.0#groups=2")[0].choices
+    (24, (3, 5), 2.0, 2)
     """
-    blocks = []
-    for one in text.split("_"):
-        kernel_size, width, expand_ratio = one.split("#")
-        blocks.append(Block(int(width), int(kernel_size), 0.0 if expand_ratio == "None" else float(expand_ratio)))
-    return tuple(blocks)
+    return tuple(map(_decode_block, text.split("_")))
+
+
+def _decode_block(text: str) -> Block:
+    kernel_size, width, expand_ratio, *fields = text.split("#")
+    choices = [int(width), from_text(kernel_size), 0.0 if expand_ratio == "None" else float(expand_ratio)]
+    added = []
+    for field in fields:
+        name, _, value = field.partition("=")
+        added.append(Axis(name.replace("-", "_"), ()))
+        choices.append(from_text(value))
+    return Block.of(choices, added)
 
 
 def in_widths_of(hyperspace: Hyperspace, index: int) -> tuple[int, ...]:
@@ -522,5 +542,5 @@ def _partial(folder: Path, tap: int, resolution: int) -> Path:
     return folder / f".{tap}-{resolution}.tmp"
 
 
-def _resized(x_BCHW: Tensor, size: int) -> Tensor:
-    return x_BCHW if x_BCHW.shape[-1] == size else F.adaptive_avg_pool2d(x_BCHW, size)
+def _resized(x_BCHW: Tensor, size: Size) -> Tensor:
+    return x_BCHW if tuple(x_BCHW.shape[-2:]) == size else F.adaptive_avg_pool2d(x_BCHW, size)

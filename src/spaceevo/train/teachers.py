@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from spaceevo import plugins
 from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import RecipeError, TrainingError
-from spaceevo.nets.network import Program, program_of, single_network
+from spaceevo.graph.nodes import Program, blocks
+from spaceevo.nets.network import program_of, single_network
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
 from spaceevo.spaces import zoo
+from spaceevo.spaces.choices import Block
 from spaceevo.spaces.hyperspace import Hyperspace
-from spaceevo.spaces.subnet import Block, BlockType, Stage, Subnet, network_layers, stage_outputs
+from spaceevo.spaces.subnet import BlockType, Stage, Subnet, network_program, stage_outputs
 from spaceevo.train.batches import NORMALIZATION, Images, equal_parts, to_input, torch_generator
 from spaceevo.train.checkpoints import load_tensors, load_weights
 from spaceevo.train.evaluation import predict_logits, top1
@@ -31,6 +33,7 @@ from spaceevo.train.recalibration import recalibrate
 DEPTH = 2
 LOGITS = "weighted.head/logits.weight"
 Maps = Callable[[Tensor], Sequence[Tensor]]
+Size = tuple[int, int]  # height and width of a feature map
 
 
 class Teacher(Protocol):
@@ -49,18 +52,19 @@ def builtin_teacher(hyperspace: Hyperspace, num_classes: int) -> Subnet:
     stages = []
     for stage in hyperspace.stages:
         if stage.is_searched:
-            blocks = (Block(stage.widths[-1], 3, 0.5),) * DEPTH
-            stages.append(Stage(stage.name, BlockType("bottleneck", "relu"), stage.stride, blocks))
+            bottlenecks = (Block(stage.widths[-1], 3, 0.5),) * DEPTH
+            stages.append(Stage(stage.name, BlockType("bottleneck", "relu"), stage.stride, bottlenecks))
         else:
             stages.append(stage.elastic(0, 0).largest())
     return Subnet(hyperspace.resolutions[-1], tuple(stages), hyperspace.head, num_classes)
 
 
-def map_sizes(hyperspace: Hyperspace, resolution: int) -> tuple[int, ...]:
-    """Height = width of the feature maps before the first searched stage and after each searched stage."""
-    sizes = [resolution]
+def map_sizes(hyperspace: Hyperspace, resolution: int) -> tuple[Size, ...]:
+    """Height and width of the feature maps before the first searched stage and after each searched stage."""
+    sizes = [(resolution, resolution)]
     for stage in hyperspace.stages:
-        sizes.append((sizes[-1] - 1) // stage.stride + 1)
+        height, width = sizes[-1]
+        sizes.append(((height - 1) // stage.stride + 1, (width - 1) // stage.stride + 1))
     first = hyperspace.stages.index(hyperspace.searched[0])
     return tuple(sizes[first : first + len(hyperspace.searched) + 1])
 
@@ -120,7 +124,7 @@ class TrainedTeacher:
     def _score(self, images: Images, held_out: Images) -> float:
         program = self._programs[max(self._programs)]
         batches = equal_parts(images.take(slice(0, 512)).pixels, 128)
-        recalibrate(self.network, program, [to_input(batch, program[0].in_size) for batch in batches])
+        recalibrate(self.network, program, [to_input(batch, program[0].in_shape.height) for batch in batches])
         return top1(predict_logits(self.network, program, held_out.pixels), held_out.labels)
 
 
@@ -194,7 +198,7 @@ class SizedTeacher:
     last one of a size is the result of the last stage of that size.
 
     Args:
-        maps: Feature maps [B, C, H, H] for a normalized input, in the order in which they are computed.
+        maps: Feature maps [B, C, H, W] for a normalized input, in the order in which they are computed.
         hyperspace: Decides the sizes, at its largest resolution.
         name: Of the network, for errors.
 
@@ -207,15 +211,16 @@ class SizedTeacher:
         resolution = hyperspace.resolutions[-1]
         wanted = map_sizes(hyperspace, resolution)
         with torch.no_grad(), _foreign(f"The teacher {name} fails on images of {resolution} pixels"):
-            sizes = [x.shape[-1] if x.dim() == 4 else 0 for x in maps(torch.zeros(2, 3, resolution, resolution))]
+            found_maps = maps(torch.zeros(2, 3, resolution, resolution))
+            sizes = [(x.shape[-2], x.shape[-1]) if x.dim() == 4 else (0, 0) for x in found_maps]
         self._chosen = []
         for size in dict.fromkeys(wanted):
             found, num_taps = [i for i, one in enumerate(sizes) if one == size], wanted.count(size)
             if len(found) < num_taps:
                 raise TrainingError(
-                    f"The teacher {name} has {len(found)} feature maps of size {size} for an image of {resolution}",
+                    f"The teacher {name} has {len(found)} feature maps of {_told(size)} for an image of {resolution}",
                     found=f"The hyperspace {hyperspace.name} needs {num_taps} of that size; the teacher's sizes are "
-                    f"{', '.join(map(str, sizes)) or 'none'}",
+                    f"{', '.join(map(_told, sizes)) or 'none'}",
                     remedy="Name the taps after a #, where the kind of teacher allows it, or take another teacher",
                 )
             self._chosen += [found[-(-tap * len(found) // num_taps) - 1] for tap in range(1, num_taps + 1)]
@@ -397,11 +402,11 @@ def _programs(subnet: Subnet, hyperspace: Hyperspace) -> dict[int, Program]:
 
 
 def _block_outputs(subnet: Subnet) -> Iterator[str]:
-    """Names of the layers that put out the results of the blocks, in order."""
-    ends: dict[str, str] = {}
-    stages = {stage.name for stage in subnet.stages}
-    for layer in network_layers(subnet):
-        stage, index, *_ = layer.name.split("/")
-        if stage in stages:
-            ends[f"{stage}/{index}"] = layer.name
-    yield from ends.values()
+    """Ids of the nodes that put out the results of the blocks, in order."""
+    for block in blocks(network_program(subnet)):
+        if block[-1].role.block is not None:
+            yield block[-1].id
+
+
+def _told(size: Size) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -59,9 +59,7 @@ def test_weights_under_a_name_of_their_own_have_an_entry():
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 5, 7])), min_size=1, max_size=6
-    )
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 5, 7])), min_size=1, max_size=6)
 )
 def test_laws(sizes):
     programs = [(node_of("a", Conv(width, kernel), square(channels, 8)),) for channels, width, kernel in sizes]

@@ -74,7 +74,10 @@ def test_costs(small_network, small_rectangle):
                for node in small_network if not node.has_weights)  # fmt: skip
 
 
-def node_of(op, in_shape=square(8, 4), weights=None):
+X = square(8, 4)
+
+
+def node_of(op, in_shape=X, weights=None):
     return Node("x", op, (INPUT,), in_shape, Tensor(op.out_shape(in_shape), "free"), Role("", None, "x"), weights)
 
 

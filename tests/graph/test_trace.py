@@ -197,9 +197,7 @@ def test_published_by_hand():
     def quantize(node_id, source, shape, layer):
         return Node(node_id, Quantize(), (source,), shape, Tensor(shape, "offset"), Role("", None, layer))
 
-    conv, deep, pool, logits = (
-        replace(node, out=node.out._replace(stays_float=True)) for node in net.program[1:]
-    )
+    conv, deep, pool, logits = (replace(node, out=node.out._replace(stays_float=True)) for node in net.program[1:])
     assert program == (
         quantize("conv:input", INPUT, X, "conv"),
         replace(conv, inputs=("conv:input",)),

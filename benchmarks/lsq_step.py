@@ -45,7 +45,7 @@ def training_step(mode: str, batch_size: int) -> Callable[[], None]:
     subnets = [space.largest(), space.smallest(), space.sample(rng), space.sample(rng)]
     programs = [program_of(replace(subnet, resolution=RESOLUTION)) for subnet in subnets]
     generator = torch.Generator().manual_seed(0)
-    network = Network(space.maximal_operators(), 127, generator)
+    network = Network(space.largest_nodes(), 127, generator)
     shape = (batch_size, 3, RESOLUTION, RESOLUTION)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, NUM_CLASSES, (batch_size,), generator=generator)

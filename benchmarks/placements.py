@@ -13,6 +13,7 @@ import platform
 import statistics
 import tempfile
 from pathlib import Path
+from typing import assert_never
 
 import onnx
 import torch
@@ -20,14 +21,26 @@ import torch.nn.functional as F
 from onnx import helper
 from torch import Tensor
 
+from spaceevo.graph.graphs import IntegerGraph
+from spaceevo.graph.ops import (
+    Add,
+    Conv,
+    Depthwise,
+    Gate,
+    Linear,
+    MaxPool,
+    Multiply,
+    Pool,
+    Quantize,
+    Relabel,
+    Sigmoid,
+)
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.nets import arithmetic, executors
 from spaceevo.nets.verification import compare
-from spaceevo.records import IntegerGraph
 from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.runtimes import this_profile
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 from spaceevo.spaces.zoo import load_network
 
 NETWORKS = ("SEQnet@vnni-A0", "SEQnet@pixel4-A0", "MobileNetV3-Large", "ResNet-18")
@@ -42,26 +55,26 @@ def published(path: Path, graph: IntegerGraph, out: Path) -> None:
     makers = {node.output[0]: node for node in nodes}
     floats: dict[str, str] = {}  # by codes, the float tensor that they were made of, activation applied
     added = []
-    for operator in graph.operators:
-        if operator.kind == "relabel":  # its readers read the codes of its input
-            source, name = operator.inputs[0], operator.name
+    for operation in graph.nodes:
+        if isinstance(operation.op, Relabel):  # its readers read the codes of its input
+            source, name = operation.inputs[0], operation.id
             added.append(helper.make_node("HardSigmoid", [floats[source]], [f"{name}/float"], alpha=1 / 6, beta=0.5))
             floats[source] = f"{name}/float"
-        maker = makers.get(operator.name)
+        maker = makers.get(operation.id)
         if maker is None or maker.op_type != "QuantizeLinear":
             continue
         value = maker.input[0]
-        if operator.quantizer in ACTIVATIONS:
-            op_type, limits = ACTIVATIONS[operator.quantizer]
-            names = [f"{operator.name}/limit{index}" for index in range(len(limits))]
+        if operation.out.quantizer in ACTIVATIONS:
+            op_type, limits = ACTIVATIONS[operation.out.quantizer]
+            names = [f"{operation.id}/limit{index}" for index in range(len(limits))]
             model.graph.initializer.extend(
                 helper.make_tensor(name, onnx.TensorProto.FLOAT, [], [limit])
                 for name, limit in zip(names, limits, strict=True)
             )
-            value = f"{operator.name}/activated"
+            value = f"{operation.id}/activated"
             added.append(helper.make_node(op_type, [maker.input[0], *names], [value]))
             maker.input[0] = value
-        floats[operator.name] = value
+        floats[operation.id] = value
     replaced = {}
     for node in nodes:
         if node.op_type in WEIGHTED:
@@ -96,25 +109,33 @@ def published(path: Path, graph: IntegerGraph, out: Path) -> None:
 def simulate_published(graph: IntegerGraph, images_BCHW: Tensor) -> Tensor:
     """The published placement in float32: convolution inputs and weights fake-quantized, all else float."""
     values: dict[str, Tensor] = {}
-    for operator in graph.operators:
-        x = values.get(operator.inputs[0], images_BCHW)
-        own = graph.weights.get(operator.name)
-        if own is not None:
-            params = graph.quant_params[operator.inputs[0]]
-            codes = arithmetic.quantize(x, params)
-            y = arithmetic.accumulate(operator, codes, params, own).float()
-            step = arithmetic.sum_scales(params, own)
-            y = y * step if operator.kind == "linear" else y * step.view(-1, 1, 1)
-        elif operator.kind in ("gate", "relabel"):
-            y = F.hardsigmoid(x)
-        elif operator.kind == "add":
-            y = x + values[operator.inputs[1]]
-        elif operator.kind == "multiply":
-            y = x * values[operator.inputs[1]]
-        else:
-            y = executors.float_operator(operator, x)
-        values[operator.name] = {"relu": F.relu, "relu6": F.relu6}.get(operator.quantizer, lambda value: value)(y)
-    return values[graph.operators[-1].name]
+    for node in graph.nodes:
+        x = values.get(node.inputs[0], images_BCHW)
+        match node.op:
+            case Conv() | Depthwise() | Linear() as op:
+                params, weights = graph.quant_params[node.inputs[0]], graph.weights[node.id]
+                codes = arithmetic.quantize(x, params)
+                y = arithmetic.accumulate(node, codes, params, weights).float()
+                step = arithmetic.sum_scales(params, weights)
+                y = y * step if isinstance(op, Linear) else y * step.view(-1, 1, 1)
+            case Gate() | Relabel():
+                y = F.hardsigmoid(x)
+            case Sigmoid():
+                y = torch.sigmoid(x)
+            case Add():
+                y = x + values[node.inputs[1]]
+            case Multiply():
+                y = x * values[node.inputs[1]]
+            case Pool():
+                y = x.mean(dim=(2, 3), keepdim=True)
+            case MaxPool() as op:
+                y = F.max_pool2d(x, op.kernel_size, op.stride, op.padding)
+            case Quantize():
+                y = x
+            case op:
+                assert_never(op)
+        values[node.id] = {"relu": F.relu, "relu6": F.relu6}.get(node.out.quantizer, lambda value: value)(y)
+    return values[graph.nodes[-1].id]
 
 
 def main() -> None:
@@ -128,7 +149,7 @@ def main() -> None:
           f"median of {options.rounds} rounds by turns; agreement on {options.images} images")  # fmt: skip
     for name in options.networks:
         subnet = load_network(name).subnet
-        program = operators(network_layers(subnet))
+        program = network_program(subnet)
         graph = random_integer_graph(program, 0, 127)
         patterns = torch.randn(options.images, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 1.5
         with tempfile.TemporaryDirectory() as folder:

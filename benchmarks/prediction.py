@@ -15,7 +15,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,10 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from spaceevo.errors import UnstableSessionError
-from spaceevo.measure.campaign import Precision, Program, measure_programs
+from spaceevo.graph.nodes import INPUT, Node, Program, Role, layers
+from spaceevo.graph.ops import Conv, Depthwise, Gate, MaxPool, Multiply, Pool, Sigmoid
+from spaceevo.graph.trace import input_node
+from spaceevo.measure.campaign import Precision, measure_programs
 from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store
 from spaceevo.measure.target import describe
@@ -33,9 +35,7 @@ from spaceevo.predict.regression import START
 from spaceevo.records import Measurement, TargetDescription
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.layers import INPUT, Layer
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import Subnet, network_layers
+from spaceevo.spaces.subnet import Subnet, network_program
 
 NAMES = ("micro", "onnxw", "mobilew")
 CHUNK = 24
@@ -94,56 +94,73 @@ class Session:
         return found, known.get(label, 0.0)
 
 
-def kernels(layers: Sequence[Layer]) -> Iterator[tuple[str, tuple[Layer, ...]]]:
-    """The kernels of a network in the published manner: type, and layers as a network of their own."""
-    for name, group in groupby(layers, lambda x: x.name.split("/se/")[0] if "/se/" in x.name else x.name):
-        own = tuple(group)
-        if len(own) > 1:
-            inner = {layer.name: f"se/{number}" for number, layer in enumerate(own)}
-            yield (
-                "se",
-                tuple(
-                    replace(layer, name=inner[layer.name], inputs=tuple(inner.get(x, INPUT) for x in layer.inputs))
-                    for layer in own
-                ),
-            )
-            continue
-        layer = replace(own[0], name="kernel", inputs=(INPUT,) * len(own[0].inputs), weights=None)
-        kind = f"{layer.kind} {'depthwise' if layer.depthwise else ''}".strip()
-        yield kind, (layer,)
-        del name
+def kernels(program: Program) -> Iterator[tuple[str, Program]]:
+    """The kernels of a network in the published manner: type, and what it computes as a program of its own.
+
+    A layer with its activation is one; a squeeze-and-excite is one as a whole.
+    """
+    _, *others = layers(program)
+    excite: list[tuple[Node, ...]] = []
+    for layer in others:
+        op = layer[0].op
+        if excite or (isinstance(op, Pool) and layer[0].role.block is not None):
+            excite.append(layer)
+            if op == Multiply(per_channel=True):
+                yield "se", alone(excite)
+                excite = []
+        else:
+            yield type(op).__name__.lower(), alone([layer])
 
 
-def kernel_features(layers: Sequence[Layer]) -> list[float]:
-    first, last = layers[0], layers[-1]
-    activations = [layer.activation or "" for layer in layers]
-    return [first.in_size, first.in_channels, max(layer.out_channels for layer in layers), first.kernel_size,
-            first.stride, sum(layer.macs for layer in layers) / 1e6, sum(layer.num_params for layer in layers) / 1e6,
-            layers[len(layers) // 2].out_channels, *(float(name in activations) for name in ("hard_swish", "swish")),
-            last.out_size]  # fmt: skip
+def alone(chosen: Sequence[tuple[Node, ...]]) -> Program:
+    ids = {node.id: f"{number}/{place}" for number, layer in enumerate(chosen) for place, node in enumerate(layer)}
+    nodes = (
+        replace(
+            node,
+            id=ids[node.id],
+            inputs=tuple(ids.get(name, INPUT) for name in node.inputs),
+            role=Role("", None, str(number)),
+            weights=None,
+        )
+        for number, layer in enumerate(chosen)
+        for node in layer
+    )
+    return (input_node(chosen[0][0].in_shape), *nodes)
 
 
-def forest(session: Session, fitted: Sequence[tuple[Layer, ...]]) -> tuple[Callable[[Sequence[Layer]], float], float]:
+def kernel_features(program: Program) -> list[float]:
+    _, *parts = layers(program)
+    first, last, widths = parts[0][0], program[-1], [layer[-1].out_shape.channels for layer in parts]
+    is_windowed = isinstance(first.op, Conv | Depthwise | MaxPool)
+    windows = (first.op.kernel_size, first.op.stride) if is_windowed else (1, 1)
+    gates = {type(node.op) for layer in parts if layer[-1].op == Multiply() for node in layer}
+    return [first.in_shape.height, first.in_shape.channels, max(widths), *windows,
+            sum(node.macs for node in program) / 1e6, sum(node.num_params for node in program) / 1e6,
+            widths[len(widths) // 2], *(float(gate in gates) for gate in (Gate, Sigmoid)),
+            last.out_shape.height]  # fmt: skip
+
+
+def forest(session: Session, fitted: Sequence[Program]) -> tuple[Callable[[Program], float], float]:
     """A random forest per type of kernel, each kernel measured alone."""
     from sklearn.ensemble import RandomForestRegressor
 
-    by_kind: dict[str, dict[tuple[Layer, ...], None]] = {}
-    for layers in fitted:
-        for kind, own in kernels(layers):
+    by_kind: dict[str, dict[Program, None]] = {}
+    for program in fitted:
+        for kind, own in kernels(program):
             by_kind.setdefault(kind, {})[own] = None
     models, seconds = {}, 0.0
     for kind, found in sorted(by_kind.items()):
         rng = python_random(0, "kernels", kind)
         chosen = rng.sample(list(found), min(PER_KIND, len(found)))
-        measured, own_seconds = session.measure(f"kernels {kind}", [operators(own) for own in chosen])
+        measured, own_seconds = session.measure(f"kernels {kind}", chosen)
         seconds += own_seconds
         features = np.array([kernel_features(own) for own in chosen])
         latencies = np.array([measurement.latency_ms for measurement in measured])
         models[kind] = RandomForestRegressor(FOREST, random_state=0).fit(features, latencies)
 
-    def predict(layers: Sequence[Layer]) -> float:
+    def predict(program: Program) -> float:
         total = 0.0
-        own = list(kernels(layers))
+        own = list(kernels(program))
         for kind in {kind for kind, _ in own}:
             rows = np.array([kernel_features(one) for other, one in own if other == kind])
             total += float(models[kind].predict(rows).sum())
@@ -187,18 +204,18 @@ def main() -> None:
     while len(unseen) < given.unseen or (seconds < 60 * given.minutes and len(fitted) < given.fit):
         if seconds < 60 * given.minutes and len(fitted) < given.fit:
             chunk = [subnet for _, subnet in (next(to_fit) for _ in range(CHUNK))]
-            _, took = session.measure(f"fit {len(fitted)}", [operators(network_layers(own)) for own in chunk])
+            _, took = session.measure(f"fit {len(fitted)}", [network_program(own) for own in chunk])
             if seconds + took <= 60 * given.minutes:
                 fitted += chunk
             seconds += took
         if len(unseen) < given.unseen:
             others = [next(to_judge) for _ in range(min(CHUNK // 2, given.unseen - len(unseen)))]
-            programs = [operators(network_layers(own)) for _, own in others]
+            programs = [network_program(own) for _, own in others]
             session.measure(f"unseen {len(unseen)}", programs)
             unseen += others
 
-    programs = [operators(network_layers(own)) for own in fitted]
-    judged = [operators(network_layers(own)) for _, own in unseen]
+    programs = [network_program(own) for own in fitted]
+    judged = [network_program(own) for _, own in unseen]
     # All from the store; what was measured in another state of the target is measured again.
     latencies = [measurement.latency_ms for measurement in session.measure("fit, again", programs)[0]]
     measured = np.array([measurement.latency_ms for measurement in session.measure("unseen, again", judged)[0]])
@@ -212,8 +229,8 @@ def main() -> None:
         "MACs, linear": [float(linear @ [1.0, own.macs]) for _, own in unseen],
     }
     if not given.no_forest:
-        published, forest_seconds = forest(session, [network_layers(own) for own in fitted])
-        predicted["random forest per kernel, summed"] = [published(network_layers(own)) for _, own in unseen]
+        published, forest_seconds = forest(session, programs)
+        predicted["random forest per kernel, summed"] = [published(program) for program in judged]
         console.print(f"Kernels alone took another {forest_seconds / 60:.1f} minutes")
 
     title = f"{given.runtime} {given.precision} on {target.device}: {len(fitted)} networks, {seconds / 60:.1f} minutes"

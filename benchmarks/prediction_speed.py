@@ -21,8 +21,7 @@ from spaceevo.predict.regression import START
 from spaceevo.records import TargetDescription
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 TARGET = TargetDescription(name="made up", runtime="", runtime_version="", device="", machine="", flags=(), threads=1,
                            w_qmax=127)  # fmt: skip
@@ -38,8 +37,8 @@ def main() -> None:
                   "one by one per s", "ratio", "largest difference")  # fmt: skip
     for name in ("micro", "onnxw", "mobilew"):
         hyperspace = load_hyperspace(name)
-        programs = [operators(network_layers(subnet)) for subnet in fit_subnets(hyperspace, 60, 0, 10)]
-        latencies = [sum(operator.macs + 1e4 for operator in program) * 1e-8 for program in programs]
+        programs = [network_program(subnet) for subnet in fit_subnets(hyperspace, 60, 0, 10)]
+        latencies = [sum(node.macs + 1e4 for node in program) * 1e-8 for program in programs]
         predictor = fit_measured(TARGET, programs, latencies, settings=START)
         assert predictor.solution.groups  # solved before the clock starts
         rng = random.Random(0)

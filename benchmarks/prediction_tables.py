@@ -2,7 +2,7 @@
 
     python benchmarks/prediction_tables.py --tables ../shared/reference
 
-A stage is a program (`spaces/operators.py`), fitted and predicted as networks are; one predictor per block type,
+A stage is a program (`graph/nodes.py`), fitted and predicted as networks are; one predictor per block type,
 since a row has blocks of one type only.
 
 With --floor, how well the rows could be predicted at all: every latency is taken apart into those of its blocks, which
@@ -23,27 +23,22 @@ from rich.table import Table
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import lsmr
 
+from spaceevo.graph.nodes import Program
+from spaceevo.graph.tensors import square
 from spaceevo.predict.fit import fit_measured
 from spaceevo.records import TargetDescription
+from spaceevo.spaces.choices import Block
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.operators import Operator, operators
-from spaceevo.spaces.subnet import Block, BlockType, Stage, stage_layers
+from spaceevo.spaces.subnet import BlockType, Stage, stage_program
+from spaceevo.train.distillation import decode_blocks
 
 COLUMNS = ("stage", "block", "blocks", "cin", "hw", "latency_ms")
 Part = tuple[int, int, int, Block]  # width and size that it reads, stride, block
 DEVICES = {"mobilew": "Pixel 4, TFLite 2.7", "onnxw": "Intel VNNI, ONNX Runtime"}
 
 
-def program(stage: Stage, width: int, size: int) -> tuple[Operator, ...]:
-    return operators(stage_layers(stage, width, size))[1:]
-
-
-def parse(text: str) -> tuple[Block, ...]:
-    blocks = []
-    for one in text.split("_"):
-        kernel_size, width, ratio = one.split("#")
-        blocks.append(Block(int(width), int(kernel_size), 0.0 if ratio == "None" else float(ratio)))
-    return tuple(blocks)
+def program(stage: Stage, width: int, size: int) -> Program:
+    return stage_program(stage, square(width, size))[1:]
 
 
 def main() -> None:
@@ -77,7 +72,7 @@ def main() -> None:
             block_type = stages["stage1"].choices[block].block_type
             if given.floor:
                 rows = [
-                    parts(stages[f"stage{table['stage'][row]}"].stride, parse(table["blocks"][row]),
+                    parts(stages[f"stage{table['stage'][row]}"].stride, decode_blocks(table["blocks"][row]),
                           table["cin"][row], table["hw"][row])
                     for row in own.tolist()
                 ]  # fmt: skip
@@ -88,11 +83,11 @@ def main() -> None:
             programs = {}
             for row in own.tolist():
                 stage = stages[f"stage{table['stage'][row]}"]
-                blocks = Stage(stage.name, block_type, stage.stride, parse(table["blocks"][row]))
+                blocks = Stage(stage.name, block_type, stage.stride, decode_blocks(table["blocks"][row]))
                 programs[row] = program(blocks, table["cin"][row], table["hw"][row])
             train, test = own[fitted[own]], own[~fitted[own]]
             predictor = fit_measured(target, [programs[row] for row in train], latencies[train], use_blocks=True)
-            predictor.prepare(operator for row in test for operator in programs[row])
+            predictor.prepare(node for row in test for node in programs[row])
             errors = np.array([predictor.program_ms(programs[row]) for row in test]) / latencies[test] - 1
             everything.append(np.abs(errors))
             seconds = time.monotonic() - start
@@ -154,7 +149,7 @@ def floor(target: TargetDescription, block_type: BlockType, rows: list[list[Part
     ]
     known = np.flatnonzero(seen & told)
     predictor = fit_measured(target, [programs[number] for number in known], block_ms[known])
-    predictor.prepare(operator for own in programs for operator in own)
+    predictor.prepare(node for own in programs for node in own)
     wrong_ms = np.where(seen, 0, np.array([predictor.program_ms(own) for own in programs]) - block_ms)
     unseen = ~seen & told
     judged = ~fitted & (counts @ (~seen & ~told).astype(float) == 0)

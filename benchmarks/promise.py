@@ -22,7 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from spaceevo.nets.network import Network, Program, program_of
+from spaceevo.graph.nodes import Program
+from spaceevo.nets.network import Network, program_of
 from spaceevo.pipeline import finetune, predict, space, supernet
 from spaceevo.pipeline.any_space import trained_subnets
 from spaceevo.pipeline.context import Context

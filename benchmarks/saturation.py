@@ -37,11 +37,10 @@ def write(folder: Path) -> list[str]:
     from spaceevo.measure.random_graphs import random_integer_graph
     from spaceevo.nets.executors import run_integer
     from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-    from spaceevo.spaces.operators import operators
-    from spaceevo.spaces.subnet import network_layers
+    from spaceevo.spaces.subnet import network_program
 
     space = load_hyperspace("micro").space(SpaceChoice((4, 2, 1), (0, 0, 0)), 10)
-    program = operators(network_layers(replace(space.sample(random.Random(3)), resolution=RESOLUTION)))
+    program = network_program(replace(space.sample(random.Random(3)), resolution=RESOLUTION))
     patterns = torch.randn(NUM_IMAGES, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 1.5
     images = F.interpolate(patterns, size=(RESOLUTION, RESOLUTION), mode="bilinear")
     np.save(folder / "images.npy", images.numpy())

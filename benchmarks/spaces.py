@@ -3,7 +3,7 @@
     python benchmarks/spaces.py [REFERENCE]
 
 REFERENCE is a folder with block_lut_mobilew.parquet and block_lut_onnxw.parquet; without it that part is left out.
-Sampling stands beside a baseline in the same run: the same networks traced layer by layer.
+Sampling stands beside a baseline in the same run: the same networks, each traced whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from spaceevo.nets.network import Network
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.published_tables import check_rows, read_table
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 NUM_SUBNETS = 100_000
 NUM_TRACED = 1000
@@ -46,18 +46,18 @@ def main() -> None:
     subnets = [space.sample(rng) for _ in range(NUM_TRACED)]
     start = time.perf_counter()
     for subnet in subnets:
-        _ = sum(layer.macs for layer in network_layers(subnet))
+        _ = sum(node.macs for node in network_program(subnet))
     traced = (time.perf_counter() - start) * NUM_SUBNETS / NUM_TRACED
     print(f"sample {NUM_SUBNETS:,} subnets of mobilew with costs: {seconds:.2f} s (bar 5 s);"
-          f" {traced / seconds:.0f} times as fast as tracing every layer")  # fmt: skip
+          f" {traced / seconds:.0f} times as fast as tracing every network")  # fmt: skip
 
     space = space_of("onnxw-151122-023231")
     start = time.perf_counter()
-    largest = space.maximal_operators()
+    largest = space.largest_nodes()
     declared = time.perf_counter() - start
     Network(largest, 127, torch.Generator())
     built = time.perf_counter() - start
-    print(f"build the supernet of onnxw: {built:.2f} s (bar 3 s), of which {declared:.2f} s for its operators")
+    print(f"build the supernet of onnxw: {built:.2f} s (bar 3 s), of which {declared:.2f} s for its nodes")
 
     help_code = "import sys; sys.argv = ['spaceevo', '--help']; from spaceevo.cli import main; main()"
     commands = {"python -c pass": "pass", "import spaceevo": "import spaceevo", "spaceevo --help": help_code}

@@ -29,8 +29,9 @@ import numpy as np
 from spaceevo.search.pareto import hypervolume, pareto_front
 from spaceevo.search.subnet_search import best_within, search_subnets
 from spaceevo.seeding import python_random
+from spaceevo.spaces.choices import Block, Value
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.subnet import Block, Subnet, block_cost
+from spaceevo.spaces.subnet import Subnet, block_cost
 
 SPREAD, FLOOR = 0.008, 0.5
 QUANTILES = {"two budgets": (0.35, 0.75), "four budgets": (0.2, 0.4, 0.6, 0.8)}
@@ -65,15 +66,15 @@ class Landscape:
         return np.quantile([self.latency_ms(subnet) for subnet in self.subnets], quantiles).tolist()
 
     def latency_ms(self, subnet: Subnet) -> float:
-        width, size, total = 3, subnet.resolution, 0.05
+        shape, total = subnet.in_shape, 0.05
         for stage in subnet.stages:
             for index, block in enumerate(stage.blocks):
                 stride = stage.stride if index == 0 else 1
-                cost = block_cost(stage.block_type, stride, width, size, block)
+                cost = block_cost(stage.block_type, stride, shape, block)
                 factor = 0.25 * self._draw("kernel", stage.name, block.kernel_size)
-                factor += 0.15 * self._draw("in", width, block.width)
+                factor += 0.15 * self._draw("in", shape.channels, block.width)
                 total += 0.005 + cost.macs / 1e7 * exp(factor)
-                width, size = block.width, cost.out_size
+                shape = cost.out_shape
         return total
 
     def _total(self, subnet: Subnet) -> float:
@@ -83,10 +84,10 @@ class Landscape:
             total += self._draw("depth", stage.name, len(stage.blocks))
             for index, block in enumerate(stage.blocks):
                 place = stage.name, index
-                total += 0.6 * 0.85**index * sum(self._draw(*place, *choice) for choice in block._asdict().items())
-                total += 0.4 * self._draw("block", *place, block)
+                total += 0.6 * 0.85**index * sum(self._draw(*place, *choice) for choice in choices_of(block))
+                total += 0.4 * self._draw("block", *place, text_of(block))
                 if before is not None:
-                    total += 0.4 * self._draw("pair", *place, before[1:], block[1:])
+                    total += 0.4 * self._draw("pair", *place, before.choices[1:], block.choices[1:])
                 before = block
         return total
 
@@ -95,7 +96,16 @@ class Landscape:
         return saturating + SPREAD * (self._total(subnet) - self._mean) / self._std
 
     def evaluated(self, subnet: Subnet) -> float:
-        return self.top1(subnet) + self.noise * python_random(self.number, "noise", subnet).gauss(0, 1)
+        return self.top1(subnet) + self.noise * python_random(self.number, "noise", text_of(subnet)).gauss(0, 1)
+
+
+def choices_of(block: Block) -> list[tuple[str, Value]]:
+    return [(name, getattr(block, name)) for name in ("width", "kernel_size", "expand_ratio")] + list(block.added)
+
+
+def text_of(value: Block | Subnet) -> str:
+    """What draws depend on: that of noted results, when blocks had no further choices."""
+    return repr(value).replace(", added=()", "")
 
 
 def search(landscape: Landscape, budgets: list[float], settings: dict[str, Any]) -> tuple[float, float]:

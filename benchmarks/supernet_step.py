@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +34,23 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from spaceevo.config import TrainingSettings
-from spaceevo.nets.network import BATCH_NORM_EPS, Network, Program, program_of
+from spaceevo.graph.nodes import Node, Program
+from spaceevo.graph.ops import (
+    Add,
+    Conv,
+    Depthwise,
+    Gate,
+    Linear,
+    MaxPool,
+    Multiply,
+    Pool,
+    Quantize,
+    Relabel,
+    Sigmoid,
+)
+from spaceevo.graph.tensors import FIXED_QUANTIZERS, RELU6_MAX_SCALE
+from spaceevo.nets.network import BATCH_NORM_EPS, Network, program_of
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.operators import FIXED_QUANTIZERS, RELU6_MAX_SCALE, Operator
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.train.batches import to_input
 from spaceevo.train.loop import CLIP_VALUE, _optimizer, _step
@@ -71,74 +86,80 @@ class PlainSupernet(nn.Module):
             {name.replace(".", " "): parameter.detach().clone() for name, parameter in network.named_parameters()}
         )
 
-    def value(self, operator: str, name: str) -> Tensor:
-        return self.values[f"weighted {operator} {name}"]
+    def value(self, node_id: str, name: str) -> Tensor:
+        return self.values[f"weighted {node_id} {name}"]
 
-    def vector(self, operator: Operator, name: str) -> Tensor:
-        return self.value(operator.name, name)[: operator.out_channels].contiguous()
+    def vector(self, node: Node, name: str) -> Tensor:
+        return self.value(node.id, name)[: node.out_shape.channels].contiguous()
 
     def forward(self, x: Tensor, program: Program) -> Tensor:
         tensors = {program[0].inputs[0]: x}
-        for operator in program:
-            y = self.computed(operator, *(tensors[name] for name in operator.inputs))
-            tensors[operator.name] = self.activation(operator, y)
-        return tensors[program[-1].name]
+        for node in program:
+            y = self.computed(node, *(tensors[name] for name in node.inputs))
+            tensors[node.id] = self.activation(node, y)
+        return tensors[program[-1].id]
 
-    def computed(self, operator: Operator, x: Tensor, other: Tensor | None = None) -> Tensor:
-        match operator.kind:
-            case "conv":
-                bias = None if operator.norm == "none" else self.vector(operator, "bias")
-                shape = (operator.stride, operator.padding, 1, operator.groups)
-                if not operator.has_batch_norm:
-                    return F.conv2d(x, self.weight(operator), bias, *shape)
-                y = F.conv2d(x, self.weight(operator), None, *shape)
-                return F.batch_norm(y, None, None, self.vector(operator, "gamma"), bias, True, 0.0, BATCH_NORM_EPS)
-            case "linear":
-                return F.linear(x.flatten(1), self.weight(operator), self.value(operator.name, "bias"))
-            case "gate" | "relabel":
+    def computed(self, node: Node, x: Tensor, other: Tensor | None = None) -> Tensor:
+        match node.op:
+            case Conv() | Depthwise() as op:
+                bias = None if op.norm == "none" else self.vector(node, "bias")
+                shape = (op.stride, op.padding, 1, x.shape[1] if isinstance(op, Depthwise) else 1)
+                if op.norm != "batch_norm":
+                    return F.conv2d(x, self.weight(node), bias, *shape)
+                y = F.conv2d(x, self.weight(node), None, *shape)
+                return F.batch_norm(y, None, None, self.vector(node, "gamma"), bias, True, 0.0, BATCH_NORM_EPS)
+            case Linear():
+                return F.linear(x.flatten(1), self.weight(node), self.value(node.id, "bias"))
+            case Gate() | Relabel():
                 return x / 6 + 0.5 if self.quantized else F.hardsigmoid(x)
-            case "sigmoid":
+            case Sigmoid():
                 return x.sigmoid()
-            case "multiply":
+            case Multiply():
                 return x * other
-            case "add":
+            case Add():
                 return x + other
-            case "pool":
+            case Pool():
                 return x.mean((2, 3), keepdim=True)
-        return x
+            case MaxPool() as op:
+                return F.max_pool2d(x, op.kernel_size, op.stride, op.padding)
+            case Quantize():
+                return x
+            case op:
+                assert_never(op)
 
-    def weight(self, operator: Operator) -> Tensor:
-        out_channels, in_channels, *_ = operator.weight_shape
-        weight = self.value(operator.weights_name, "weight")[:out_channels, :in_channels]
-        if operator.kind == "conv":
-            start = (weight.shape[-1] - operator.kernel_size) // 2
-            centre = slice(start, start + operator.kernel_size)
+    def weight(self, node: Node) -> Tensor:
+        out_channels, in_channels, *kernel = node.weight_shape
+        weight = self.value(node.weights_id, "weight")[:out_channels, :in_channels]
+        if kernel:
+            start = (weight.shape[-1] - kernel[0]) // 2
+            centre = slice(start, start + kernel[0])
             weight = weight[:, :, centre, centre]
         weight = weight.contiguous()
         if not self.quantized:
             return weight
-        scale = self.value(operator.weights_name, "weight_scale")[:out_channels].abs().clamp_min(1e-9)
+        scale = self.value(node.weights_id, "weight_scale")[:out_channels].abs().clamp_min(1e-9)
         factor = (weight[0].numel() * W_QMAX) ** -0.5
         scale = scaled_gradient(scale, factor).view(-1, *[1] * (weight.dim() - 1))
         return rounded(F.hardtanh(weight / scale, -W_QMAX, W_QMAX)) * scale
 
-    def activation(self, operator: Operator, y: Tensor) -> Tensor:
-        if operator.quantizer in ("none", "input"):
+    def activation(self, node: Node, y: Tensor) -> Tensor:
+        quantizer = node.out.quantizer
+        if quantizer in ("none", "input"):
             return y
         if not self.quantized:
-            if operator.quantizer == "relu":
+            if quantizer == "relu":
                 return F.relu(y)
-            return F.relu6(y) if operator.quantizer == "relu6" else y
-        if operator.quantizer in FIXED_QUANTIZERS:
-            fixed, zero = FIXED_QUANTIZERS[operator.quantizer]
+            return F.relu6(y) if quantizer == "relu6" else y
+        if quantizer in FIXED_QUANTIZERS:
+            fixed, zero = FIXED_QUANTIZERS[quantizer]
             return (rounded(F.hardtanh(y / fixed + zero, 0.0, 255.0)) - zero) * fixed
         factor = (y.numel() / len(y) * 255) ** -0.5
-        scale = self.values[f"quantizers {operator.name} scale"]
-        if operator.quantizer == "relu6":
+        scale = self.values[f"quantizers {node.id} scale"]
+        if quantizer == "relu6":
             scale = scale - (scale - RELU6_MAX_SCALE).clamp_min(0).detach()
         scale = scaled_gradient(scale, factor)
-        beta = scaled_gradient(self.values[f"quantizers {operator.name} beta"], factor)
-        zero_point = rounded(-beta / scale) if operator.quantizer == "free" else 0.0
+        beta = scaled_gradient(self.values[f"quantizers {node.id} beta"], factor)
+        zero_point = rounded(-beta / scale) if quantizer == "free" else 0.0
         return (rounded(F.hardtanh(y / scale + zero_point, 0.0, 255.0)) - zero_point) * scale
 
 
@@ -153,7 +174,7 @@ def plain_step(network: Network, channels_last: bool = False) -> Step:
         optimizer.zero_grad()
         losses, soft = [], None
         for program in programs:
-            x = to_input(pixels, program[0].in_size)
+            x = to_input(pixels, program[0].in_shape.height)
             logits = plain(x.contiguous(memory_format=torch.channels_last) if channels_last else x, program)
             if soft is None:
                 loss = F.cross_entropy(logits, labels, label_smoothing=SETTINGS.label_smoothing)
@@ -197,12 +218,14 @@ class Setting:
 
     def network(self, phase: str) -> Network:
         generator = torch.Generator().manual_seed(0)
-        network = Network(self.space.maximal_operators(), W_QMAX, generator)
+        network = Network(self.space.largest_nodes(), W_QMAX, generator)
         network.train()
         if phase == "lsq+":
             pixels, _ = self.batch(1000)
             programs = [program for number in range(20) for program in self.programs(1000 + number)]
-            network.start_quantization([(to_input(pixels, program[0].in_size), program) for program in programs])
+            network.start_quantization(
+                [(to_input(pixels, program[0].in_shape.height), program) for program in programs]
+            )
         return network
 
     def programs(self, number: int, num_random: int | None = None) -> list[Program]:
@@ -300,7 +323,7 @@ def scaling(setting: Setting, phase: str, options: argparse.Namespace) -> list[d
         work = {key: partial(lambda draw, r: step(draw(r), *setting.batch(0)), draw) for key, draw in variants.items()}
         seconds = timed(work, options.rounds)
         macs = {
-            key: sum(operator.macs for r in range(options.rounds) for program in draw(r) for operator in program)
+            key: sum(node.macs for r in range(options.rounds) for program in draw(r) for node in program)
             for key, draw in variants.items()
         }
         first = next(iter(variants))

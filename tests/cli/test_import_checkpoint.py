@@ -68,7 +68,7 @@ def checkpoint_of(network, kinds):
 def test_a_whole_checkpoint(cli, tmp_path):
     hyperspace = load_hyperspace("micro")
     space = hyperspace.space(hyperspace.decode(SPACE), 7)
-    network = Network(space.maximal_operators("published"), 127, torch.Generator().manual_seed(0))
+    network = Network(space.largest_nodes("published"), 127, torch.Generator().manual_seed(0))
     kinds = {stage.name: stage.choice.block_type.kind for stage in space.stages}
     file, out = tmp_path / "supernet.pth", tmp_path / "supernet.safetensors"
     torch.save(checkpoint_of(network, kinds), file)
@@ -80,7 +80,7 @@ def test_a_whole_checkpoint(cli, tmp_path):
     assert result["num_moved_offsets"] == result["num_quantizers"] == len(network.weighted)
     assert abs(result["max_shift_steps"] - 0.25) < 1e-3
     assert result["logits_relative_rms_change"]["smallest"] > 0
-    loaded = Network(space.maximal_operators("published"), 127, torch.Generator())
+    loaded = Network(space.largest_nodes("published"), 127, torch.Generator())
     assert load_weights(loaded, out)["placement"] == "published"
     for name, weighted in network.weighted.items():
         assert torch.equal(loaded.weighted[name].weight, weighted.weight)
@@ -93,7 +93,7 @@ def test_a_whole_checkpoint(cli, tmp_path):
 def test_numbers_that_are_none_are_no_supernet(cli, tmp_path):
     hyperspace = load_hyperspace("micro")
     space = hyperspace.space(hyperspace.decode(SPACE), 7)
-    network = Network(space.maximal_operators("published"), 127, torch.Generator().manual_seed(0))
+    network = Network(space.largest_nodes("published"), 127, torch.Generator().manual_seed(0))
     state = checkpoint_of(network, {stage.name: stage.choice.block_type.kind for stage in space.stages})
     scale = next(key for key in state if key.endswith(".sw"))
     weight = scale.replace(".sw", ".weight")

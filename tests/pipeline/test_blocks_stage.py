@@ -9,6 +9,8 @@ from spaceevo import plugins
 from spaceevo.artifacts import RunFolder
 from spaceevo.config import BlocksSettings, DataSettings, EngineSettings, Recipe
 from spaceevo.errors import ArtifactError, RecipeError, TrainingError
+from spaceevo.graph.identity import identity
+from spaceevo.graph.tensors import square
 from spaceevo.locks import claim
 from spaceevo.pipeline import blocks
 from spaceevo.pipeline.context import Context
@@ -47,7 +49,7 @@ def trainings(monkeypatch):
         failure = trainings.failures.get((index, block, attempt), "")
         stage = hyperspace.searched[index]
         rows = [
-            ScoredSubstage(window, 24, 8, encode_blocks(one), loss, one, 12)
+            ScoredSubstage(window, 24, square(8, 12), encode_blocks(one), loss, one)
             for window in range(stage.num_windows)
             for one in (stage.elastic(block, window).smallest(), stage.elastic(block, window).largest())
         ]
@@ -186,12 +188,86 @@ def test_a_changed_preset_and_a_damaged_cell_are_told(context, trainings):
     distil(context)
     assert blocks.load_distillation(context.run.path)[1] == context.hyperspace
     notes = context.run.path / "distillation.json"
-    notes.write_text(notes.read_text().replace(blocks.content_hash(repr(context.hyperspace)), "another"))
+    notes.write_text(notes.read_text().replace(identity(context.hyperspace), "another"))
     with pytest.raises(ArtifactError, match="preset has changed"):
         blocks.load_distillation(context.run.path)
+    with pytest.raises(ArtifactError, match="preset has changed"):
+        distil(context)
     (context.run.path / "cells" / "1-0.json").write_text(json.dumps({"cell": {}}))
     with pytest.raises(ArtifactError, match=r"1-0\.json is not a distilled cell"):
         quality(context)
+
+
+#: What earlier versions noted of the presets: the hash of their `repr`.
+EARLIER = {
+    "micro": "c7db45c75de36282ea8991237cd3247f5f611e0cccc20a33798fa5fb82b17501",
+    "mobilenetv3": "1fdaeb96bd367fa29dea81a690205d03949dda82bcfe0e8ef8d9869c8cad7e86",
+    "mobilew": "2d82c7aaefd732415a9c7d9af2e22c35b80e8e654eef9130ebabd717cda164a7",
+    "onnxw": "6424b312634ad1ddfbdfe2e68c667f7346c4a4e9f84af4fff040c35f92f1273b",
+    "proxyless": "baaac6156af400cbb632c20d735e9cf353f719c1b136df0ccbb83f2102c02280",
+    "resnet50": "da18e5425ca2d7ac52235050b19b27f58eff2a267f1c0e15a406a09a9c7fa21b",
+    "tiny": "1963434efb412910e0d9e3841870b7d33ea5046ebb7f916e3f31de3e0e642f2a",
+}
+#: Kernel sizes of its block type are written otherwise since.
+OTHERWISE = {
+    "hyperspace": "mobilenetv4",
+    "hyperspace_hash": "0f609060a18878f1ac3440833143fe5c73d57129f8c407e3f8bba270b3d7fc70",
+}
+
+
+def noted_earlier(folder, **changes):
+    """Rewrite the notes of a folder as an earlier version wrote them."""
+    notes = folder / "distillation.json"
+    content = json.loads(notes.read_text()) | changes
+    del content["hyperspace_format"]
+    notes.write_text(json.dumps(content))
+
+
+def test_cells_of_an_earlier_version_are_gone_on_with(context, trainings):
+    distil(context, ALL[:2])
+    folder = context.run.path
+    for name, sha256 in EARLIER.items():
+        noted_earlier(folder, hyperspace=name, hyperspace_hash=sha256)
+        assert blocks.load_distillation(folder)[1].name == name
+        (folder / "distillation.json").write_text(blocks.distillation_of(context, 63).model_dump_json())
+    noted_earlier(folder, hyperspace_hash=EARLIER["tiny"])
+    distil(context)
+    assert sorted(trainings.done) == [(*cell, 0) for cell in ALL], "nothing is done twice"
+    assert len(quality(context)[1]) == len(ALL)
+    with pytest.raises(ArtifactError, match="w_qmax was 63, is 127") as error:
+        blocks.distil(context, 127, folder, ALL, silent)
+    assert error.value.found == "w_qmax was 63, is 127", "the form of the hash is no difference"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"hyperspace": "mobilenetv4", "hyperspace_hash": EARLIER_OF_MOBILENETV4}, {"hyperspace_hash": "another"}],
+)
+def test_cells_of_an_earlier_version_that_nobody_can_compare_are_refused(context, trainings, changes):
+    distil(context)
+    noted_earlier(context.run.path, **changes)
+    told = r"another version of spaceevo.*in format 0, this version in 1.*go on with the version that distilled them"
+    with pytest.raises(ArtifactError, match=told) as error:
+        blocks.load_distillation(context.run.path)
+    assert "changed" not in str(error.value)
+    if "hyperspace" not in changes:
+        with pytest.raises(ArtifactError, match=told):
+            distil(context)
+
+
+def test_a_stage_that_an_earlier_version_finished_stays_finished(context, trainings, monkeypatch):
+    """Its inputs are those that its manifest has the hash of."""
+    monkeypatch.setattr(Context, "target", type("Target", (), {"w_qmax": 63}))
+    inputs = blocks.inputs(context)
+    assert inputs["hyperspace_hash"] == identity(context.hyperspace)
+    blocks.distil(context, 63, context.run.stage(blocks.NAME).path, ALL, silent)
+    assert blocks.inputs(context) == inputs
+    noted_earlier(context.run.stage(blocks.NAME).path, hyperspace_hash=EARLIER["tiny"])
+    earlier = {**inputs, "hyperspace_hash": EARLIER["tiny"]}
+    del earlier["hyperspace_format"]
+    assert blocks.inputs(context) == earlier
+    monkeypatch.setattr(Context, "target", type("Target", (), {"w_qmax": 127}))
+    assert blocks.inputs(context) == {**inputs, "w_qmax": 127}
 
 
 def test_a_stage_without_a_block_type_left(context, trainings, monkeypatch):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from spaceevo.errors import ArtifactError, DataError
+from spaceevo.graph.tensors import Shape, square
 from spaceevo.pipeline.handout import PREPROCESSING, _preprocessing, metadata_of, validation_images
 from spaceevo.records import ExtractedNetwork
 from spaceevo.runtimes import litert, this_profile
@@ -116,9 +117,9 @@ def test_networks_of_older_versions_are_written_as_they_are(text):
 
 def network_of(class_names):
     """As much of an extracted network of two classes and 32 pixels as decides which images fit."""
-    operators = [types.SimpleNamespace(in_size=32), types.SimpleNamespace(out_channels=2)]
+    nodes = [types.SimpleNamespace(in_shape=square(3, 32)), types.SimpleNamespace(out_shape=Shape(2))]
     metadata = {"class_names": class_names} if class_names else {}
-    return types.SimpleNamespace(integer=types.SimpleNamespace(operators=operators), metadata=metadata)
+    return types.SimpleNamespace(integer=types.SimpleNamespace(nodes=nodes), metadata=metadata)
 
 
 @pytest.fixture(scope="module")

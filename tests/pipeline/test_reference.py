@@ -128,7 +128,7 @@ def shapes_of(space):
     from spaceevo.nets import published
     from spaceevo.nets.network import Network
 
-    network = Network(space.maximal_operators("published"), 127, torch.Generator())
+    network = Network(space.largest_nodes("published"), 127, torch.Generator())
     kinds = {stage.name: stage.choice.block_type.kind for stage in space.stages}
     shapes = {}
     for name, weighted in network.weighted.items():
@@ -153,7 +153,7 @@ def parity(tmp_path_factory):
     subnet = space.smallest()
     x = torch.from_numpy(reference.reference_images(subnet.resolution))
     cases, logits = [], []
-    macs, params = reference.exact_counts(reference.network_layers(subnet))
+    macs, params = reference.exact_counts(reference.network_program(subnet))
     for mode in ("fp32", "int8"):
         network = import_supernet(state, space, mode == "int8").network
         with torch.no_grad():

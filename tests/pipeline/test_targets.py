@@ -53,7 +53,7 @@ def test_run_for_another_runtime(tiny: Any, tmp_path: Any, cli: Any, runtime: st
         network = finetune.load_network(context, program, number)
         calibrated = calibrated_subnet(network, program, train_images, RECALIBRATION_BATCHES)
         ours = predict_logits(calibrated, program, val_images.pixels)
-        inputs = to_input(val_images.pixels, program[0].in_size)
+        inputs = to_input(val_images.pixels, program[0].in_shape.height)
         theirs = torch.from_numpy(module.Session(folder / model["int8_file"]).run(inputs.numpy()))
         found = compare(theirs, ours)
         assert found.top1 == 1

@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from spaceevo.config import BlocksSettings
 from spaceevo.errors import ArtifactError, NoSpaceError, TrainingError
+from spaceevo.graph.tensors import square
 from spaceevo.progress import silent
+from spaceevo.spaces.choices import Block
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
 from spaceevo.spaces.search_space import BlockChoice
-from spaceevo.spaces.subnet import Block, BlockType, Head, Stage
+from spaceevo.spaces.subnet import BlockType, Head, Stage
 from spaceevo.train import distillation, loop
 from spaceevo.train.batches import Images
 from spaceevo.train.distillation import (
@@ -99,7 +101,7 @@ def test_the_maps_of_a_stage(features):
     assert {r: tuple(t.shape) for r, t in second.sources.items()} == {12: (48, 6, 6, 6), 16: (48, 6, 8, 8)}
     assert {r: tuple(t.shape) for r, t in second.targets.items()} == {12: (48, 7, 3, 3), 16: (48, 7, 4, 4)}
     assert second.sources[16].dtype == second.targets[16].dtype == torch.float16
-    assert (second.in_sizes, second.out_sizes) == ({12: 6, 16: 8}, {12: 3, 16: 4})
+    assert (second.in_sizes, second.out_sizes) == ({12: (6, 6), 16: (8, 8)}, {12: (3, 3), 16: (4, 4)})
     target = second.targets[16].float()
     assert target.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(second.mean_C, target.mean((0, 2, 3)))
@@ -167,8 +169,21 @@ def test_in_widths():
 
 def test_encode_blocks():
     stage = Stage("a", BlockType("mbv2", "relu"), 1, (Block(16, 3, 2.0), Block(24, 5, 0.0)))
-    assert encode_blocks(stage) == "3#16#2.0_5#24#None"
+    assert encode_blocks(stage) == "3#16#2.0_5#24#None", "as earlier versions wrote it, and the published tables"
     assert decode_blocks("3#16#2.0_5#24#None") == stage.blocks
+
+
+def test_encode_blocks_with_several_kernel_sizes_and_added_axes():
+    added = (("groups", 2), ("key_width", 24), ("share", 0.5), ("sizes", (1, 3)))
+    stage = Stage("a", BlockType("uib", "relu"), 1, (Block(16, (3, 0), 2.0, added), Block(24, (0, 5), 0.0)))
+    assert encode_blocks(stage) == "3+0#16#2.0#groups=2#key-width=24#share=0.5#sizes=1+3_0+5#24#None"
+    assert decode_blocks(encode_blocks(stage)) == stage.blocks
+
+
+@pytest.mark.parametrize("text", ["", "3#16", "3#16#2.0#groups", "3#16#2.0#groups=two", "x#16#2.0", "3#16#2.0_"])
+def test_what_no_blocks_are(text):
+    with pytest.raises(ValueError):
+        decode_blocks(text)
 
 
 @pytest.mark.parametrize(("index", "block"), [(0, 0), (1, 1)])
@@ -184,8 +199,8 @@ def test_rows_are_complete(features, distilled, index, block):
     for row in result.rows:
         assert hyper_stage.elastic(block, row.window).contains(row.stage)
         assert row.blocks == encode_blocks(row.stage)
-        assert row.in_width in in_widths_of(HYPERSPACE, index)
-        assert row.in_size == row.resolution // 2
+        assert row.in_shape.channels in in_widths_of(HYPERSPACE, index)
+        assert row.in_shape == square(row.in_shape.channels, row.resolution // 2)
         assert math.isfinite(row.nsr_loss)
         assert row.nsr_loss > 0
     cell = result.cell
@@ -309,7 +324,7 @@ def test_every_range_is_started_from_data(features, distilled, monkeypatch):
 
     def observed(network, batches):
         start(network, batches)
-        seen.append((network, {o.name for _, program in batches for o in program}))
+        seen.append((network, {node.id for _, program in batches for node in program}))
 
     monkeypatch.setattr(distillation.Network, "start_quantization", observed)
     stages = (*HYPERSPACE.stages[:2], replace(HYPERSPACE.stages[2], depths=(1, 2, 3, 4)))

@@ -10,6 +10,7 @@ from torch import nn
 
 from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import ArtifactError, PluginError, RecipeError, TrainingError
+from spaceevo.graph.tensors import Shape
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.progress import silent
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage, load_hyperspace
@@ -193,9 +194,9 @@ def test_what_the_users_code_does_wrong_is_told_with_its_place(tmp_path, monkeyp
 
 
 def test_map_sizes():
-    assert map_sizes(HYPERSPACE, 16) == (8, 8, 4)
-    assert map_sizes(HYPERSPACE, 13) == (7, 7, 4)
-    assert map_sizes(load_hyperspace("mobilew"), 224) == (112, 56, 28, 14, 14, 7, 7)
+    assert map_sizes(HYPERSPACE, 16) == ((8, 8), (8, 8), (4, 4))
+    assert map_sizes(HYPERSPACE, 13) == ((7, 7), (7, 7), (4, 4))
+    assert map_sizes(load_hyperspace("mobilew"), 224) == tuple((size, size) for size in (112, 56, 28, 14, 14, 7, 7))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_taps_by_size(sizes, chosen):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told"), [((8, 4, 2), "1 feature maps of size 8"), ((8, 8, 2), "0 feature maps of size 4"), ((), "none")]
+    ("sizes", "told"), [((8, 4, 2), "1 feature maps of 8 x 8"), ((8, 8, 2), "0 feature maps of 4 x 4"), ((), "none")]
 )
 def test_too_few_maps_of_a_size(sizes, told):
     def maps(x_BCHW):
@@ -241,8 +242,8 @@ def test_a_network_of_the_zoo(zoo_weights):
     x = to_input(images(4).pixels, 16)
     features = teacher.features(x)
     assert [tuple(f.shape[1:]) for f in features] == [(32, 8, 8), (16, 8, 8), (24, 4, 4)]
-    ends = [operator for operator in program if operator.out_channels == 24 and operator.out_size == 4]
-    _, (expected,) = network(x, program, [ends[-1].name])
+    ends = [node for node in program if node.out_shape == Shape(24, 4, 4)]
+    _, (expected,) = network(x, program, [ends[-1].id])
     assert torch.equal(features[2], expected)
     assert not features[2].requires_grad
     assert [f.shape[-1] for f in teacher.features(to_input(images(4).pixels, 12))] == [6, 6, 3]
@@ -347,7 +348,7 @@ def test_models_of_libraries(libraries, location, taps):
     [
         ("timm:resnext", RecipeError, "Unknown model"),
         ("huggingface:org/resnext", RecipeError, "not a valid model identifier"),
-        ("timm:resnet", TrainingError, r"1 feature maps of size 8.*sizes are 8, 4, 2"),
+        ("timm:resnet", TrainingError, r"1 feature maps of 8 x 8.*sizes are 8 x 8, 4 x 4, 2 x 2"),
         ("timm:resnet#stages.0,stages.1", TrainingError, "needs 3 taps"),
         ("huggingface:org/resnet#stages.0,stages.1,stages.7", TrainingError, r"unknown: stages\.7"),
     ],

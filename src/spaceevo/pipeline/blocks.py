@@ -329,9 +329,9 @@ def _check_hyperspace(about: Distillation, hyperspace: Hyperspace, folder: Path)
             remedy="Distil again, in another folder",
         )
     raise ArtifactError(
-        f"The cells in {folder} are of another version of spaceevo, and may be of another hyperspace {hyperspace.name}",
-        found=f"they name it in format {about.hyperspace_format}, this version in {identity.FORMAT}; that both mean the "
-        "same cannot be shown",
+        f"The cells in {folder} are of another version of spaceevo, maybe of another hyperspace {hyperspace.name}",
+        found=f"they name it in format {about.hyperspace_format}, this version in {identity.FORMAT}, and it cannot be "
+        "shown that both mean the same",
         remedy="Distil again, in another folder, or go on with the version that distilled them",
     )
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.handmade import MULTIPLIERS, every_mobilenet_v3, matching_mobilenet_v3, mobilenet_v3
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.layers import make_divisible
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 MICRO = load_hyperspace("micro")
 
@@ -24,7 +24,7 @@ def test_structure():
         [(3, 6.0), (3, 2.5), (3, 2.3)],
     ]
     assert (subnet.head.final_expand, subnet.head.feature_mix) == (MICRO.head.final_expand, MICRO.head.feature_mix)
-    assert network_layers(subnet)[-1].out_channels == 5
+    assert network_program(subnet)[-1].out_shape.channels == 5
 
 
 def test_width_multiplier_scales_every_width():

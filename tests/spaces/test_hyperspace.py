@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 from math import prod
 
 import pytest
@@ -104,10 +105,13 @@ def test_presets_are_consistent(name):
             assert values[0] > 0
         for choice in stage.choices:
             assert choice.block_type.kind in plugins.names(BLOCKS)
-            # Two digits are two kernel sizes, 0 for none.
-            assert all(int(digit) % 2 or digit == "0" for k in choice.kernel_sizes for digit in str(k))
-            assert list(choice.kernel_sizes) == sorted(set(choice.kernel_sizes))
-            assert list(choice.expand_ratios) == sorted(set(choice.expand_ratios))
+            for axis in stage.elastic(stage.choices.index(choice), 0).axes:
+                assert list(axis.values) == sorted(set(axis.values)), axis.name
+                assert re.fullmatch("[a-z_]+", axis.name), "a field of encodings begins with it"
+            # Odd; of several, 0 is one that is left out
+            several = [k if isinstance(k, tuple) else (k,) for k in choice.kernel_sizes]
+            assert all(size % 2 or (size == 0 and len(sizes) > 1) for sizes in several for size in sizes)
+            assert len(set(map(len, several))) == 1
         assert len({str(choice.block_type) for choice in stage.choices}) == len(stage.choices)
 
 

@@ -3,16 +3,15 @@
 import random
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from spaceevo import plugins
-from spaceevo.nets.network import program_of, single_network
+from spaceevo.graph.nodes import HEAD
+from spaceevo.graph.trace import published
 from spaceevo.spaces import encoding
 from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 NAMES = plugins.names(PRESETS)
 HAND_MADE = ("mobilenetv3", "mobilenetv3micro", "mobilenetv4", "proxyless", "proxylessmicro", "resnet50", "resnetmicro")
@@ -42,46 +41,67 @@ def test_laws_of_a_random_space(name, seed):
     for subnet in (first, second, mutant, space.crossover(first, second, rng), space.smallest(), space.largest()):
         assert space.contains(subnet)
         assert encoding.decode(encoding.encode(subnet), space) == subnet
-        layers = network_layers(subnet)
-        assert subnet.macs == sum(layer.macs for layer in layers)
-        assert subnet.num_params == sum(layer.num_params for layer in layers)
+        program = network_program(subnet)
+        assert subnet.macs == sum(node.macs for node in program)
+        assert subnet.num_params == sum(node.num_params for node in program)
+        assert subnet.cost.num_weighted == sum(node.has_weights for node in program)
+        assert subnet.cost.out_shape == program[-1].out_shape == (1000, 1, 1)
     assert space.crossover(first, first, rng) == first
     assert space.smallest().macs <= first.macs <= space.largest().macs
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("one_thread")
 def test_counts_are_those_of_the_built_network(name):
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from spaceevo.nets.network import single_network
+
     rng = random.Random(name)
     hyperspace = load_hyperspace(name)
     subnet = hyperspace.space(hyperspace.sample(rng), 10).sample(rng)
-    program = program_of(subnet)
+    program = network_program(subnet)
     network = single_network(program, 127, torch.Generator()).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 3, subnet.resolution, subnet.resolution), program)
+        network(torch.zeros(1, *subnet.in_shape), program)
     assert 2 * subnet.macs == counter.get_total_flops()
     trained = [p.numel() for key, p in network.weighted.named_parameters() if not key.endswith("weight_scale")]
     assert subnet.num_params == sum(trained)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_largest_operators_cover_every_subnet(name):
+def test_largest_nodes_cover_every_subnet(name):
     rng = random.Random(name)
     hyperspace = load_hyperspace(name)
     space = hyperspace.space(hyperspace.sample(rng), 10)
     for placement in ("device", "published"):
-        largest = space.maximal_operators(placement)
-        reached = set()
+        largest = space.largest_nodes(placement)
+        heads = set()
         for subnet in (space.largest(), space.smallest(), *(space.sample(rng) for _ in range(20))):
-            for operator in program_of(subnet, placement):
-                cover = largest[operator.name]
-                reached.add(operator.name)
-                assert cover.in_channels >= operator.in_channels
-                assert cover.out_channels >= operator.out_channels
-                assert cover.kernel_size >= operator.kernel_size
-                assert cover.quantizer == operator.quantizer
-                if operator.has_weights:
-                    assert operator.weights_name in largest
-        assert {name for name in reached if name.startswith("head/")} == {n for n in largest if n.startswith("head/")}
+            program = network_program(subnet)
+            for node in published(program) if placement == "published" else program:
+                assert covers(largest[node.id], node)
+                if node.has_weights:
+                    assert node.weights_id in largest
+                if node.role.stage == HEAD:
+                    heads.add(node.id)
+        assert heads == {node.id for node in largest.values() if node.role.stage == HEAD}
+
+
+def covers(cover, node):
+    """Whether one node has the weights of another, and the same quantizer.
+
+    The last convolution of a stack of elastic depth has another stride at every depth, and its input's quantizer
+    (of the published placement) another layer.
+    """
+    return (
+        (type(cover.op), cover.out.quantizer, cover.role[:2], cover.has_batch_norm)
+        == (type(node.op), node.out.quantizer, node.role[:2], node.has_batch_norm)
+        and cover.in_shape.channels >= node.in_shape.channels
+        and cover.out_shape.channels >= node.out_shape.channels
+        and all(large >= small for large, small in zip(cover.weight_shape, node.weight_shape, strict=True))
+    )
 
 
 def test_a_published_string_comes_back():

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spaceevo.graph.nodes import HEAD
+from spaceevo.graph.ops import Conv, Depthwise
+from spaceevo.graph.trace import published
+from spaceevo.spaces.choices import Block
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import operators
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
-from spaceevo.spaces.subnet import Block, BlockType, Head, Stage, Subnet, network_layers, stage_outputs
+from spaceevo.spaces.subnet import BlockType, Head, Stage, Subnet, network_program, stage_outputs
 
 MICRO = load_hyperspace("micro")
 SEEDS = st.integers(0, 2**32)
@@ -146,8 +149,7 @@ def test_what_two_subnets_have_in_common_is_part_of_both(space, seed):
     for shared, *stages in zip(common.stages, first.stages, second.stages, strict=True):
         assert len(shared.blocks) == min(len(stage.blocks) for stage in stages)
         for block, *others in zip(shared.blocks, *(stage.blocks for stage in stages), strict=False):
-            for choice in ("width", "kernel_size", "expand_ratio"):
-                assert getattr(block, choice) == min(getattr(other, choice) for other in others)
+            assert block.choices == tuple(map(min, *(other.choices for other in others)))
     assert common == replace(space.common(second, first), resolution=first.resolution)
     assert common == space.common(common, first) == space.common(common, second)
     assert first == space.common(first, space.largest())
@@ -164,11 +166,22 @@ def test_common_choices():
 
 @pytest.mark.parametrize(
     ("one", "other", "shared"),
-    [(35, 50, 30), (53, 35, 33), (55, 33, 33), (30, 3, 0), (5, 50, 0), (33, 5, 3), (50, 3, 0), (3, 5, 3), (35, 35, 35)],
+    [
+        ((3, 5), (5, 0), (3, 0)),
+        ((5, 3), (3, 5), (3, 3)),
+        ((5, 5), (3, 3), (3, 3)),
+        ((3, 0), (0, 3), (0, 0)),
+        ((0, 5), (5, 0), (0, 0)),
+        ((3, 3), (0, 5), (0, 3)),
+        ((5, 0), (0, 3), (0, 0)),
+        ((0, 3), (0, 5), (0, 3)),
+        ((3, 5), (3, 5), (3, 5)),
+    ],
 )
-def test_two_kernel_sizes_in_one_number(one, other, shared):
-    """Of `uib`: the shared network has, by name, of every operator the smaller one, and none that one of them lacks."""
-    uib = BlockChoice(BlockType("uib", "relu"), (3, 5, 30, 33, 35, 50, 53, 55), (2.0,))
+def test_two_kernel_sizes(one, other, shared):
+    """Of `uib`: the shared network has, by id, of every layer the smaller one, and none that one of them lacks."""
+    pairs = ((0, 3), (0, 5), (3, 0), (3, 3), (3, 5), (5, 0), (5, 3), (5, 5))
+    uib = BlockChoice(BlockType("uib", "relu"), pairs, (2.0,))
     stem = ElasticStage("stem", BlockChoice(BlockType("conv", "relu"), (3,)), (16,), (1,), 2)
     stage = ElasticStage("a", uib, (16,), (1,), 2)
     space = SearchSpace("uib-0-0", (stem, stage), Head(32, 32, "relu"), (16,), 3)
@@ -179,9 +192,12 @@ def test_two_kernel_sizes_in_one_number(one, other, shared):
     assert common == space.common(second, first)
     assert common.stages[1].blocks[0].kernel_size == shared
     kernels = [
-        {layer.name: layer.kernel_size for layer in network_layers(subnet)} for subnet in (first, second, common)
+        {node.id: node.op.kernel_size for node in network_program(subnet) if isinstance(node.op, Conv | Depthwise)}
+        for subnet in (first, second, common)
     ]
     assert kernels[2] == {name: min(kernels[0][name], kernels[1][name]) for name in kernels[0].keys() & kernels[1]}
+    assert ("a/0/start" in kernels[2]) == bool(shared[0])
+    assert ("a/0/depthwise" in kernels[2]) == bool(shared[1])
 
 
 def change(subnet, index, **changes):
@@ -212,46 +228,48 @@ def test_contains_rejects(foreign):
     assert not space.contains(foreign(space.smallest()))
 
 
+def extent(node):
+    """What a supernet must hold of a node."""
+    return (node.in_shape.channels, node.out_shape.channels, *node.weight_shape)
+
+
 @few
-@given(SPACES, SEEDS)
-def test_maximal_operators_cover_every_subnet(space, seed):
-    largest = space.maximal_operators()
-    for operator in operators(network_layers(space.sample(random.Random(seed)))):
-        cover = largest[operator.name]
-        assert (cover.kind, cover.quantizer, cover.depthwise) == (operator.kind, operator.quantizer, operator.depthwise)
-        assert cover.in_channels >= operator.in_channels
-        assert cover.out_channels >= operator.out_channels
-        assert cover.kernel_size >= operator.kernel_size
+@given(SPACES, SEEDS, st.booleans())
+def test_largest_nodes_cover_every_subnet(space, seed, is_published):
+    program = network_program(space.sample(random.Random(seed)))
+    largest = space.largest_nodes("published" if is_published else "device")
+    for node in published(program) if is_published else program:
+        cover = largest[node.id]
+        assert (type(cover.op), cover.out.quantizer, cover.role) == (type(node.op), node.out.quantizer, node.role)
+        assert all(large >= small for large, small in zip(extent(cover), extent(node), strict=True))
 
 
-def test_maximal_operators_are_no_larger_than_needed():
+def test_largest_nodes_are_no_larger_than_needed():
     space = reduced_space()
-    programs = [operators(network_layers(subnet)) for subnet in all_subnets(space)]
     needed = {}
-    for operator in (operator for program in programs for operator in program):
-        size = (operator.in_channels, operator.out_channels, operator.kernel_size)
-        needed[operator.name] = tuple(map(max, size, needed.get(operator.name, size)))
-    largest = space.maximal_operators()
+    for node in (node for subnet in all_subnets(space) for node in network_program(subnet)):
+        needed[node.id] = tuple(map(max, extent(node), needed.get(node.id, extent(node))))
     # The head reads every width of the last stage
-    assert {n: (o.in_channels, o.out_channels, o.kernel_size) for n, o in largest.items()} == needed
+    assert {node_id: extent(node) for node_id, node in space.largest_nodes().items()} == needed
 
 
-def test_layers_of_a_subnet_fit_together():
+def test_nodes_of_a_subnet_fit_together():
     subnet = reduced_space().largest()
-    layers = network_layers(subnet)
-    by_name = {layer.name: layer for layer in layers}
-    for layer in layers:
-        if layer.inputs[0] in by_name:
-            source = by_name[layer.inputs[0]]
-            assert (layer.in_channels, layer.in_size) == (source.out_channels, source.out_size)
+    program = network_program(subnet)
+    nodes = {node.id: node for node in program}
+    for node in program[1:]:
+        assert node.in_shape == nodes[node.inputs[0]].out_shape
     # 20 pixels: stem to 10, stage b to 5
-    assert by_name["head/final_expand"].in_size == 5
+    assert nodes["head/final_expand"].in_shape == (32, 5, 5)
     assert stage_outputs(subnet) == {"stem": "stem/0/conv", "a": "a/1/add", "b": "b/2/add"}
-    assert [layer.stride for layer in layers if layer.name.startswith("b/") and layer.name.endswith("depthwise1")] == [
-        2,
-        1,
-        1,
+    strides = [node.op.stride for node in program if node.role.stage == "b" and node.role.layer == "depthwise1"]
+    assert strides == [2, 1, 1]
+    assert [node.id for node in program if node.role.stage == HEAD] == [
+        "head/final_expand",
+        "head/pool",
+        "head/feature_mix",
+        "head/logits",
     ]
-    assert layers[-1].out_channels == 3
-    assert subnet.macs == sum(layer.macs for layer in layers)
-    assert subnet.num_params == sum(layer.num_params for layer in layers)
+    assert program[-1].out_shape.channels == 3
+    assert subnet.macs == sum(node.macs for node in program)
+    assert subnet.num_params == sum(node.num_params for node in program)

@@ -3,8 +3,9 @@
 import pytest
 
 from spaceevo.errors import PluginError
-from spaceevo.spaces.layers import peak_activation_bytes
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.graph.nodes import layers, peak_activation_bytes
+from spaceevo.graph.tensors import square
+from spaceevo.spaces.subnet import network_program
 from spaceevo.spaces.zoo import load_network, zoo
 
 #: Parameters as torchvision and timm count them.
@@ -39,8 +40,9 @@ def test_counts_are_within_two_per_cent_of_the_published(name):
 
 
 def test_fbnet_v3_crops_as_released():
-    sizes = {layer.name: layer.out_size for layer in network_layers(load_network("FBNetV3-A").subnet)}
-    assert (sizes["stage3/4/add"], sizes["stage4/0/project"], sizes["stage7/0/project"]) == (28, 13, 6)
+    shapes = {node.id: node.out_shape for node in network_program(load_network("FBNetV3-A").subnet)}
+    names = ("stage3/4/add", "stage4/0/project", "stage7/0/project")
+    assert [shapes[name][1:] for name in names] == [(28, 28), (13, 13), (6, 6)]
 
 
 def test_every_published_seqnet_is_there():
@@ -51,14 +53,16 @@ def test_every_published_seqnet_is_there():
 
 
 def test_resnet_18_by_hand():
-    layers = {layer.name: layer for layer in network_layers(load_network("ResNet-18").subnet)}
-    assert (layers["stem/0/conv"].out_size, layers["stem/0/pool"].out_size) == (112, 56)
-    assert layers["stem/0/conv"].macs == 49 * 3 * 64 * 112**2
-    assert "stage1/0/shortcut" not in layers
-    assert layers["stage2/0/shortcut"].macs == 64 * 128 * 28**2
-    assert layers["stage4/1/conv2"].macs == 9 * 512**2 * 7**2
+    program = network_program(load_network("ResNet-18").subnet)
+    nodes = {node.id: node for node in program}
+    assert (nodes["stem/0/conv"].out_shape, nodes["stem/0/pool"].out_shape) == (square(64, 112), square(64, 56))
+    assert nodes["stem/0/conv"].macs == 49 * 3 * 64 * 112**2
+    assert "stage1/0/shortcut" not in nodes
+    assert nodes["stage2/0/shortcut"].macs == 64 * 128 * 28**2
+    assert nodes["stage4/1/conv2"].macs == 9 * 512**2 * 7**2
+    assert len(list(layers(program))) == len(program), "relu is no operator"
     # While the pool runs, the stem's output and its own are alive.
-    assert peak_activation_bytes(tuple(layers.values())) == 64 * 112**2 + 64 * 56**2
+    assert peak_activation_bytes(program) == 64 * 112**2 + 64 * 56**2
 
 
 def test_an_unknown_name_tells_the_nearest():

@@ -77,6 +77,7 @@ def elementwise_maximum(programs: Iterable[Sequence[Node]]) -> dict[str, Node]:
     for node in (node for program in programs for node in program):
         if node.weights is not None and isinstance(node.op, Depthwise):
             op = Depthwise(node.op.kernel_size, norm="none")
-            grow(Node(node.weights, op, (), node.in_shape, Tensor(node.out.shape, "none"), node.role))
+            role = node.role._replace(layer=node.weights)
+            grow(Node(node.weights_id, op, (), node.in_shape, Tensor(node.out.shape, "none"), role))
         grow(node)
     return {node_id: extent.largest() for node_id, extent in extents.items()}

@@ -28,6 +28,22 @@ class Role(NamedTuple):
     block: int | None
     layer: str
 
+    @property
+    def part(self) -> str:
+        """What the ids of the nodes of its block, or of its stage, begin with."""
+        return part_of(self.stage, self.block)
+
+
+def part_of(stage: str, block: int | None) -> str:
+    """What the ids of a block's nodes begin with, or, where there are no blocks, of a stage's; "" for no stage.
+
+    >>> part_of("stage1", 0), part_of("head", None), part_of("", None)
+    ('stage1/0/', 'head/', '')
+    """
+    if block is not None:
+        return f"{stage}/{block}/"
+    return f"{stage}/" if stage else ""
+
 
 #: `Role.stage` of what follows the stages.
 HEAD = "head"
@@ -46,8 +62,8 @@ class Node:
         in_shape: Shape of the first of them.
         out: The tensor put out.
         role: Which part of the architecture the node belongs to.
-        weights: Where the weights are kept, if not under the node's id: the last convolution of a stack of elastic
-            depth has other weights at every depth, but one norm.
+        weights: The layer under whose name the weights are kept, if not the node's: the last convolution of a stack of
+            elastic depth has other weights at every depth, but one norm.
     """
 
     id: str
@@ -91,7 +107,7 @@ class Node:
     @property
     def weights_id(self) -> str:
         """The name under which the weights are kept."""
-        return self.weights or self.id
+        return self.id if self.weights is None else self.role.part + self.weights
 
 
 Program = tuple[Node, ...]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Literal, NamedTuple, assert_never
 
-from spaceevo.graph.nodes import INPUT, SHORTCUT, Node, Program, Role
+from spaceevo.graph.nodes import INPUT, SHORTCUT, Node, Program, Role, part_of
 from spaceevo.graph.ops import (
     Add,
     Conv,
@@ -90,7 +90,7 @@ class Tracer:
     def part(self, stage: str, block: int | None = None) -> Iterator[None]:
         """What is declared inside belongs to a stage, and to a block of it."""
         outer = self._stage, self._outer
-        self._stage, self._outer = (stage, block), f"{stage}/" if block is None else f"{stage}/{block}/"
+        self._stage, self._outer = (stage, block), part_of(stage, block)
         try:
             yield
         finally:
@@ -188,7 +188,7 @@ class Tracer:
         """One layer, lowered: its last node has the layer's name."""
         name, prefix = self._scope + name, self._outer
         role, layer_id = Role(*self._stage, name), prefix + name
-        kept = None if weights is None else prefix + self._scope + weights
+        kept = None if weights is None else self._scope + weights
         ids, x = tuple([feature.id for feature in inputs]), inputs[0].shape
         shape = op.out_shape(x)
         quantizer: Quantizer

@@ -1,25 +1,25 @@
 """Two executors of an integer graph: the golden reference for every exporter.
 
-Shape suffixes: B images, C channels, H = W size.
+Shape suffixes: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from spaceevo.graph.graphs import IntegerGraph
+from spaceevo.graph.nodes import Node, last_reads
+from spaceevo.graph.ops import Add, Conv, Depthwise, Linear
 from spaceevo.nets import fused_additions
-from spaceevo.nets.arithmetic import accumulate, dequantize, integer_operator, max_pool, quantize, sum_scales
-from spaceevo.records import Arithmetic, IntegerGraph, IntegerWeights, QuantParams
-from spaceevo.spaces.operators import Operator
+from spaceevo.nets.arithmetic import FakeQuantizedPass, IntegerPass, dequantize
+from spaceevo.records import Arithmetic
 
 #: Called with each tensor's name and its codes (integer-valued float32 [B, C, H, W], 0 to 255).
 Tap = Callable[[str, Tensor], None]
-_Inputs = list[tuple[Tensor, QuantParams]]
-_OperatorFunction = Callable[[Operator, _Inputs, QuantParams, IntegerWeights | None], Tensor]
 
 CONTRACT = Arithmetic()
 
@@ -31,7 +31,7 @@ def run_integer(
     """Run a quantized network in exact integer arithmetic.
 
     Args:
-        graph: A network, or a part: without "linear", the last tensor is returned, dequantized.
+        graph: A network, or a part: without logits, the last tensor is returned, dequantized.
         images_BCHW: float32, preprocessed.
         tap: Sees the codes of every tensor, in order.
         arithmetic: A runtime's, to follow it code by code; without it the contract's, which is that of ONNX Runtime
@@ -40,7 +40,7 @@ def run_integer(
     Returns:
         Logits, float32 [B, C].
     """
-    return _run(graph, images_BCHW, tap, arithmetic, integer_operator)
+    return _run(images_BCHW, tap, _AsRuntime(IntegerPass(graph), arithmetic))
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def run_fake_quantized(
     simulated too.
 
     Args:
-        graph: A network, or a part: without "linear", the last tensor is returned.
+        graph: A network, or a part: without logits, the last tensor is returned.
         images_BCHW: float32, preprocessed.
         tap: Sees the codes of every tensor, in order.
         arithmetic: A runtime's.
@@ -62,72 +62,61 @@ def run_fake_quantized(
     Returns:
         Logits, float32 [B, C].
     """
-    return _run(graph, images_BCHW, tap, arithmetic, _fake_quantized_operator)
+    return _run(images_BCHW, tap, _AsRuntime(FakeQuantizedPass(graph), arithmetic))
 
 
-def _run(
-    graph: IntegerGraph, images_BCHW: Tensor, tap: Tap | None, arithmetic: Arithmetic, compute: _OperatorFunction
-) -> Tensor:
-    codes: dict[str, Tensor] = {}
-    last_reads = _last_reads(graph.operators)
-    fused = _fused_convolutions(graph.operators) if arithmetic.fused_additions else frozenset()
-    branches: dict[str, fused_additions.Value] = {}  # what fused convolutions put out, as floats
-    for index, operator in enumerate(graph.operators):
-        inputs = [(codes[name], graph.quant_params[name]) for name in operator.inputs if name in codes]
-        for name in operator.inputs:
-            if last_reads[name] == index:
+class _AsRuntime:
+    """What a runtime computes of each node: otherwise than the contract where its arithmetic says so."""
+
+    def __init__(self, contract: IntegerPass, arithmetic: Arithmetic) -> None:
+        self.contract, self.arithmetic, self.graph = contract, arithmetic, contract.graph
+        self._fused = _fused_convolutions(self.graph.nodes) if arithmetic.fused_additions else frozenset()
+        self._branches: dict[str, fused_additions.Value] = {}  # what fused convolutions put out, as floats
+
+    def apply(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        """The codes that a node puts out; the logits of a linear layer."""
+        special = self.arithmetic.codes.get(type(node.op))
+        if special is not None:
+            quant_params, y = self.graph.quant_params, self.graph.quant_params[node.id]
+            names = [name if name in quant_params else node.id for name in node.inputs]  # the image has none
+            pairs = [(x.numpy(), quant_params[name]) for x, name in zip(inputs, names, strict=True)]
+            return torch.from_numpy(special(node, pairs, y))
+        if self.arithmetic.fused_additions:
+            match node.op:
+                case Conv() | Depthwise() as op:
+                    value = fused_additions.value_of(
+                        op, inputs[0], self.contract.params(node), self.graph.weights[node.id]
+                    )
+                    if node.id in self._fused:
+                        self._branches[node.id] = value
+                    return fused_additions.codes_of(value, self.graph.quant_params[node.id])
+                case Add() if any(name in self._branches for name in node.inputs):
+                    return self._fused_sum(node, inputs)
+        return self.contract.apply(node, inputs)
+
+    def _fused_sum(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        branch = 0 if node.inputs[0] in self._branches else 1
+        value, a = self._branches.pop(node.inputs[branch]), self.contract.params(node, branch)
+        b, y = self.contract.params(node, 1 - branch), self.graph.quant_params[node.id]
+        return fused_additions.codes_of_sum(value, a, inputs[1 - branch], b, y)
+
+
+def _run(images_BCHW: Tensor, tap: Tap | None, compute: _AsRuntime) -> Tensor:
+    graph = compute.graph
+    reads = last_reads(graph.nodes)
+    codes = {graph.nodes[0].inputs[0]: images_BCHW.contiguous(memory_format=torch.channels_last)}
+    for index, node in enumerate(graph.nodes):
+        inputs = [codes[name] for name in node.inputs]
+        for name in node.inputs:
+            if reads[name] == index:
                 codes.pop(name, None)
-        own = graph.weights.get(operator.name)
-        if operator.kind == "linear" and own is not None:
-            x, params = inputs[0]
-            return accumulate(operator, x, params, own).float() * sum_scales(params, own)
-        y_params = graph.quant_params[operator.name]
-        if operator.kind == "quantize":
-            inputs = [(images_BCHW.contiguous(memory_format=torch.channels_last), y_params)]
-        if (special := arithmetic.codes.get(operator.kind)) is not None:
-            y = torch.from_numpy(special(operator, [(a.numpy(), params) for a, params in inputs], y_params))
-        elif operator.kind == "quantize":
-            y = quantize(inputs[0][0], y_params)
-        elif own is not None and arithmetic.fused_additions:
-            value = fused_additions.value_of(operator, *inputs[0], own)
-            y = fused_additions.codes_of(value, y_params)
-            if operator.name in fused:
-                branches[operator.name] = value
-        elif operator.kind == "add" and (branch := next((n for n in operator.inputs if n in branches), None)):
-            a, b = inputs if branch == operator.inputs[0] else inputs[::-1]
-            y = fused_additions.codes_of_sum(branches.pop(branch), a[1], *b, y_params)
-        else:
-            y = compute(operator, inputs, y_params, own)
-        codes[operator.name] = y
+        y = compute.apply(node, inputs)
+        if isinstance(node.op, Linear):
+            return y
+        codes[node.id] = y
         if tap:
-            tap(operator.name, y)
-    return dequantize(y, y_params)
-
-
-def _fake_quantized_operator(operator: Operator, inputs: _Inputs, y: QuantParams, own: IntegerWeights | None) -> Tensor:
-    if own is not None or operator.kind in ("add", "multiply"):
-        return integer_operator(operator, inputs, y, own)
-    return quantize(float_operator(operator, dequantize(*inputs[0])), y)
-
-
-def float_operator(operator: Operator, x: Tensor) -> Tensor:
-    """What an operator of one input, without weights, computes in float before it is quantized."""
-    match operator.kind:
-        case "gate" | "relabel":
-            return x / 6 + 0.5
-        case "sigmoid":
-            return x.sigmoid()
-        case "pool":
-            return x.mean(dim=(2, 3), keepdim=True)
-        case "max_pool":
-            return max_pool(operator, x)
-        case _:
-            return x
+            tap(node.id, y)
+    return dequantize(y, graph.quant_params[node.id])
 
 
 _fused_convolutions = lru_cache(maxsize=1024)(fused_additions.fused_convolutions)
-
-
-@lru_cache(maxsize=1024)
-def _last_reads(operators: tuple[Operator, ...]) -> dict[str, int]:
-    return {name: index for index, operator in enumerate(operators) for name in operator.inputs}

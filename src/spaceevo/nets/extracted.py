@@ -13,12 +13,16 @@ from safetensors.numpy import save
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.errors import ArtifactError
-from spaceevo.records import ExtractedNetwork, FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
-from spaceevo.spaces.operators import NUM_CODES, Operator
+from spaceevo.graph.check import check, faults
+from spaceevo.graph.graphs import FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
+from spaceevo.graph.identity import canonical_json, program_from_json, program_to_json
+from spaceevo.graph.nodes import Program
+from spaceevo.graph.tensors import NUM_CODES
+from spaceevo.records import ExtractedNetwork
 
 SUFFIX = ".safetensors"
-FORMAT = "spaceevo-extracted-1"
-_PROGRAM = TypeAdapter(tuple[Operator, ...])
+FORMAT = "spaceevo-extracted-2"
+_EARLIER = "spaceevo-extracted-1"
 _METADATA = TypeAdapter(dict[str, str])
 
 
@@ -26,9 +30,11 @@ def save_extracted(path: Path, network: ExtractedNetwork) -> None:
     """Write an extracted network.
 
     Raises:
+        ExportError: It breaks the quantization contract.
         NoSpaceError: The file cannot be written.
     """
-    program = _PROGRAM.dump_python(network.integer.operators, mode="json")
+    check(network.integer)
+    program = program_to_json(network.integer.nodes)
     notes = json.dumps({"format": FORMAT, "program": program, "metadata": dict(network.metadata)})
     # one key: safetensors writes several in any order, and the same network should be the same bytes
     write_atomically(path, save(_tensors(network), metadata={"spaceevo": notes}))
@@ -45,8 +51,10 @@ def load_extracted(path: Path) -> ExtractedNetwork:
             notes = json.loads((file.metadata() or {})["spaceevo"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not isinstance(notes, dict) or notes.get("format") != FORMAT:
+            if isinstance(notes, dict) and notes.get("format") == _EARLIER:
+                raise ValueError("an earlier version of spaceevo wrote it, in which operators have other names")
             raise ValueError(f"its format is {notes['format']!r}, not {FORMAT!r}")
-        program = _PROGRAM.validate_python(notes["program"])
+        program = program_from_json(notes["program"])
         network = ExtractedNetwork(
             _integer_graph(program, tensors),
             _float_graph(program, tensors),
@@ -54,6 +62,8 @@ def load_extracted(path: Path) -> ExtractedNetwork:
         )
         if surplus := tensors.keys() - _tensors(network).keys():
             raise ValueError(f"it has more than its operators read: {', '.join(sorted(surplus)[:3])}")
+        for fault in faults(network.integer):
+            raise ValueError(fault)
     except (SafetensorError, ValidationError, LookupError, TypeError, ValueError, OSError) as error:
         raise ArtifactError(
             f"{path} is no extracted network that spaceevo wrote",
@@ -64,8 +74,8 @@ def load_extracted(path: Path) -> ExtractedNetwork:
 
 
 def digest(graph: IntegerGraph) -> str:
-    """SHA-256 over the operators and every number of an integer graph; exported files carry it."""
-    content = hashlib.sha256(_PROGRAM.dump_json(graph.operators))
+    """SHA-256 over the nodes and every number of an integer graph; exported files carry it."""
+    content = hashlib.sha256(canonical_json(graph.nodes).encode())
     for name, array in sorted(_integer_tensors(graph).items()):
         content.update(f"{name} {array.dtype} {array.shape}".encode())
         content.update(np.ascontiguousarray(array).tobytes())
@@ -74,52 +84,56 @@ def digest(graph: IntegerGraph) -> str:
 
 def _tensors(network: ExtractedNetwork) -> dict[str, np.ndarray]:
     tensors = _integer_tensors(network.integer)
-    for name, own in network.floating.weights.items():
-        tensors |= {f"fp32/{name}/weight": own.weight, f"fp32/{name}/bias": own.bias}
+    for name, weights in network.floating.weights.items():
+        tensors |= {f"fp32/{name}/weight": weights.weight, f"fp32/{name}/bias": weights.bias}
     return {name: np.array(array, order="C") for name, array in tensors.items()}
 
 
 def _integer_tensors(graph: IntegerGraph) -> dict[str, np.ndarray]:
-    names = [operator.name for operator in graph.operators if operator.name in graph.quant_params]
+    names = [node.id for node in graph.nodes if node.id in graph.quant_params]
     tensors: dict[str, np.ndarray] = {
         "int8/scales": np.array([graph.quant_params[name].scale for name in names], np.float64),
         "int8/zero_points": np.array([graph.quant_params[name].zero_point for name in names], np.int32),
     }
-    for name, own in graph.weights.items():
-        tensors |= {f"int8/{name}/codes": own.codes, f"int8/{name}/scales": own.scales, f"int8/{name}/bias": own.bias}
+    for name, weights in graph.weights.items():
+        tensors |= {
+            f"int8/{name}/codes": weights.codes,
+            f"int8/{name}/scales": weights.scales,
+            f"int8/{name}/bias": weights.bias,
+        }
     return tensors
 
 
-def _integer_graph(program: tuple[Operator, ...], tensors: dict[str, np.ndarray]) -> IntegerGraph:
-    names = [operator.name for operator in program if operator.quantizer != "none"]
+def _integer_graph(program: Program, tensors: dict[str, np.ndarray]) -> IntegerGraph:
+    names = [node.id for node in program if node.out.quantizer != "none"]
     scales, zero_points = _positive(tensors["int8/scales"], "int8/scales"), tensors["int8/zero_points"]
     if ((zero_points < 0) | (zero_points > NUM_CODES - 1)).any():
         raise ValueError(f"int8/zero_points has {zero_points.min()} to {zero_points.max()}; codes are 0 to 255")
     pairs = zip(scales.tolist(), zero_points.tolist(), strict=True)
     quant_params = {name: QuantParams(*pair) for name, pair in zip(names, pairs, strict=True)}
     weights = {}
-    for operator in program:
-        if operator.has_weights:
+    for node in program:
+        if node.has_weights:
             codes, scales, bias = (
-                _taken(tensors, f"int8/{operator.name}/{what}", shape, dtype)
+                _taken(tensors, f"int8/{node.id}/{what}", shape, dtype)
                 for what, shape, dtype in (
-                    ("codes", operator.weight_shape, np.int8),
-                    ("scales", (operator.out_channels,), np.float32),
-                    ("bias", (operator.out_channels,), np.int32),
+                    ("codes", node.weight_shape, np.int8),
+                    ("scales", (node.out_shape.channels,), np.float32),
+                    ("bias", (node.out_shape.channels,), np.int32),
                 )
             )
-            weights[operator.name] = IntegerWeights(codes, _positive(scales, f"int8/{operator.name}/scales"), bias)
+            weights[node.id] = IntegerWeights(codes, _positive(scales, f"int8/{node.id}/scales"), bias)
     return IntegerGraph(program, quant_params, weights)
 
 
-def _float_graph(program: tuple[Operator, ...], tensors: dict[str, np.ndarray]) -> FloatGraph:
+def _float_graph(program: Program, tensors: dict[str, np.ndarray]) -> FloatGraph:
     weights = {
-        operator.name: FloatWeights(
-            _taken(tensors, f"fp32/{operator.name}/weight", operator.weight_shape, np.float32),
-            _taken(tensors, f"fp32/{operator.name}/bias", (operator.out_channels,), np.float32),
+        node.id: FloatWeights(
+            _taken(tensors, f"fp32/{node.id}/weight", node.weight_shape, np.float32),
+            _taken(tensors, f"fp32/{node.id}/bias", (node.out_shape.channels,), np.float32),
         )
-        for operator in program
-        if operator.has_weights
+        for node in program
+        if node.has_weights
     }
     return FloatGraph(program, weights)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spaceevo.errors import ArtifactError
-from spaceevo.spaces.operators import FIXED_QUANTIZERS, NUM_CODES, RELU6_MAX_SCALE, Quantizer
+from spaceevo.graph.tensors import FIXED_QUANTIZERS, NUM_CODES, RELU6_MAX_SCALE, Quantizer
 
 MAX_CODE = NUM_CODES - 1
 MIN_SCALE = 1e-6
@@ -217,7 +217,7 @@ class ActivationQuantizer(nn.Module):
     """Quantizes one tensor to uint8 codes and back; learned unless the contract fixes it.
 
     Args:
-        quantizer: What the contract says about the tensor, see `spaces.operators.Operator`.
+        quantizer: What the contract says about the tensor, see `graph.tensors.Quantizer`.
     """
 
     scale: Tensor

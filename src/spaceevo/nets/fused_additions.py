@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spaceevo.graph.graphs import IntegerWeights, QuantParams
+from spaceevo.graph.nodes import Node
+from spaceevo.graph.ops import Add, Conv, Convolution, Depthwise
+from spaceevo.graph.tensors import NUM_CODES
 from spaceevo.nets.arithmetic import accumulate, f32, fused_multiply_add, sum_scales
-from spaceevo.records import IntegerWeights, QuantParams
-from spaceevo.spaces.operators import NUM_CODES, Operator
 
 LARGEST = f32(NUM_CODES - 1)
 SAME_SHIFT = 5e-5  # shifts of channels that differ by less count as the first one
@@ -35,13 +37,13 @@ class Value(NamedTuple):
     step: Tensor | None
 
 
-def value_of(operator: Operator, x: Tensor, params: QuantParams, own: IntegerWeights) -> Value:
+def value_of(op: Convolution, x: Tensor, params: QuantParams, weights: IntegerWeights) -> Value:
     """What a convolution of OpenVINO puts out before quantization."""
-    step = sum_scales(params, own).view(-1, 1, 1)
-    sums = accumulate(operator, x, params, replace(own, bias=np.zeros_like(own.bias))).float()
-    if not own.bias.any():
+    step = sum_scales(params, weights).view(-1, 1, 1)
+    sums = accumulate(op, x, params, replace(weights, bias=np.zeros_like(weights.bias))).float()
+    if not weights.bias.any():
         return Value(sums, step)
-    return Value(sums * step + torch.from_numpy(own.bias).float().view(-1, 1, 1) * step, None)
+    return Value(sums * step + torch.from_numpy(weights.bias).float().view(-1, 1, 1) * step, None)
 
 
 def codes_of(value: Value, params: QuantParams) -> Tensor:
@@ -103,24 +105,24 @@ def _reciprocal_twice(scale: Tensor) -> Tensor:
     return 1 / (1 / scale)
 
 
-def fused_convolutions(operators: Sequence[Operator]) -> frozenset[str]:
+def fused_convolutions(program: Sequence[Node]) -> frozenset[str]:
     """The convolutions that go on to add: the first summand of an addition that is one and has no other reader.
 
     The sum overwrites the other summand. So the convolution does not read it, and whatever else reads it comes
     before the sum.
     """
     readers: dict[str, set[str]] = {}
-    before: dict[str, set[str]] = {}  # all that an operator's result depends on, itself included
-    by_name = {operator.name: operator for operator in operators}
-    for operator in operators:
-        before[operator.name] = {operator.name}.union(*(before.get(name, ()) for name in operator.inputs))
-        for name in operator.inputs:
-            readers.setdefault(name, set()).add(operator.name)
+    before: dict[str, set[str]] = {}  # all that a node's result depends on, itself included
+    by_id = {node.id: node for node in program}
+    for node in program:
+        before[node.id] = {node.id}.union(*(before.get(name, ()) for name in node.inputs))
+        for name in node.inputs:
+            readers.setdefault(name, set()).add(node.id)
     fused = set()
-    for addition in (operator for operator in operators if operator.kind == "add"):
+    for addition in (node for node in program if isinstance(node.op, Add)):
         for name, other in (addition.inputs, addition.inputs[::-1]):
-            if by_name[name].kind == "conv" and readers[name] == {addition.name}:
-                if other not in by_name[name].inputs and readers[other] <= before[addition.name]:
+            if isinstance(by_id[name].op, (Conv, Depthwise)) and readers[name] == {addition.id}:
+                if other not in by_id[name].inputs and readers[other] <= before[addition.id]:
                     fused.add(name)
                 break
     return frozenset(fused)

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from spaceevo.errors import ArtifactError
+from spaceevo.graph.nodes import HEAD, Role
+from spaceevo.graph.tensors import NUM_CODES
 from spaceevo.nets.fake_quant import ActivationQuantizer
-from spaceevo.nets.network import Network, WeightedOperator, program_of
+from spaceevo.nets.network import Network, present, program_of
 from spaceevo.nets.weights import check_plain, is_safetensors, read_safetensors, read_torch, weight
-from spaceevo.spaces.operators import NUM_CODES
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 
@@ -164,7 +165,7 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
         ArtifactError: A key is missing, a tensor is smaller than in this space, or numbers are none that a network can
             have: not finite, a negative variance, a scale that is not positive or was never set.
     """
-    network = Network(space.maximal_operators("published"), NUM_CODES // 2 - 1, torch.Generator())
+    network = Network(space.largest_nodes("published"), NUM_CODES // 2 - 1, torch.Generator())
     kinds = {stage.name: stage.choice.block_type.kind for stage in space.stages}
     if unknown := sorted(set(kinds.values()) - _MODULES.keys()):
         raise ArtifactError(
@@ -213,10 +214,9 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
         return value
 
     with torch.no_grad():
-        for name, weighted in network.weighted.items():
-            assert isinstance(weighted, WeightedOperator)
-            module, norm = _modules(name, kinds)
-            if hasattr(weighted, "weight"):
+        for weighted in network.weighted_operators():
+            module, norm = _modules(weighted.node.role, kinds)
+            if weighted.weight is not None:
                 load(f"{module}.weight", weighted.weight)
                 if quantized:
                     scale, step, beta = scale_of(f"{module}.sw"), scale_of(f"{module}.sa"), number(f"{module}.beta")
@@ -226,20 +226,25 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
                             found="Its scales are 1 and its offset is 0, as before any LSQ+ training",
                             remedy="Import the weights alone, with --fp32",
                         )
-                    weighted.weight_scale.fill_(scale)
+                    present(weighted.weight_scale).fill_(scale)
                     num_lowest_codes += int(((weighted.weight / scale).round() < -network.w_qmax).sum())
-                    quantizer = network.quantizers[f"{name}:input"]
+                    name = f"{weighted.node.id}:input"
+                    quantizer = network.quantizers[name]
                     assert isinstance(quantizer, ActivationQuantizer)
                     quantizer.set_learned(step, beta)
                     scale, zero_point = quantizer.quant_params()
                     num_clamped += not -0.5 <= -beta / scale <= NUM_CODES - 0.5
-                    shifts[f"{name}:input"] = zero_point + beta / scale
-            if hasattr(weighted, "gamma"):
-                targets: dict[str, Tensor] = {"weight": weighted.gamma, "bias": weighted.bias}
-                targets |= {"running_mean": weighted.running_mean, "running_var": weighted.running_var}
+                    shifts[name] = zero_point + beta / scale
+            if weighted.gamma is not None:
+                targets = {
+                    "weight": weighted.gamma,
+                    "bias": present(weighted.bias),
+                    "running_mean": present(weighted.running_mean),
+                    "running_var": present(weighted.running_var),
+                }
                 for leaf, target in targets.items():
                     load(f"{norm}.{leaf}", target)
-            elif hasattr(weighted, "bias"):
+            elif weighted.bias is not None:
                 load(f"{module}.bias", weighted.bias)
     network.quantized = quantized
     unused = tuple(key for key in state if key not in used and not _is_bookkeeping(key, quantized))
@@ -311,15 +316,12 @@ def _float_offsets(imported: ImportedSupernet) -> Iterator[None]:
             hook.remove()
 
 
-def _modules(name: str, kinds: Mapping[str, str]) -> tuple[str, str]:
-    """The reference's modules that hold the weights and the norm of an operator of ours."""
-    name = name.removesuffix(":linear")
-    if name.startswith("head/"):
-        layer = name.removeprefix("head/")
-        module = f"stages.{layer}.blocks.0.{_HEAD[layer]}"
+def _modules(role: Role, kinds: Mapping[str, str]) -> tuple[str, str]:
+    """The reference's modules that hold the weights and the norm of a layer of ours."""
+    if role.stage == HEAD:
+        module = f"stages.{role.layer}.blocks.0.{_HEAD[role.layer]}"
     else:
-        stage, index, layer = name.split("/", 2)
-        module = f"stages.{stage}.blocks.{index}.{(_MODULES[kinds[stage]] | _EVERYWHERE)[layer]}"
+        module = f"stages.{role.stage}.blocks.{role.block}.{(_MODULES[kinds[role.stage]] | _EVERYWHERE)[role.layer]}"
     return module, f"{module.rsplit('.', 1)[0]}.norm"
 
 

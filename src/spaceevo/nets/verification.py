@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from spaceevo.errors import ArtifactError
+from spaceevo.graph.graphs import IntegerGraph
+from spaceevo.graph.ops import Linear, Relabel
+from spaceevo.graph.tensors import NUM_CODES
 from spaceevo.nets.executors import Tap, run_fake_quantized, run_integer
 from spaceevo.nets.extracted import digest
 from spaceevo.progress import ProgressCallback, silent
-from spaceevo.records import IntegerGraph, LogitAgreement, Verification
-from spaceevo.spaces.operators import NUM_CODES
+from spaceevo.records import LogitAgreement, Verification
 
 DIGEST = "spaceevo.network"  # metadata: digest of the integer graph
 PROFILE = "spaceevo.profile"  # metadata: profile of the processor that a file is for
@@ -159,7 +161,7 @@ def first_difference(path: Path, runtime: ModuleType, graph: IntegerGraph, image
 
     tap: Tap = keep
     run_integer(graph, images_BCHW, tap, runtime.ARITHMETIC)
-    names = [o.name for o in graph.operators if o.kind not in ("relabel", "linear")]
+    names = [node.id for node in graph.nodes if not isinstance(node.op, Relabel | Linear)]
     shares: dict[int, float] = {}
 
     def differs(index: int) -> bool:
@@ -178,7 +180,7 @@ def first_difference(path: Path, runtime: ModuleType, graph: IntegerGraph, image
             high = middle
         else:
             low = middle + 1
-    return (names[low], shares[low]) if low < len(names) else (graph.operators[-1].name, 1.0)
+    return (names[low], shares[low]) if low < len(names) else (graph.nodes[-1].id, 1.0)
 
 
 def _top1(logits_BC: Tensor, labels: Tensor) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spaceevo.nets.network import Network, Program, extract
+from spaceevo.graph.nodes import Program
+from spaceevo.nets.network import Network, extract
 from spaceevo.train.batches import Images, equal_parts, to_input
 from spaceevo.train.recalibration import recalibrate
 
@@ -15,7 +16,7 @@ BATCH_SIZE = 128
 @torch.no_grad()
 def predict_logits(network: Network, program: Program, pixels: Tensor) -> Tensor:
     """Logits [N, num_classes] of uint8 images [N, 3, size, size]."""
-    resolution, evaluate = program[0].in_size, network.evaluator(program)
+    resolution, evaluate = program[0].in_shape.height, network.evaluator(program)
     return torch.cat([evaluate(to_input(batch, resolution)) for batch in pixels.split(BATCH_SIZE)])
 
 
@@ -48,7 +49,7 @@ def calibrated_subnet(supernet: Network, program: Program, images: Images, num_b
         num_batches: Batches of 128.
     """
     network = extract(supernet, program)
-    resolution = program[0].in_size
+    resolution = program[0].in_shape.height
     batches = equal_parts(images.take(slice(num_batches * BATCH_SIZE)).pixels, BATCH_SIZE)
     recalibrate(network, program, [to_input(batch, resolution) for batch in batches])
     return network

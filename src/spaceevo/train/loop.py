@@ -28,7 +28,8 @@ from torch import Tensor
 
 from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import TrainingError
-from spaceevo.nets.network import Network, Program
+from spaceevo.graph.nodes import Program
+from spaceevo.nets.network import Network
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
 from spaceevo.seeding import python_random
@@ -355,7 +356,7 @@ def _step(
         inputs: dict[int, Tensor] = {}
         soft: Tensor | None = None
         for program, own_losses in zip(programs, losses, strict=True):
-            resolution = program[0].in_size
+            resolution = program[0].in_shape.height
             if resolution not in inputs:
                 inputs[resolution] = to_input(part, resolution)
             mask = dropped[own].to(part.device) if dropped is not None and soft is None else None
@@ -383,7 +384,7 @@ def _dropout_mask(
     if not settings.dropout:
         return None
     kept = 1 - settings.dropout
-    mask = torch.rand((share.batch_size, program[-1].in_channels, 1, 1), generator=generator, device="cpu") < kept
+    mask = torch.rand((share.batch_size, program[-1].in_shape.channels, 1, 1), generator=generator, device="cpu") < kept
     return mask[share.rows].float() / kept
 
 
@@ -421,7 +422,7 @@ def _calibration(
     seen: set[str] = set()
     for draw in range(MAX_CALIBRATION_DRAWS):
         for program in sample_programs(python_random(seed, purpose, "calibration", draw)):
-            own = {operator.name for operator in program}
+            own = {node.id for node in program}
             if draw < NUM_CALIBRATION_PROGRAMS or not own <= seen:
                 programs.append(program)
                 seen |= own
@@ -429,4 +430,4 @@ def _calibration(
             break
     else:
         programs += [complete] if complete else []
-    return [(to_input(pixels, program[0].in_size), program) for program in programs]
+    return [(to_input(pixels, program[0].in_shape.height), program) for program in programs]

@@ -4,7 +4,7 @@ The scales go into the contract's own quantizers, so that what comes out is expo
 like any other quantized network. The float network's running statistics must be its own
 (see `train.recalibration`), and stay as they are: a corrected bias belongs to them.
 
-Shapes: N images, C channels, H = W size.
+Shapes: N images, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from pydantic import Field
 from torch import Tensor
 
 from spaceevo.errors import DataError, TrainingError
+from spaceevo.graph.graphs import FloatWeights
+from spaceevo.graph.nodes import Node, Program, last_reads
+from spaceevo.graph.ops import Convolution, Depthwise, Linear, Quantize
+from spaceevo.graph.tensors import Quantizer
 from spaceevo.nets.fake_quant import MAX_CODE, ActivationQuantizer, weight_codes
-from spaceevo.nets.network import BATCH_NORM_EPS, Network, Program, WeightedOperator, extract
+from spaceevo.nets.network import BATCH_NORM_EPS, Network, WeightedOperator, extract, present
 from spaceevo.progress import ProgressCallback, silent
-from spaceevo.records import FloatWeights
 from spaceevo.settings import Settings
-from spaceevo.spaces.operators import Operator, Quantizer
 from spaceevo.train.batches import to_input, torch_generator
 
 NUM_VALUES = 2**17  # sampled per tensor
@@ -103,9 +105,8 @@ def with_ranges(
         else:
             quantizer.set_range(*percentile_range(tensor, settings.percentile))
         progress(done, len(observed))
-    for weighted in result.weighted.values():
-        assert isinstance(weighted, WeightedOperator)
-        if hasattr(weighted, "weight"):
+    for weighted in result.weighted_operators():
+        if weighted.weight is not None:
             _set_weight_scale(weighted, settings.weight_scales, result.w_qmax)
     result.quantized = True
     return result.eval()
@@ -125,13 +126,13 @@ def observe(network: Network, program: Program, pixels: Tensor, seed: int) -> di
         DataError: No images.
         TrainingError: A tensor holds values that are not finite numbers.
     """
-    names = [operator.name for operator in program if operator.is_learned]
+    names = [node.id for node in program if node.out.is_learned]
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     extremes: dict[str, list[float]] = {name: [] for name in names}
     generator = torch_generator(seed, "ptq", "values")
     per_image = -(-NUM_VALUES // max(1, len(pixels)))
     for batch in _batches(program, pixels):
-        _, tensors = network(to_input(batch, program[0].in_size), program, names)
+        _, tensors = network.run_with_taps(to_input(batch, program[0].in_shape.height), program, names)
         for name, tensor in zip(names, tensors, strict=True):
             flat = tensor.flatten()
             low, high = (end.item() for end in torch.aminmax(flat))
@@ -176,7 +177,7 @@ def mse_range(tensor: Observed, quantizer: Quantizer) -> tuple[float, float]:
 
     Args:
         tensor: What was observed.
-        quantizer: Of the tensor, as in `spaces.operators.Operator`.
+        quantizer: Of the tensor, as in `graph.tensors.Quantizer`.
     """
     trial = ActivationQuantizer(quantizer)
     low, high = min(tensor.low, 0.0), max(tensor.high, 0.0)
@@ -252,14 +253,14 @@ def bias_corrected(
     wanted = output_means(float_network, program, pixels)
     result = extract(network, program)
     cuts = _cuts(program)
-    weighted = [index for index, operator in enumerate(program) if operator.has_weights]
-    images = (to_input(batch, program[0].in_size) for batch in _batches(program, pixels))
+    weighted = [index for index, node in enumerate(program) if node.has_weights]
+    images = (to_input(batch, program[0].in_shape.height) for batch in _batches(program, pixels))
     stored = _stored(result, program[:1], images)
     means: dict[str, Tensor] = {}
     start = 0
     for done, index in enumerate(weighted, start=1):
-        operator = program[index]
-        (source,) = operator.inputs
+        node = program[index]
+        (source,) = node.inputs
         while (end := next((cut for cut in cuts if start < cut < index), None)) is not None:
             piece = _piece(program, start, end + 1)
             stored = _stored(result, piece, _values(result, program, start, stored))
@@ -267,12 +268,12 @@ def bias_corrected(
         if source not in means:  # final once everything before it is corrected
             piece = _piece(program, start, index)
             means[source] = _mean_tensors(result, piece, [source], _values(result, program, start, stored))[source]
-        norm = result.norm_of(operator)
-        if hasattr(norm, "bias"):
+        bias = result.norm_of(node).bias
+        if bias is not None:
             # Without the bias's rounding, which is another one afterwards.
-            shift = _mean_sum(result, operator, means[source], rounded_bias=False) - wanted[operator.name]
+            shift = _mean_sum(result, node, means[source], rounded_bias=False) - wanted[node.id]
             with torch.no_grad():
-                norm.bias[: operator.out_channels] -= shift.float()
+                bias[: node.out_shape.channels] -= shift.float()
         progress(done, len(weighted))
     return result
 
@@ -286,16 +287,16 @@ def output_means(network: Network, program: Program, pixels: Tensor) -> dict[str
         pixels: uint8 [N, 3, size, size], N at least 1.
 
     Returns:
-        By operator name, float64 [C].
+        By node id, float64 [C].
 
     Raises:
         DataError: No images.
     """
-    weighted = [operator for operator in program if operator.has_weights]
-    sources = list(dict.fromkeys(operator.inputs[0] for operator in weighted))
-    images = (to_input(batch, program[0].in_size) for batch in _batches(program, pixels))
+    weighted = [node for node in program if node.has_weights]
+    sources = list(dict.fromkeys(node.inputs[0] for node in weighted))
+    images = (to_input(batch, program[0].in_shape.height) for batch in _batches(program, pixels))
     means = _mean_tensors(network, program, sources, images)
-    return {operator.name: _mean_sum(network, operator, means[operator.inputs[0]]) for operator in weighted}
+    return {node.id: _mean_sum(network, node, means[node.inputs[0]]) for node in weighted}
 
 
 @torch.no_grad()
@@ -308,41 +309,40 @@ def unfold_norms(network: Network, program: Program, weights: Mapping[str, Float
     Args:
         network: Fresh, of this program alone; left in evaluation mode.
         program: No two operators share weights.
-        weights: By operator name, of every convolution and linear layer.
+        weights: By node id, of every convolution and linear layer.
         pixels: Training images, uint8 [N, 3, size, size], N at least 1.
 
     Raises:
         DataError: No images.
     """
-    weighted = [operator for operator in program if operator.has_weights]
-    for operator in weighted:
-        network.weights_of(operator).weight.copy_(torch.from_numpy(weights[operator.name].weight))
-        norm, bias = network.norm_of(operator), torch.from_numpy(weights[operator.name].bias)
-        if hasattr(norm, "bias"):
+    weighted = [node for node in program if node.has_weights]
+    for node in weighted:
+        present(network.weights_of(node).weight).copy_(torch.from_numpy(weights[node.id].weight))
+        norm, bias = network.norm_of(node), torch.from_numpy(weights[node.id].bias)
+        if norm.bias is not None:
             norm.bias.copy_(bias)
-        if operator.has_batch_norm:
+        if norm.running_var is not None:
             norm.running_var.fill_(1 - BATCH_NORM_EPS)  # does nothing, so far
     network.eval()
-    normed = [operator for operator in weighted if operator.has_batch_norm]
-    count = dict.fromkeys((operator.name for operator in normed), 0)
-    sums = {operator.name: torch.zeros(2, operator.out_channels, dtype=torch.float64) for operator in normed}
-    sources = list(dict.fromkeys(operator.inputs[0] for operator in normed))
+    normed = [(node, node.op) for node in weighted if isinstance(node.op, Convolution) and node.has_batch_norm]
+    count = dict.fromkeys((node.id for node, _ in normed), 0)
+    sums = {node.id: torch.zeros(2, node.out_shape.channels, dtype=torch.float64) for node, _ in normed}
+    sources = list(dict.fromkeys(node.inputs[0] for node, _ in normed))
     for batch in _batches(program, pixels):
-        _, tensors = network(to_input(batch, program[0].in_size), program, sources)
+        _, tensors = network.run_with_taps(to_input(batch, program[0].in_shape.height), program, sources)
         values = dict(zip(sources, tensors, strict=True))
-        for operator in normed:
-            weight = network.weights_of(operator).sliced_weight(operator)
-            x_BCHW = values[operator.inputs[0]]
-            y_BCHW = F.conv2d(x_BCHW, weight, None, operator.stride, operator.padding, 1, operator.groups).double()
-            sums[operator.name] += torch.stack([y_BCHW.sum((0, 2, 3)), y_BCHW.square().sum((0, 2, 3))])
-            count[operator.name] += y_BCHW.numel() // operator.out_channels
-    for operator in normed:
-        norm = network.norm_of(operator)
-        mean, square = sums[operator.name] / count[operator.name]
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_((square - mean.square()).clamp_min(0))
-        norm.gamma.copy_((norm.running_var + BATCH_NORM_EPS).sqrt())
-        norm.bias.add_(norm.running_mean)
+        for node, op in normed:
+            weight = network.weights_of(node).sliced_weight(node)
+            y_BCHW = _convolved(op, values[node.inputs[0]], weight, None).double()
+            sums[node.id] += torch.stack([y_BCHW.sum((0, 2, 3)), y_BCHW.square().sum((0, 2, 3))])
+            count[node.id] += y_BCHW.numel() // node.out_shape.channels
+    for node, _ in normed:
+        gamma, bias, running_mean, running_var = network.norm_of(node).norm(node)
+        mean, square = sums[node.id] / count[node.id]
+        running_mean.copy_(mean)
+        running_var.copy_((square - mean.square()).clamp_min(0))
+        gamma.copy_((running_var + BATCH_NORM_EPS).sqrt())
+        bias.add_(running_mean)
 
 
 @torch.no_grad()
@@ -353,7 +353,7 @@ def _mean_tensors(
     totals: dict[str, Tensor] = {}
     count = 0
     for x_BCHW in batches:
-        _, tensors = network(x_BCHW, program, names)
+        _, tensors = network.run_with_taps(x_BCHW, program, names)
         count += len(x_BCHW)
         for name, tensor in zip(names, tensors, strict=True):
             total = tensor.sum(0, dtype=torch.float64)
@@ -362,26 +362,27 @@ def _mean_tensors(
 
 
 def _cuts(program: Program) -> list[int]:
-    """Operators whose output is all that the operators after them read."""
-    last_reads = {name: index for index, operator in enumerate(program) for name in operator.inputs}
+    """Nodes whose output is all that the nodes after them read."""
+    reads = last_reads(program)
     cuts, read_until = [], 0
-    for index, operator in enumerate(program):
-        if operator.is_learned and read_until <= index:
+    for index, node in enumerate(program):
+        if node.out.is_learned and read_until <= index:
             cuts.append(index)
-        read_until = max(read_until, last_reads.get(operator.name, 0))
+        read_until = max(read_until, reads.get(node.id, 0))
     return cuts
 
 
 def _piece(program: Program, start: int, stop: int) -> Program:
-    """The operators between a cut and `stop`, which read the cut's tensor; quantizing it again changes nothing."""
+    """The nodes between a cut and `stop`, which read the cut's tensor; quantizing it again changes nothing."""
     cut = program[start]
-    return (replace(cut, kind="quantize", inputs=(cut.name,)), *program[start + 1 : stop])
+    first = replace(cut, op=Quantize(), inputs=(cut.id,), in_shape=cut.out_shape)
+    return (first, *program[start + 1 : stop])
 
 
 @torch.no_grad()
 def _stored(network: Network, piece: Program, batches: Iterable[Tensor]) -> tuple[Tensor, ...]:
     """The codes of a piece's last tensor, uint8 [B, C, H, W] per batch."""
-    scale, zero_point = network.quant_params(piece[-1].name)
+    scale, zero_point = network.quant_params(piece[-1].id)
     return tuple(
         (network(batch, piece) / scale).round_().add_(zero_point).clamp_(0, MAX_CODE).to(torch.uint8)
         for batch in batches
@@ -390,40 +391,45 @@ def _stored(network: Network, piece: Program, batches: Iterable[Tensor]) -> tupl
 
 def _values(network: Network, program: Program, start: int, stored: Sequence[Tensor]) -> Iterator[Tensor]:
     """What stored codes stand for, batch by batch."""
-    scale, zero_point = network.quant_params(program[start].name)
+    scale, zero_point = network.quant_params(program[start].id)
     return ((codes.float() - zero_point) * scale for codes in stored)
 
 
 @torch.no_grad()
-def _mean_sum(network: Network, operator: Operator, mean_CHW: Tensor, rounded_bias: bool = True) -> Tensor:
-    """The mean over positions of an operator's folded sum, float64 [C], given the mean of its input."""
+def _mean_sum(network: Network, node: Node, mean_CHW: Tensor, rounded_bias: bool = True) -> Tensor:
+    """The mean over positions of a node's folded sum, float64 [C], given the mean of its input."""
     if network.quantized:
-        input_scale = network.quant_params(operator.inputs[0])[0]
-        codes, scales, bias = (tensor.double() for tensor in network.fold(operator, input_scale))
+        input_scale = network.quant_params(node.inputs[0])[0]
+        codes, scales, bias = (tensor.double() for tensor in network.fold(node, input_scale))
         weight = codes * scales.view(-1, *[1] * (codes.dim() - 1))
-        unrounded = network.norm_of(operator).gain_and_bias(operator)[1]
+        unrounded = network.norm_of(node).gain_and_bias(node)[1]
         bias = bias * (scales * input_scale) if rounded_bias else unrounded.double()
     else:
-        weight, bias = (tensor.double() for tensor in network.fold_float(operator))
+        weight, bias = (tensor.double() for tensor in network.fold_float(node))
     x_BCHW = mean_CHW.unsqueeze(0)
-    if operator.kind == "linear":
+    if isinstance(node.op, Linear):
         return F.linear(x_BCHW.flatten(1), weight, bias)[0]
-    y_BCHW = F.conv2d(x_BCHW, weight, bias, operator.stride, operator.padding, 1, operator.groups)
-    return y_BCHW.mean((0, 2, 3))
+    assert isinstance(node.op, Convolution), node.op
+    return _convolved(node.op, x_BCHW, weight, bias).mean((0, 2, 3))
+
+
+def _convolved(op: Convolution, x_BCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    groups = len(weight) if isinstance(op, Depthwise) else 1
+    return F.conv2d(x_BCHW, weight, bias, op.stride, op.padding, 1, groups)
 
 
 def _batches(program: Program, pixels: Tensor) -> tuple[Tensor, ...]:
     """Parts so small that all tensors of a run fit the memory together."""
     if not len(pixels):
         raise DataError("There are no images to calibrate on", remedy="Take at least one training image")
-    elements = sum(operator.out_channels * operator.out_size**2 for operator in program)
+    elements = sum(node.out_shape.num_elements for node in program)
     return torch.split(pixels, max(1, min(MAX_BATCH, MAX_ELEMENTS // elements)))
 
 
 @torch.no_grad()
 def _set_weight_scale(weighted: WeightedOperator, how: str, w_qmax: int) -> None:
-    num_scales = len(weighted.weight_scale)  # 1 where all channels share it
-    weighted.weight_scale.copy_(weight_scale(weighted.weight.reshape(num_scales, -1), w_qmax, how))
+    scale, weight = present(weighted.weight_scale), present(weighted.weight)
+    scale.copy_(weight_scale(weight.reshape(len(scale), -1), w_qmax, how))  # 1 where all channels share it
 
 
 def _weight_error(weight: Tensor, scale: Tensor, w_qmax: int) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spaceevo.nets.network import Network, Program
+from spaceevo.graph.nodes import Program
+from spaceevo.nets.network import Network
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ MAX_DRAWS = 20
 
 def make_supernet(space: SearchSpace, w_qmax: int, seed: int, per_channel: bool = True) -> Network:
     """A supernet with fresh weights for every subnet of a space."""
-    return Network(space.maximal_operators(), w_qmax, torch_generator(seed, "supernet", "weights"), per_channel)
+    return Network(space.largest_nodes(), w_qmax, torch_generator(seed, "supernet", "weights"), per_channel)
 
 
 @dataclass(frozen=True)

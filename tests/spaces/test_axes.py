@@ -19,12 +19,11 @@ from spaceevo.spaces.encoding import decode, encode, is_encoding
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import BLOCKS, BlockType, Head, network_program
 
-#: Two depthwise convolutions that may be left out, and how often the 1x1 convolution between is repeated.
+#: A convolution that is repeated, then two depthwise ones, each of which may be left out.
 MODULE = '''
 """A block with two axes of its own."""
 
 def declare(spec, x, net):
-    """A convolution, repeated, with what may follow it."""
     added = dict(spec.added)
     for index in range(added["repeats"]):
         stride = 1 if index else spec.stride
@@ -102,11 +101,13 @@ def test_sampling_mutation_and_crossover_stay_inside(seed):
 
 def test_sampling_and_mutation_reach_every_choice():
     rng = random.Random(0)
-    subnet = SPACE.smallest()
+    stem, a, b = SPACE.stages
+    space = replace(SPACE, stages=(stem, replace(a, depths=(1,)), b))  # no block is new, which would be sampled
+    subnet = space.smallest()
     sampled, mutated = set(), set()
     for _ in range(1000):
-        sampled |= set(SPACE.sample(rng).stages[1].blocks)
-        subnet = SPACE.mutate(subnet, rng)
+        sampled |= set(space.sample(rng).stages[1].blocks)
+        subnet = space.mutate(subnet, rng)
         mutated |= set(subnet.stages[1].blocks)
     assert sampled == mutated == set(ELASTIC.blocks())
     assert {ELASTIC.sample_block(rng) for _ in range(1000)} == set(ELASTIC.blocks())

@@ -216,6 +216,35 @@ class Tracer:
         return Feature(layer_id, shape)
 
 
+class Counter(Tracer):
+    """Counts what a declaration calls for, without making nodes: several times as fast.
+
+    Attributes:
+        macs: Multiply-accumulates for one image.
+        num_params: Trained parameters, without quantizers.
+        num_weighted: Convolutions and linear layers.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        self.macs = self.num_params = self.num_weighted = 0
+
+    def _layer(
+        self,
+        name: str,
+        op: Op,
+        inputs: tuple[Feature, ...],
+        activation: Activation | None = None,
+        weights: str | None = None,
+    ) -> Feature:
+        shape = inputs[0].shape
+        if isinstance(op, (Conv, Depthwise, Linear)):  # activations, as all other operators, count nothing
+            self.macs += op.macs(shape)
+            self.num_params += op.num_params(shape)
+            self.num_weighted += 1
+        return Feature(name, op.out_shape(shape))
+
+
 @lru_cache(maxsize=4096)
 def published(program: Program) -> Program:
     """A program in the published placement: what each convolution and linear layer reads is quantized, all else float.

@@ -36,6 +36,7 @@ from spaceevo.ownership import MARKER
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.memory import return_free_memory
+from spaceevo.predict.features import kernel
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import BlockTable, DistilledCell, Record, TrainingPoint, read_record
@@ -391,7 +392,7 @@ def base_ms(hyperspace: Hyperspace, num_classes: int, predictor: LatencyPredicto
     return {
         resolution: predictor.base_ms
         + sum(
-            predictor.node_ms(node)
+            predictor.kernel_ms(kernel(node))
             for node in network_program(space.subnet(resolution, space.smallest().stages))
             if node.role.stage not in searched
         )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spaceevo.config import TrainingSettings
-from spaceevo.nets.network import Network, Program, extract, program_of
+from spaceevo.graph.nodes import Program
+from spaceevo.nets.network import Network, extract, program_of
 from spaceevo.pipeline import space, subnets, supernet
 from spaceevo.pipeline.alone import settings_alone
 from spaceevo.pipeline.context import Context

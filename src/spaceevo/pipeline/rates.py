@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from spaceevo.artifacts import RunFolder
 from spaceevo.engines.local import num_workers
 from spaceevo.errors import ArtifactError, TargetError
-from spaceevo.nets.network import Program, program_of
+from spaceevo.graph.nodes import Program
+from spaceevo.nets.network import program_of
 from spaceevo.pipeline.blocks import all_cells
 from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.jobs import measured_subnets, one_core

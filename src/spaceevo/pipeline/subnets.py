@@ -8,9 +8,10 @@ from pathlib import Path
 
 from spaceevo import plugins
 from spaceevo.artifacts import write_atomically
+from spaceevo.graph.nodes import Program
 from spaceevo.measure.campaign import measure_metric
 from spaceevo.measure.metrics import METRICS
-from spaceevo.nets.network import Program, program_of
+from spaceevo.nets.network import program_of
 from spaceevo.pipeline import predict, space, supernet
 from spaceevo.pipeline.any_space import NOTES, search_supernet
 from spaceevo.pipeline.context import Context

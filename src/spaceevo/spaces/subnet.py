@@ -11,7 +11,7 @@ from spaceevo import plugins
 from spaceevo.graph.nodes import HEAD, INPUT, Node, Program
 from spaceevo.graph.ops import Norm
 from spaceevo.graph.tensors import Shape, square
-from spaceevo.graph.trace import Activation, Feature, Tracer, input_node
+from spaceevo.graph.trace import Activation, Counter, Feature, Tracer, input_node
 from spaceevo.spaces.choices import Block, Value
 
 BLOCKS = "spaceevo.spaces.blocks"
@@ -145,20 +145,17 @@ def total_cost(costs: Sequence[Cost]) -> Cost:
 @cache
 def block_cost(block_type: BlockType, stride: int, in_shape: Shape, block: Block) -> Cost:
     """What one block costs; computed once for each argument, since few differ among many subnets."""
-    nodes, _ = _trace_block.__wrapped__("", block_type, stride, 0, block, Feature(INPUT, in_shape))
-    return _cost(nodes)
+    net = Counter(in_shape)
+    output = _declare(block_type, stride, block, net.input, net)
+    return Cost(net.macs, net.num_params, net.num_weighted, output.shape)
 
 
 @cache
 def head_cost(head: Head, num_classes: int, in_shape: Shape) -> Cost:
     """What follows the stages costs."""
-    return _cost(_trace_head(head, num_classes, Feature(INPUT, in_shape)))
-
-
-def _cost(program: Sequence[Node]) -> Cost:
-    weighted = [node for node in program if node.has_weights]
-    macs, num_params = sum(node.macs for node in weighted), sum(node.num_params for node in weighted)
-    return Cost(macs, num_params, len(weighted), program[-1].out_shape)
+    net = Counter(in_shape)
+    output = _declare_head(head, num_classes, net.input, net)
+    return Cost(net.macs, net.num_params, net.num_weighted, output.shape)
 
 
 @lru_cache(maxsize=4096)
@@ -197,13 +194,17 @@ def stage_outputs(subnet: Subnet) -> dict[str, str]:
 def _trace_head(head: Head, num_classes: int, x: Feature) -> Program:
     net = Tracer(x.shape)
     with net.part(HEAD):
-        if head.final_expand:
-            x = net.conv("final_expand", x, head.final_expand, activation=head.activation)
-        x = net.pool("pool", x)
-        if head.feature_mix:
-            x = net.conv("feature_mix", x, head.feature_mix, activation=head.activation, norm=head.feature_mix_norm)
-        net.linear("logits", x, num_classes)
+        _declare_head(head, num_classes, x, net)
     return tuple(net.nodes)
+
+
+def _declare_head(head: Head, num_classes: int, x: Feature, net: Tracer) -> Feature:
+    if head.final_expand:
+        x = net.conv("final_expand", x, head.final_expand, activation=head.activation)
+    x = net.pool("pool", x)
+    if head.feature_mix:
+        x = net.conv("feature_mix", x, head.feature_mix, activation=head.activation, norm=head.feature_mix_norm)
+    return net.linear("logits", x, num_classes)
 
 
 def _trace_stage(stage: Stage, x: Feature, nodes: list[Node]) -> Feature:
@@ -219,6 +220,13 @@ def _trace_block(
     stage: str, block_type: BlockType, stride: int, index: int, block: Block, x: Feature
 ) -> tuple[Program, Feature]:
     """The nodes of a block, and what it puts out; remembered, since few blocks differ among many subnets."""
+    net = Tracer(x.shape)
+    with net.part(stage, index):
+        output = _declare(block_type, stride, block, x, net)
+    return tuple(net.nodes), output
+
+
+def _declare(block_type: BlockType, stride: int, block: Block, x: Feature, net: Tracer) -> Feature:
     spec = BlockSpec(
         in_width=x.channels,
         out_width=block.width,
@@ -228,8 +236,5 @@ def _trace_block(
         activation=block_type.activation,
         added=block.added,
     )
-    declare = plugins.load(BLOCKS, block_type.kind).declare
-    net = Tracer(x.shape)
-    with net.part(stage, index):
-        output: Feature = declare(spec, x, net)
-    return tuple(net.nodes), output
+    output: Feature = plugins.load(BLOCKS, block_type.kind).declare(spec, x, net)
+    return output

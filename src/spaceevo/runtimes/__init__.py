@@ -4,7 +4,6 @@ A runtime is a module, without torch, with
 
     SUFFIX: str                                      suffix of its files, for example ".onnx"
     ARITHMETIC: Arithmetic                           where its integer results differ from the contract's
-    KINDS: frozenset[str]                            kinds of operators that its files have a form for
     version() -> str                                 version of the runtime
     w_qmax(profile) -> int                           largest weight code that is exact on such a processor
     export_int8(graph: IntegerGraph, path, metadata) write the INT8 model; nothing is calibrated again
@@ -40,7 +39,7 @@ from __future__ import annotations
 import importlib
 import platform
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,9 +48,9 @@ from types import ModuleType
 import numpy as np
 
 from spaceevo.errors import DataError, ExportError, TargetError
-from spaceevo.spaces.operators import Operator
+from spaceevo.graph.nodes import Program
 
-Node = tuple[str, str, str, float]  # name, type, layers, ms: what runtimes count (see `_on_device`)
+CountedNode = tuple[str, str, str, float]  # name, type, layers, ms: what runtimes count (see `_on_device`)
 SATURATION_FREE_CODE = 63  # 2 * 255 * 63 < 2**15
 
 
@@ -200,31 +199,16 @@ def require(package: str, runtime: str, extra: str) -> ModuleType:
         ) from error
 
 
-def check_operators(
-    operators: Iterable[Operator], kinds: Collection[str], runtime: str, *, quantized: bool = True
-) -> None:
-    """Refuse a network that a runtime's files have no form for.
-
-    Args:
-        operators: Of the network.
-        kinds: That the files have.
-        runtime: For people.
-        quantized: Whether the file is to compute on codes.
+def check_placement(program: Program) -> None:
+    """Refuse an INT8 export of what is not quantized as devices compute.
 
     Raises:
-        ExportError: An operator is of another kind; or, where quantized, leaves its output in float, as the published
-            placement does.
+        ExportError: A node leaves its output in float, as in the published placement.
     """
-    for operator in operators:
-        if operator.kind not in kinds:
+    for node in program:
+        if node.out.stays_float or node.out.quantizer == "offset":
             raise ExportError(
-                f"{runtime} has no form for the operator {operator.name}",
-                found=f"Its kind is {operator.kind!r}; there are {', '.join(sorted(kinds))}",
-                remedy="Take a hyperspace whose blocks do without it, or another runtime",
-            )
-        if quantized and (operator.stays_float or operator.quantizer == "offset"):
-            raise ExportError(
-                f"The operator {operator.name} is not quantized as devices compute",
+                f"The operator {node.id} is not quantized as devices compute",
                 found="It has the published placement: quantizers in front of convolutions, all else in float",
                 remedy="Quantize its FP32 weights with: spaceevo quantize",
             )
@@ -234,8 +218,8 @@ def check_images(images: np.ndarray, shape: Sequence[int]) -> None:
     """Refuse images that a model does not take.
 
     Args:
-        images: [N, 3, S, S].
-        shape: The model's input, [1, 3, S, S].
+        images: [N, 3, H, W].
+        shape: The model's input, [1, 3, H, W].
 
     Raises:
         DataError: Another size, or not four dimensions.

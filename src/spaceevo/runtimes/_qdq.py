@@ -1,11 +1,12 @@
 """QDQ ONNX models written directly, for the runtimes that read them (the file is no runtime).
 
-Batch 1, input "image" float32 [1, 3, S, S], output "logits" float32 [1, C]. Tensors are named after their operators;
-nodes too, followed by `MARK`, which ONNX Runtime keeps when it fuses nodes.
+Batch 1, input "image" float32 [1, 3, H, W], output "logits" float32 [1, C]. Tensors are named after the ids of the
+program's nodes; the file's nodes too, followed by `MARK`, which ONNX Runtime keeps when it fuses nodes.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,30 @@ import numpy as np
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.errors import ArtifactError, ExportError
-from spaceevo.records import FloatGraph, IntegerGraph, QuantParams
-from spaceevo.spaces.operators import FIXED_QUANTIZERS, NUM_CODES, Operator
+from spaceevo.graph.graphs import FloatGraph, IntegerGraph, QuantParams
+from spaceevo.graph.interpret import Interpreter
+from spaceevo.graph.nodes import Node, Program
+from spaceevo.graph.ops import (
+    Add,
+    Conv,
+    Convolution,
+    Depthwise,
+    Gate,
+    Linear,
+    MaxPool,
+    Multiply,
+    Pool,
+    Quantize,
+    Relabel,
+    Sigmoid,
+)
+from spaceevo.graph.tensors import FIXED_QUANTIZERS, NUM_CODES
 
 OPSET = 21
 IR_VERSION = 10
 IMAGE = "image"
 LOGITS = "logits"
-MARK = "|"  # ends an operator's name within the name of a node
-KINDS = frozenset(("quantize", "conv", "gate", "sigmoid", "relabel", "multiply", "add", "pool", "max_pool", "linear"))
+MARK = "|"  # ends a node's id within the name of a node of the file
 LARGEST_CODE = "largest_weight_code"  # key of the metadata
 
 
@@ -96,14 +112,21 @@ def read_model(path: Path, *, weights: bool = True) -> Any:
 
 def largest_code(graph: IntegerGraph) -> int:
     """Largest absolute weight code."""
-    return max((int(np.abs(own.codes.astype(np.int16)).max()) for own in graph.weights.values()), default=0)
+    return max((int(np.abs(weights.codes.astype(np.int16)).max()) for weights in graph.weights.values()), default=0)
 
 
-class Writer:
-    """Collects nodes and constants of an ONNX graph."""
+class Writer(Interpreter[str]):
+    """Collects nodes and constants of an ONNX graph.
 
-    def __init__(self, operators: Sequence[Operator]) -> None:
-        self.operators = operators
+    The value of a node is the name of the tensor that holds what it puts out.
+
+    Args:
+        program: What is written.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.by_id = {node.id: node for node in program}
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -111,31 +134,27 @@ class Writer:
         """The ONNX model."""
         from onnx import TensorProto, helper
 
-        for operator in self.operators:
-            self.put(operator)
-        self.finish(self.operators[-1])
-        first, last = self.operators[0], self.operators[-1]
-        image_shape = [1, first.out_channels, first.in_size, first.in_size]
-        logits_shape = [1, last.out_channels]
-        if last.kind != "linear":
-            logits_shape += [last.out_size, last.out_size]
+        first, last = self.program[0], self.program[-1]
+        values = {first.inputs[0]: IMAGE}
+        for node in self.program:
+            values[node.id] = self.apply(node, [values[name] for name in node.inputs])
+        is_whole = isinstance(last.op, Linear)
+        if not is_whole:
+            self.put_out(last, values[last.id])
+        shape = [1, *(last.out_shape[:1] if is_whole else last.out_shape)]
         graph = helper.make_graph(
             self.nodes,
             "spaceevo",
-            [helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, image_shape)],
-            [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, logits_shape)],
+            [helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [1, *first.in_shape])],
+            [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, shape)],
             self.constants,
         )
         opsets = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="spaceevo")
 
-    def put(self, operator: Operator) -> None:
-        """Add the nodes of one operator."""
-        raise NotImplementedError
-
-    def finish(self, last: Operator) -> None:
-        """Add what turns the last tensor into the output, where it is not the logits."""
-        raise NotImplementedError
+    @abstractmethod
+    def put_out(self, last: Node, value: str) -> None:
+        """Make the output of the tensor of the last node, which are not logits."""
 
     def node(self, op_type: str, inputs: Sequence[str], output: str, name: str, **attributes: Any) -> str:
         """Add a node; returns the tensor that it puts out."""
@@ -152,94 +171,120 @@ class Writer:
         return name
 
 
-def window(operator: Operator) -> dict[str, list[int]]:
+def window(op: Convolution | MaxPool, stride: int | None = None) -> dict[str, list[int]]:
+    """Attributes of a window; with another stride than the operator's, if given."""
     return {
-        "kernel_shape": [operator.kernel_size] * 2,
-        "strides": [operator.stride] * 2,
-        "pads": [operator.padding] * 4,
+        "kernel_shape": [op.kernel_size] * 2,
+        "strides": [op.stride if stride is None else stride] * 2,
+        "pads": [op.padding] * 4,
     }
 
 
 class Int8Writer(Writer):
-    """Every tensor is named after its operator and holds codes."""
+    """Every tensor is named after its node and holds codes."""
 
     def __init__(self, graph: IntegerGraph) -> None:
-        super().__init__(graph.operators)
+        super().__init__(graph.nodes)
         self.graph = graph
-        self.codes: dict[str, str] = {}  # the tensor that holds an operator's codes
 
-    def put(self, operator: Operator) -> None:
-        name = operator.name
-        match operator.kind:
-            case "quantize":
-                self.quantize(operator, IMAGE)
-            case "relabel":  # its readers take the same codes at another scale
-                self.codes[name] = self.codes[operator.inputs[0]]
-            case "conv":
-                inputs = [self.dequantize(operator, 0), *self.weights(operator)]
-                self.compute("Conv", inputs, operator, group=operator.groups, **window(operator))
-            case "gate":
-                x = self.graph.quant_params[operator.inputs[0]]
-                sixth = self.dequantize(operator, 0, QuantParams(x.scale / 6, x.zero_point))
-                half = self.dequantize_constant(operator, "half", 0.5)
-                self.compute("Add", [sixth, half], operator)
-            case "sigmoid":
-                self.compute("Sigmoid", [self.dequantize(operator, 0)], operator)
-            case "pool":
-                self.compute("GlobalAveragePool", [self.dequantize(operator, 0)], operator)
-            case "max_pool":  # only picks codes
-                self.codes[name] = self.node(
-                    "MaxPool", [self.codes[operator.inputs[0]]], name, name + MARK, **window(operator)
-                )
-            case "multiply" | "add":
-                inputs = [self.dequantize(operator, 0), self.dequantize(operator, 1)]
-                self.compute("Mul" if operator.kind == "multiply" else "Add", inputs, operator)
-            case "linear":
-                x_name, mark = operator.inputs[0], name + MARK
-                flat = self.node("Flatten", [self.codes[x_name]], mark + "flat", mark + "flatten")
-                inputs = [self.dequantize(operator, 0, codes=flat), *self.weights(operator)]
-                self.node("Gemm", inputs, LOGITS, mark, transB=1)
+    def quantize(self, node: Node, op: Quantize, x: str) -> str:
+        """The image's codes."""
+        return self.to_codes(node, x)
 
-    def finish(self, last: Operator) -> None:
-        if last.kind != "linear":
-            params = self.params(f"{last.name}{MARK}out", self.graph.quant_params[last.name])
-            self.node("DequantizeLinear", [self.codes[last.name], *params], LOGITS, "output")
+    def relabel(self, node: Node, op: Relabel, x: str) -> str:
+        """No node: its readers take the same codes at another scale."""
+        return x
 
-    def compute(self, op_type: str, inputs: Sequence[str], operator: Operator, **attributes: Any) -> None:
-        value = self.node(op_type, inputs, operator.name + MARK + "y", operator.name + MARK, **attributes)
-        self.quantize(operator, value)
+    def conv(self, node: Node, op: Conv, x: str) -> str:
+        """Between codes."""
+        return self.convolve(node, x, group=1, **window(op))
 
-    def quantize(self, operator: Operator, value: str) -> None:
-        name = operator.name
-        inputs = [value, *self.params(name + MARK + "q", self.graph.quant_params[name])]
-        self.codes[name] = self.node("QuantizeLinear", inputs, name, name + MARK + "q")
+    def depthwise(self, node: Node, op: Depthwise, x: str) -> str:
+        """Between codes."""
+        return self.convolve(node, x, group=node.in_shape.channels, **window(op))
 
-    def dequantize(
-        self, operator: Operator, index: int, params: QuantParams | None = None, codes: str | None = None
-    ) -> str:
-        """The operator's input `index` as floats; every reader has a node of its own."""
-        source, name = operator.inputs[index], f"{operator.name}{MARK}x{index}"
-        inputs = [codes or self.codes[source], *self.params(name, params or self.graph.quant_params[source])]
+    def gate(self, node: Node, op: Gate, x: str) -> str:
+        """The same codes at a sixth of the scale, plus a half."""
+        params = self.params_of(node, 0)
+        sixth = self.to_values(node, 0, x, QuantParams(params.scale / 6, params.zero_point))
+        return self.compute("Add", [sixth, self.constant_values(node, "half", 0.5)], node)
+
+    def sigmoid(self, node: Node, op: Sigmoid, x: str) -> str:
+        """Between codes."""
+        return self.compute("Sigmoid", [self.to_values(node, 0, x)], node)
+
+    def pool(self, node: Node, op: Pool, x: str) -> str:
+        """Between codes."""
+        return self.compute("GlobalAveragePool", [self.to_values(node, 0, x)], node)
+
+    def max_pool(self, node: Node, op: MaxPool, x: str) -> str:
+        """Only picks codes."""
+        return self.node("MaxPool", [x], node.id, node.id + MARK, **window(op))
+
+    def multiply(self, node: Node, op: Multiply, a: str, b: str) -> str:
+        """Between codes."""
+        return self.compute("Mul", [self.to_values(node, 0, a), self.to_values(node, 1, b)], node)
+
+    def add(self, node: Node, op: Add, a: str, b: str) -> str:
+        """Between codes."""
+        return self.compute("Add", [self.to_values(node, 0, a), self.to_values(node, 1, b)], node)
+
+    def linear(self, node: Node, op: Linear, x: str) -> str:
+        """From codes to logits."""
+        mark = node.id + MARK
+        flat = self.node("Flatten", [x], mark + "flat", mark + "flatten")
+        return self.node("Gemm", [self.to_values(node, 0, flat), *self.weights(node)], LOGITS, mark, transB=1)
+
+    def put_out(self, last: Node, value: str) -> None:
+        """Dequantized."""
+        params = self.params(f"{last.id}{MARK}out", self.graph.quant_params[last.id])
+        self.node("DequantizeLinear", [value, *params], LOGITS, "output")
+
+    def convolve(self, node: Node, x: str, **attributes: Any) -> str:
+        """A convolution between codes."""
+        return self.compute("Conv", [self.to_values(node, 0, x), *self.weights(node)], node, **attributes)
+
+    def compute(self, op_type: str, inputs: Sequence[str], node: Node, **attributes: Any) -> str:
+        """Add a node that computes on values; returns the codes of what it puts out."""
+        value = self.node(op_type, inputs, node.id + MARK + "y", node.id + MARK, **attributes)
+        return self.to_codes(node, value)
+
+    def to_codes(self, node: Node, value: str) -> str:
+        """The codes of what a node puts out."""
+        inputs = [value, *self.params(node.id + MARK + "q", self.graph.quant_params[node.id])]
+        return self.node("QuantizeLinear", inputs, node.id, node.id + MARK + "q")
+
+    def to_values(self, node: Node, number: int, codes: str, params: QuantParams | None = None) -> str:
+        """Input `number` of a node as floats; every reader has a node of its own."""
+        name = f"{node.id}{MARK}x{number}"
+        inputs = [codes, *self.params(name, params or self.params_of(node, number))]
         return self.node("DequantizeLinear", inputs, name, f"{name}dq")
 
-    def dequantize_constant(self, operator: Operator, what: str, value: float) -> str:
+    def constant_values(self, node: Node, what: str, value: float) -> str:
+        """A constant that the gate's codes stand for."""
         scale, zero_point = FIXED_QUANTIZERS["gate"]
-        name = f"{operator.name}{MARK}{what}"
+        name = f"{node.id}{MARK}{what}"
         codes = self.constant(f"{name}_codes", np.array(round(value * NUM_CODES), np.uint8))
         inputs = [codes, *self.params(name, QuantParams(scale, zero_point))]
         return self.node("DequantizeLinear", inputs, name, f"{name}_dq")
 
+    def params_of(self, node: Node, number: int) -> QuantParams:
+        """Parameters of input `number` of a node."""
+        return self.graph.quant_params[node.inputs[number]]
+
     def params(self, name: str, params: QuantParams) -> list[str]:
+        """Scale and zero point as constants."""
         # 0-d: with shape [1], ONNX Runtime leaves additions and products in float
         scale = self.constant(f"{name}_scale", np.array(params.scale, np.float32))
         return [scale, self.constant(f"{name}_zero_point", np.array(params.zero_point, np.uint8))]
 
-    def weights(self, operator: Operator) -> list[str]:
-        own = self.graph.weights[operator.name]
-        bias_scales = np.float32(self.graph.quant_params[operator.inputs[0]].scale) * own.scales
+    def weights(self, node: Node) -> list[str]:
+        """Weights and bias as values, from constant codes."""
+        weights = self.graph.weights[node.id]
+        bias_scales = np.float32(self.params_of(node, 0).scale) * weights.scales
         outputs = []
-        for what, codes, scales in (("w", own.codes, own.scales), ("b", own.bias, bias_scales)):
-            name = f"{operator.name}{MARK}{what}"
+        for what, codes, scales in (("w", weights.codes, weights.scales), ("b", weights.bias, bias_scales)):
+            name = f"{node.id}{MARK}{what}"
             inputs = [
                 self.constant(f"{name}_codes", codes),
                 self.constant(f"{name}_scales", scales.astype(np.float32)),
@@ -250,54 +295,80 @@ class Int8Writer(Writer):
 
 
 class Fp32Writer(Writer):
-    """Every tensor is named after its operator and holds floats, activation applied."""
+    """Every tensor is named after its node and holds floats, activation applied."""
 
     def __init__(self, graph: FloatGraph) -> None:
-        super().__init__(graph.operators)
+        super().__init__(graph.nodes)
         self.graph = graph
 
-    def put(self, operator: Operator) -> None:
-        name, inputs = operator.name, list(operator.inputs)
-        match operator.kind:
-            case "quantize":
-                self.node("Identity", [IMAGE], name, name + MARK)
-            case "conv":
-                inputs += self.weights(operator)
-                self.activate(operator, "Conv", inputs, group=operator.groups, **window(operator))
-            case "gate" | "relabel":
-                self.node("HardSigmoid", inputs, name, name + MARK, alpha=1 / 6, beta=0.5)
-            case "sigmoid":
-                self.node("Sigmoid", inputs, name, name + MARK)
-            case "pool":
-                self.node("GlobalAveragePool", inputs, name, name + MARK)
-            case "max_pool":
-                self.node("MaxPool", inputs, name, name + MARK, **window(operator))
-            case "multiply":
-                self.node("Mul", inputs, name, name + MARK)
-            case "add":
-                self.activate(operator, "Add", inputs)
-            case "linear":
-                flat = self.node("Flatten", inputs, f"{name}{MARK}flat", f"{name}{MARK}flatten")
-                self.node("Gemm", [flat, *self.weights(operator)], LOGITS, name + MARK, transB=1)
+    def quantize(self, node: Node, op: Quantize, x: str) -> str:
+        """The image as it is."""
+        return self.node("Identity", [x], node.id, node.id + MARK)
 
-    def finish(self, last: Operator) -> None:
-        if last.kind != "linear":
-            self.node("Identity", [last.name], LOGITS, "output")
+    def conv(self, node: Node, op: Conv, x: str) -> str:
+        """With its activation."""
+        return self.activate(node, "Conv", [x, *self.weights(node)], group=1, **window(op))
 
-    def activate(self, operator: Operator, op_type: str, inputs: Sequence[str], **attributes: Any) -> None:
-        name = operator.name
-        if operator.quantizer not in ("relu", "relu6"):
-            self.node(op_type, inputs, name, name + MARK, **attributes)
-            return
-        linear = self.node(op_type, inputs, f"{name}{MARK}linear", name + MARK, **attributes)
-        if operator.quantizer == "relu":
-            self.node("Relu", [linear], name, f"{name}{MARK}relu")
-        else:
-            low = self.constant(f"{name}{MARK}low", np.array(0, np.float32))
-            high = self.constant(f"{name}{MARK}high", np.array(6, np.float32))
-            self.node("Clip", [linear, low, high], name, f"{name}{MARK}clip")
+    def depthwise(self, node: Node, op: Depthwise, x: str) -> str:
+        """With its activation."""
+        return self.activate(node, "Conv", [x, *self.weights(node)], group=node.in_shape.channels, **window(op))
 
-    def weights(self, operator: Operator) -> list[str]:
-        own, mark = self.graph.weights[operator.name], operator.name + MARK
-        weight = self.constant(f"{mark}w", own.weight.astype(np.float32))
-        return [weight, self.constant(f"{mark}b", own.bias.astype(np.float32))]
+    def gate(self, node: Node, op: Gate, x: str) -> str:
+        """A hard sigmoid."""
+        return self.hard_sigmoid(node, x)
+
+    def relabel(self, node: Node, op: Relabel, x: str) -> str:
+        """A hard sigmoid."""
+        return self.hard_sigmoid(node, x)
+
+    def sigmoid(self, node: Node, op: Sigmoid, x: str) -> str:
+        """The logistic function."""
+        return self.node("Sigmoid", [x], node.id, node.id + MARK)
+
+    def pool(self, node: Node, op: Pool, x: str) -> str:
+        """The mean."""
+        return self.node("GlobalAveragePool", [x], node.id, node.id + MARK)
+
+    def max_pool(self, node: Node, op: MaxPool, x: str) -> str:
+        """The largest of every window."""
+        return self.node("MaxPool", [x], node.id, node.id + MARK, **window(op))
+
+    def multiply(self, node: Node, op: Multiply, a: str, b: str) -> str:
+        """The product."""
+        return self.node("Mul", [a, b], node.id, node.id + MARK)
+
+    def add(self, node: Node, op: Add, a: str, b: str) -> str:
+        """The sum with its activation."""
+        return self.activate(node, "Add", [a, b])
+
+    def linear(self, node: Node, op: Linear, x: str) -> str:
+        """The logits."""
+        mark = node.id + MARK
+        flat = self.node("Flatten", [x], f"{mark}flat", f"{mark}flatten")
+        return self.node("Gemm", [flat, *self.weights(node)], LOGITS, mark, transB=1)
+
+    def put_out(self, last: Node, value: str) -> None:
+        """As it is."""
+        self.node("Identity", [value], LOGITS, "output")
+
+    def hard_sigmoid(self, node: Node, x: str) -> str:
+        """x / 6 + 0.5 within [0, 1]."""
+        return self.node("HardSigmoid", [x], node.id, node.id + MARK, alpha=1 / 6, beta=0.5)
+
+    def activate(self, node: Node, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node and the relu or relu6 after it, where there is one."""
+        name, mark = node.id, node.id + MARK
+        if node.out.quantizer not in ("relu", "relu6"):
+            return self.node(op_type, inputs, name, mark, **attributes)
+        linear = self.node(op_type, inputs, f"{mark}linear", mark, **attributes)
+        if node.out.quantizer == "relu":
+            return self.node("Relu", [linear], name, f"{mark}relu")
+        low = self.constant(f"{mark}low", np.array(0, np.float32))
+        high = self.constant(f"{mark}high", np.array(6, np.float32))
+        return self.node("Clip", [linear, low, high], name, f"{mark}clip")
+
+    def weights(self, node: Node) -> list[str]:
+        """Weights and bias as constants."""
+        weights, mark = self.graph.weights[node.id], node.id + MARK
+        weight = self.constant(f"{mark}w", weights.weight.astype(np.float32))
+        return [weight, self.constant(f"{mark}b", weights.bias.astype(np.float32))]

@@ -1,15 +1,15 @@
 """LiteRT (TensorFlow Lite) on the processor, with its XNNPACK delegate: flatbuffers written directly, run and timed.
 
-Batch 1, channels last: input "image" float32 [1, S, S, 3], output "logits" float32 [1, C]. Tensors are named after
-their operators. Activations are int8: LiteRT's code is the contract's less 128. Everything runs in one partition of
-XNNPACK; LiteRT's own kernels would not be exact.
+Batch 1, channels last: input "image" float32 [1, H, W, 3], output "logits" float32 [1, C]. Tensors are named after
+the ids of the program's nodes. Activations are int8: LiteRT's code is the contract's less 128. Everything runs in one
+partition of XNNPACK; LiteRT's own kernels would not be exact.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,16 +18,32 @@ import numpy as np
 
 from spaceevo.artifacts import content_hash, write_atomically
 from spaceevo.errors import ArtifactError, ExportError, TargetError
-from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
-from spaceevo.runtimes import Profile, _benchmark_model, check_images, check_operators, require
+from spaceevo.graph.graphs import FloatGraph, IntegerGraph, QuantParams
+from spaceevo.graph.interpret import Interpreter
+from spaceevo.graph.nodes import Node, Program
+from spaceevo.graph.ops import (
+    Add,
+    Conv,
+    Convolution,
+    Depthwise,
+    Gate,
+    Linear,
+    MaxPool,
+    Multiply,
+    Pool,
+    Quantize,
+    Relabel,
+    Sigmoid,
+)
+from spaceevo.graph.tensors import NUM_CODES, Shape
+from spaceevo.records import Arithmetic
+from spaceevo.runtimes import Profile, _benchmark_model, check_images, check_placement, require
 from spaceevo.runtimes._models import Model, Timed, check_format, make_input, shortened
 from spaceevo.runtimes._on_device import litert as on_device
-from spaceevo.spaces.operators import NUM_CODES, Operator
 
 NAME = "LiteRT"
 SUFFIX = ".tflite"
 LAYOUT = "NHWC"
-KINDS = frozenset(("quantize", "conv", "gate", "sigmoid", "relabel", "multiply", "add", "pool", "max_pool", "linear"))
 IMAGE = "image"
 LOGITS = "logits"
 MARK = "|"  # ends an operator's name within the name of a tensor
@@ -72,17 +88,17 @@ def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) ->
     features and 1000 classes took 0.08 ms instead of 0.012 ms on an x86 server, and four times the space.)
 
     Args:
-        graph: A whole network, or a part: without "linear", the output is the last tensor, dequantized.
+        graph: A whole network, or a part: without logits, the output is the last tensor, dequantized.
         path: Written atomically.
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: A scale is not a positive number, or too far from those of its neighbours; or LiteRT lacks an
-            operator.
+        ExportError: A scale is not a positive number, or too far from those of its neighbours; or the graph is not
+            quantized as devices compute.
         NoSpaceError: The file cannot be written.
         TargetError: LiteRT is not installed.
     """
-    check_operators(graph.operators, KINDS, NAME)
+    check_placement(graph.nodes)
     write_atomically(path, _Int8Writer(graph).content(metadata))
 
 
@@ -95,11 +111,10 @@ def export_fp32(graph: FloatGraph, path: Path, metadata: Mapping[str, str]) -> N
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: LiteRT lacks an operator.
+        ExportError: XNNPACK does not take its numbers.
         NoSpaceError: The file cannot be written.
         TargetError: LiteRT is not installed.
     """
-    check_operators(graph.operators, KINDS, NAME, quantized=False)
     write_atomically(path, _Fp32Writer(graph).content(metadata))
 
 
@@ -193,7 +208,7 @@ class Session:
     Args:
         path: A file that `export_int8` or `export_fp32` wrote.
         threads: Threads within an operator; operators run one after another.
-        taps: Operators whose codes `codes` gives: none of kind "relabel" (it has its input's) or "linear".
+        taps: Nodes whose codes `codes` gives: no `Relabel` (it has its input's) and no `Linear`.
 
     Raises:
         ArtifactError: The file is missing, truncated, damaged or foreign, or has no such tensor.
@@ -214,11 +229,11 @@ class Session:
         self._input = self._interpreter.get_input_details()[0]["index"]
         by_name = {details["name"]: details["index"] for details in self._interpreter.get_output_details()}
         self._outputs = {name: by_name[name] for name in (LOGITS, *taps)}
-        size, _, channels = graph.tensors[graph.inputs[0]].shape[1:]
-        self._shape = (1, channels, size, size)
+        height, width, channels = graph.tensors[graph.inputs[0]].shape[1:]
+        self._shape = (1, channels, height, width)
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, S, S]; one image at a time.
+        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, H, W]; one image at a time.
 
         Raises:
             DataError: The images have another size.
@@ -320,12 +335,12 @@ def _running() -> Iterator[None]:
         ) from error
 
 
-def _quantize_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+def _quantize_codes(node: Node, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
     """Codes of the image: times the reciprocal of the scale, where the contract divides."""
     return _requantize(inputs[0][0] * (np.float32(1) / np.float32(y.scale)), y)
 
 
-def _add_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+def _add_codes(node: Node, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
     """A sum in fixed point: the larger of both factors has 21 bits, halves are rounded up."""
     ratios = [np.float32(params.scale) / np.float32(y.scale) for _, params in inputs]
     shift = 21 - int(np.frexp(max(ratios))[1])
@@ -337,14 +352,14 @@ def _add_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParam
     return _clamp((terms[0] + terms[1] + half >> shift) + y.zero_point)
 
 
-def _multiply_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+def _multiply_codes(node: Node, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
     """A product, rounded before the zero point is added."""
     (a, a_params), (b, b_params) = inputs
     scale = np.float32(a_params.scale) * np.float32(b_params.scale) / np.float32(y.scale)
     return _requantize((a - a_params.zero_point) * (b - b_params.zero_point) * scale, y)
 
 
-def _pool_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+def _pool_codes(node: Node, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
     """A mean: the sum of int8 codes times a factor, plus an offset with both zero points, in float32."""
     ((codes, x),) = inputs
     size = codes.shape[2] * codes.shape[3]
@@ -354,10 +369,10 @@ def _pool_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantPara
     return _clamp(np.rint(total * scale + offset) + OFFSET)
 
 
-def _gate_codes(operator: Operator, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
+def _gate_codes(node: Node, inputs: Sequence[tuple[np.ndarray, QuantParams]], y: QuantParams) -> np.ndarray:
     """x / 6 + 0.5 as the convolution that the exported file has for it."""
     ((codes, x),) = inputs
-    weight, scale, bias = _half(operator, x)
+    weight, scale, bias = _half(node, x)
     total = ((codes.astype(np.int64) - x.zero_point) * weight + bias).astype(np.float32)
     return _requantize(total * (np.float32(x.scale) * scale / np.float32(y.scale)), y)
 
@@ -375,11 +390,11 @@ def _clamp(codes: np.ndarray) -> np.ndarray:
 #: be rounded otherwise.
 ARITHMETIC = Arithmetic(
     codes={
-        "quantize": _quantize_codes,
-        "add": _add_codes,
-        "multiply": _multiply_codes,
-        "pool": _pool_codes,
-        "gate": _gate_codes,
+        Quantize: _quantize_codes,
+        Add: _add_codes,
+        Multiply: _multiply_codes,
+        Pool: _pool_codes,
+        Gate: _gate_codes,
     }
 )
 
@@ -409,13 +424,16 @@ def _schema() -> Any:
     return schema_py_generated
 
 
-class _Writer:
-    """Collects tensors, constants and operators of a TFLite graph."""
+class _Writer(Interpreter[str]):
+    """Collects tensors, constants and operators of a TFLite graph.
+
+    The value of a node is the name of the tensor that holds what it puts out.
+    """
 
     zero_is_lowest: Collection[str] = ()  # tensors without values below 0
 
-    def __init__(self, operators: Sequence[Operator]) -> None:
-        self.operators = operators
+    def __init__(self, program: Program) -> None:
+        self.program = program
         self.schema = _schema()
         self.tensors: list[Any] = []
         self.index: dict[str, int] = {}
@@ -425,11 +443,11 @@ class _Writer:
 
     def content(self, metadata: Mapping[str, str]) -> bytes:
         """The file."""
-        schema, first = self.schema, self.operators[0]
-        self.add(IMAGE, first.in_size, first.out_channels, "FLOAT32")
-        for operator in self.operators:
-            self.put(operator)
-        self.finish(self.operators[-1])
+        schema, first, last = self.schema, self.program[0], self.program[-1]
+        values = {first.inputs[0]: self.add_map(IMAGE, first.in_shape, "FLOAT32")}
+        for node in self.program:
+            values[node.id] = self.apply(node, [values[name] for name in node.inputs])
+        self.put_out(last, values[last.id])
         image, logits = self.index[IMAGE], self.index[LOGITS]
         graph = schema.SubGraphT(self.tensors, [image], [logits], self.nodes, "spaceevo")
         ends = [schema.TensorMapT(IMAGE, image)], [schema.TensorMapT(LOGITS, logits)]
@@ -447,25 +465,21 @@ class _Writer:
             )
         return _pack(model)
 
-    def put(self, operator: Operator) -> None:
-        """Add the nodes of one operator."""
-        raise NotImplementedError
+    @abstractmethod
+    def put_out(self, last: Node, value: str) -> None:
+        """Make the output of the tensor of the last node."""
 
-    def finish(self, last: Operator) -> None:
-        """Add what turns the last tensor into the output, where it is not the logits."""
-        raise NotImplementedError
+    @abstractmethod
+    def like(self, name: str, source: str, shape: Shape) -> str:
+        """Add a feature map with the quantization of `source`; returns its name."""
 
-    def like(self, name: str, source: str, size: int, channels: int) -> str:
-        """Add a tensor with the quantization of `source`; returns its name."""
-        raise NotImplementedError
+    @abstractmethod
+    def identity(self, channels: int, name: str, source: str) -> Sequence[str]:
+        """Weights and bias, named after `name`, of a 1x1 depthwise convolution of `source` that changes nothing."""
 
-    def identity(self, channels: int, name: str) -> Sequence[str]:
-        """Weights and bias of a 1x1 depthwise convolution that changes nothing, read from `name`."""
-        raise NotImplementedError
-
-    def add(self, name: str, size: int, channels: int, kind: str, quantization: Any = None) -> str:
-        """Add a feature map of height = width = `size`; returns its name."""
-        return self.tensor(name, [1, size, size, channels], kind, 0, quantization)
+    def add_map(self, name: str, shape: Shape, kind: str, quantization: Any = None) -> str:
+        """Add a feature map; returns its name."""
+        return self.tensor(name, [1, shape.height, shape.width, shape.channels], kind, 0, quantization)
 
     def tensor(self, name: str, shape: Sequence[int], kind: str, buffer: int, quantization: Any = None) -> str:
         """Add a tensor; returns its name."""
@@ -492,8 +506,8 @@ class _Writer:
             scale=scales.astype(np.float32).tolist(), zeroPoint=zero_points.tolist(), quantizedDimension=axis
         )
 
-    def node(self, kind: str, inputs: Sequence[str], output: str, options: Any = None) -> None:
-        """Add an operator of LiteRT."""
+    def node(self, kind: str, inputs: Sequence[str], output: str, options: Any = None) -> str:
+        """Add an operator of LiteRT; returns the tensor that it puts out."""
         schema = self.schema
         inputs_at = [self.index[name] for name in inputs]
         is_int8 = any(self.tensors[index].type == schema.TensorType.INT8 for index in inputs_at)
@@ -505,145 +519,163 @@ class _Writer:
             options_kind = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
         outputs_at = [self.index[output]]
         self.nodes.append(schema.OperatorT(self.kinds.index(wanted), inputs_at, outputs_at, options_kind, options))
+        return output
 
-    def window(self, operator: Operator) -> tuple[str, int]:
+    def window(self, node: Node, op: Convolution | MaxPool, x: str) -> tuple[str, int]:
         """The tensor that a window reads, padded explicitly where LiteRT's own padding would differ.
 
         Returns:
             The tensor, and how LiteRT pads it itself.
         """
-        source, before, size = operator.inputs[0], operator.padding, operator.in_size
-        step, paddings = operator.stride, self.schema.Padding
-        after = max(0, (operator.out_size - 1) * step + operator.kernel_size - size - before)
-        if before == after == 0:
-            return source, paddings.VALID
-        same_size = -(-size // step)
-        same = max(0, (same_size - 1) * step + operator.kernel_size - size)
-        if (same_size, same // 2) == (operator.out_size, before):
-            return source, paddings.SAME
-        amounts = np.array([[0, 0], [before, after], [before, after], [0, 0]], np.int32)
-        constant = self.constant(f"{operator.name}{MARK}padding", amounts)
-        padded = self.like(f"{operator.name}{MARK}padded", source, size + before + after, operator.in_channels)
-        self.node("PAD", [source, constant], padded, self.schema.PadOptionsT())
-        return padded, paddings.VALID
+        paddings, y = self.schema.Padding, op.out_shape(node.in_shape)
+        sides = [(node.in_shape.height, y.height), (node.in_shape.width, y.width)]
+        after = [max(0, (out - 1) * op.stride + op.kernel_size - size - op.padding) for size, out in sides]
+        if op.padding == max(after) == 0:
+            return x, paddings.VALID
+        if all(self._is_same(op, size, out) for size, out in sides):
+            return x, paddings.SAME
+        amounts = np.array([[0, 0], *([op.padding, end] for end in after), [0, 0]], np.int32)
+        constant = self.constant(f"{node.id}{MARK}padding", amounts)
+        height, width = (size + op.padding + end for (size, _), end in zip(sides, after, strict=True))
+        padded = self.like(f"{node.id}{MARK}padded", x, Shape(node.in_shape.channels, height, width))
+        return self.node("PAD", [x, constant], padded, self.schema.PadOptionsT()), paddings.VALID
 
-    def convolve(self, operator: Operator, constants: Sequence[str], output: str, activation: int = 0) -> None:
-        """Add a convolution with `constants`: weights and bias."""
-        schema, step = self.schema, operator.stride
-        source, padding = self.window(operator)
-        if operator.depthwise:
+    @staticmethod
+    def _is_same(op: Convolution | MaxPool, size: int, out: int) -> bool:
+        """Whether LiteRT's padding SAME is the operator's, along one axis."""
+        same_size = -(-size // op.stride)
+        same = max(0, (same_size - 1) * op.stride + op.kernel_size - size)
+        return (same_size, same // 2) == (out, op.padding)
+
+    def convolve(
+        self, node: Node, op: Convolution, x: str, constants: Sequence[str], output: str, activation: int = 0
+    ) -> str:
+        """Add a convolution of `x` with `constants`: weights and bias."""
+        schema, step = self.schema, op.stride
+        source, padding = self.window(node, op, x)
+        if isinstance(op, Depthwise):
             options = schema.DepthwiseConv2DOptionsT(padding, step, step, 1, activation)
-            self.node("DEPTHWISE_CONV_2D", [source, *constants], output, options)
-        else:
-            options = schema.Conv2DOptionsT(padding, step, step, activation)
-            self.node("CONV_2D", [source, *constants], output, options)
+            return self.node("DEPTHWISE_CONV_2D", [source, *constants], output, options)
+        options = schema.Conv2DOptionsT(padding, step, step, activation)
+        return self.node("CONV_2D", [source, *constants], output, options)
 
-    def mean(self, operator: Operator, output: str) -> None:
+    def mean(self, node: Node, x: str, output: str) -> str:
         """Add a global average pool."""
-        axes = self.constant(f"{operator.name}{MARK}axes", np.array([1, 2], np.int32))
-        self.node("MEAN", [operator.inputs[0], axes], output, self.schema.ReducerOptionsT(keepDims=True))
+        axes = self.constant(f"{node.id}{MARK}axes", np.array([1, 2], np.int32))
+        return self.node("MEAN", [x, axes], output, self.schema.ReducerOptionsT(keepDims=True))
 
-    def max_pool(self, operator: Operator, output: str) -> None:
+    def pick_largest(self, node: Node, op: MaxPool, x: str, output: str) -> str:
         """Add a max pool.
 
         LiteRT pads with zeros where it is told to: right only where nothing is lower. Elsewhere the windows around
         every position are pooled, which need no such padding, and every `stride`-th is kept.
         """
-        schema, size = self.schema, operator.kernel_size
-        name, channels = operator.name, operator.out_channels
-        every = replace(operator, stride=1, out_size=operator.in_size)
-        split = operator.stride > 1 and operator.inputs[0] not in self.zero_is_lowest
-        pooled = every if split else operator
-        source, padding = self.window(pooled)
+        schema, size = self.schema, op.kernel_size
+        split = op.stride > 1 and node.inputs[0] not in self.zero_is_lowest
+        pooled = MaxPool(size, 1) if split else op
+        source, padding = self.window(node, pooled, x)
         options = schema.Pool2DOptionsT(padding, pooled.stride, pooled.stride, size, size)
         if not split:
-            self.node("MAX_POOL_2D", [source], output, options)
-            return
-        dense = self.like(f"{name}{MARK}dense", source, operator.in_size, channels)
+            return self.node("MAX_POOL_2D", [source], output, options)
+        dense = self.like(f"{node.id}{MARK}dense", source, node.in_shape)
         self.node("MAX_POOL_2D", [source], dense, options)
-        kept = replace(operator, inputs=(dense,), kernel_size=1, depthwise=True, pad=0)
-        self.convolve(kept, self.identity(channels, name), output)
+        kept = self.identity(node.in_shape.channels, node.id, node.inputs[0])
+        return self.convolve(node, Depthwise(1, op.stride), dense, kept, output)
 
 
 class _Int8Writer(_Writer):
-    """Every tensor is named after its operator and holds codes."""
+    """Every tensor is named after its node and holds codes."""
 
     def __init__(self, graph: IntegerGraph) -> None:
-        super().__init__(graph.operators)
+        super().__init__(graph.nodes)
         self.graph = graph
         self.zero_is_lowest = {name for name, params in graph.quant_params.items() if params.zero_point == 0}
 
-    def put(self, operator: Operator) -> None:
-        schema, name, inputs = self.schema, operator.name, operator.inputs
-        if operator.kind == "linear":
-            self.classify(operator)
-            return
-        self.add_codes(name, operator.out_size, operator.out_channels, self.graph.quant_params[name])
-        match operator.kind:
-            case "quantize":
-                self.node("QUANTIZE", [IMAGE], name, schema.QuantizeOptionsT())
-            case "conv":
-                self.convolve(operator, self.weights(operator), name)
-            case "gate" | "relabel":  # x / 6 + 0.5; XNNPACK has no such operator
-                half = replace(operator, kernel_size=1, stride=1, depthwise=True, pad=0)
-                self.convolve(half, self.half(operator), name)
-            case "sigmoid":
-                self.node("LOGISTIC", inputs, name)
-            case "pool":
-                self.mean(operator, name)
-            case "max_pool":
-                self.max_pool(operator, name)
-            case "multiply":
-                self.node("MUL", inputs, name, schema.MulOptionsT())
-            case "add":
-                self.node("ADD", inputs, name, schema.AddOptionsT())
+    def quantize(self, node: Node, op: Quantize, x: str) -> str:
+        return self.node("QUANTIZE", [x], self.add_output(node), self.schema.QuantizeOptionsT())
 
-    def finish(self, last: Operator) -> None:
-        if last.kind != "linear":
-            self.add(LOGITS, last.out_size, last.out_channels, "FLOAT32")
-            self.node("DEQUANTIZE", [last.name], LOGITS, self.schema.DequantizeOptionsT())
+    def conv(self, node: Node, op: Conv, x: str) -> str:
+        output = self.add_output(node)
+        return self.convolve(node, op, x, self.weights(node, depthwise=False), output)
 
-    def classify(self, operator: Operator) -> None:
-        schema, name, source = self.schema, operator.name + MARK, operator.inputs[0]
-        own, x = self.graph.weights[operator.name], self.graph.quant_params[source]
-        scales = own.scales.astype(np.float32)
+    def depthwise(self, node: Node, op: Depthwise, x: str) -> str:
+        output = self.add_output(node)
+        return self.convolve(node, op, x, self.weights(node, depthwise=True), output)
+
+    def gate(self, node: Node, op: Gate, x: str) -> str:
+        return self.shift_and_scale(node, x)
+
+    def relabel(self, node: Node, op: Relabel, x: str) -> str:
+        return self.shift_and_scale(node, x)
+
+    def sigmoid(self, node: Node, op: Sigmoid, x: str) -> str:
+        return self.node("LOGISTIC", [x], self.add_output(node))
+
+    def pool(self, node: Node, op: Pool, x: str) -> str:
+        return self.mean(node, x, self.add_output(node))
+
+    def max_pool(self, node: Node, op: MaxPool, x: str) -> str:
+        return self.pick_largest(node, op, x, self.add_output(node))
+
+    def multiply(self, node: Node, op: Multiply, a: str, b: str) -> str:
+        return self.node("MUL", [a, b], self.add_output(node), self.schema.MulOptionsT())
+
+    def add(self, node: Node, op: Add, a: str, b: str) -> str:
+        return self.node("ADD", [a, b], self.add_output(node), self.schema.AddOptionsT())
+
+    def linear(self, node: Node, op: Linear, x: str) -> str:
+        schema, mark = self.schema, node.id + MARK
+        weights, x_params = self.graph.weights[node.id], self.graph.quant_params[node.inputs[0]]
+        scales = weights.scales.astype(np.float32)
         ends = np.array([-OFFSET, NUM_CODES - 1 - OFFSET], np.int8)
-        wider = operator.in_channels + len(ends)
-        end = self.tensor(f"{name}ends", [1, 1, 1, len(ends)], "INT8", self.buffer(ends.tobytes()), self.per_tensor(x))
-        codes = self.add_codes(f"{name}codes", 1, wider, x)
-        self.node("CONCATENATION", [source, end], codes, schema.ConcatenationOptionsT(axis=3))
-        values = self.add(f"{name}x", 1, wider, "FLOAT32")
+        wider = Shape(node.in_shape.channels + len(ends))
+        end = self.tensor(
+            f"{mark}ends", [1, 1, 1, len(ends)], "INT8", self.buffer(ends.tobytes()), self.per_tensor(x_params)
+        )
+        codes = self.add_codes(f"{mark}codes", wider, x_params)
+        self.node("CONCATENATION", [x, end], codes, schema.ConcatenationOptionsT(axis=3))
+        values = self.add_map(f"{mark}x", wider, "FLOAT32")
         self.node("DEQUANTIZE", [codes], values, schema.DequantizeOptionsT())
-        weights = np.pad(own.codes, ((0, 0), (0, len(ends))))
-        bias = own.bias.astype(np.float32) * (np.float32(x.scale) * scales)
-        inputs = [values, self.constant(f"{name}w", weights, scales), self.constant(f"{name}b", bias)]
-        self.tensor(LOGITS, [1, operator.out_channels], "FLOAT32", 0)
+        padded = np.pad(weights.codes, ((0, 0), (0, len(ends))))
+        bias = weights.bias.astype(np.float32) * (np.float32(x_params.scale) * scales)
+        inputs = [values, self.constant(f"{mark}w", padded, scales), self.constant(f"{mark}b", bias)]
+        self.tensor(LOGITS, [1, op.width], "FLOAT32", 0)
         options = schema.FullyConnectedOptionsT(asymmetricQuantizeInputs=True)
-        self.node("FULLY_CONNECTED", inputs, LOGITS, options)
+        return self.node("FULLY_CONNECTED", inputs, LOGITS, options)
+
+    def put_out(self, last: Node, value: str) -> None:
+        if not isinstance(last.op, Linear):
+            self.add_map(LOGITS, last.out_shape, "FLOAT32")
+            self.node("DEQUANTIZE", [value], LOGITS, self.schema.DequantizeOptionsT())
+
+    def shift_and_scale(self, node: Node, x: str) -> str:
+        """x / 6 + 0.5, for which XNNPACK has no operator, as a convolution."""
+        output, params = self.add_output(node), self.graph.quant_params[node.inputs[0]]
+        code, scale, bias = _half(node, params)
+        ones = np.ones(node.out_shape.channels)
+        codes = (ones * code).astype(np.int8).reshape(-1, 1, 1, 1)
+        constants = self.quantized(node.id, codes, ones * scale, (ones * bias).astype(np.int32), params, True)
+        return self.convolve(node, Depthwise(), x, constants, output)
 
     def per_tensor(self, params: QuantParams) -> Any:
         return self.quantization(np.array([params.scale]), np.array([params.zero_point - OFFSET]))
 
-    def add_codes(self, name: str, size: int, channels: int, params: QuantParams) -> str:
-        return self.add(name, size, channels, "INT8", self.per_tensor(params))
+    def add_output(self, node: Node) -> str:
+        """Add the tensor that a node puts out; returns its name."""
+        return self.add_codes(node.id, node.out_shape, self.graph.quant_params[node.id])
 
-    def like(self, name: str, source: str, size: int, channels: int) -> str:
-        quantization = self.tensors[self.index[source]].quantization
-        return self.add(name, size, channels, "INT8", quantization)
+    def add_codes(self, name: str, shape: Shape, params: QuantParams) -> str:
+        return self.add_map(name, shape, "INT8", self.per_tensor(params))
 
-    def weights(self, operator: Operator) -> list[str]:
-        own, x = self.graph.weights[operator.name], self.graph.quant_params[operator.inputs[0]]
-        return self.quantized(operator.name, own.codes, own.scales, own.bias, x, operator.depthwise)
+    def like(self, name: str, source: str, shape: Shape) -> str:
+        return self.add_map(name, shape, "INT8", self.tensors[self.index[source]].quantization)
 
-    def half(self, operator: Operator) -> list[str]:
-        x = self.graph.quant_params[operator.inputs[0]]
-        code, scale, bias = _half(operator, x)
-        ones = np.ones(operator.out_channels)
-        codes = (ones * code).astype(np.int8).reshape(-1, 1, 1, 1)
-        return self.quantized(operator.name, codes, ones * scale, (ones * bias).astype(np.int32), x, True)
+    def weights(self, node: Node, *, depthwise: bool) -> list[str]:
+        weights, x = self.graph.weights[node.id], self.graph.quant_params[node.inputs[0]]
+        return self.quantized(node.id, weights.codes, weights.scales, weights.bias, x, depthwise)
 
-    def identity(self, channels: int, name: str) -> Sequence[str]:
-        ones, x = np.ones(channels), self.graph.quant_params[name]
+    def identity(self, channels: int, name: str, source: str) -> Sequence[str]:
+        ones, x = np.ones(channels), self.graph.quant_params[source]
         codes = ones.astype(np.int8).reshape(-1, 1, 1, 1)
         return self.quantized(name, codes, ones, np.zeros(channels, np.int32), x, True)
 
@@ -660,83 +692,105 @@ class _Int8Writer(_Writer):
 
 
 class _Fp32Writer(_Writer):
-    """Every tensor is named after its operator and holds floats, activation applied."""
+    """Every tensor is named after its node and holds floats, activation applied."""
 
     def __init__(self, graph: FloatGraph) -> None:
-        super().__init__(graph.operators)
+        super().__init__(graph.nodes)
         self.graph = graph
         self.zero_is_lowest = set()
-        readers: dict[str, list[Operator]] = {}
-        for operator in graph.operators:
-            for source in operator.inputs:
-                readers.setdefault(source, []).append(operator)
-            if operator.quantizer in ("relu", "relu6") or (
-                operator.quantizer == "input" and operator.inputs[0] in self.zero_is_lowest
+        readers: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            for source in node.inputs:
+                readers.setdefault(source, []).append(node)
+            if node.out.quantizer in ("relu", "relu6") or (
+                node.out.quantizer == "input" and node.inputs[0] in self.zero_is_lowest
             ):
-                self.zero_is_lowest.add(operator.name)
+                self.zero_is_lowest.add(node.id)
         # XNNPACK has hard-swish in one operator
         self.hard_swish_gates = {
-            operator.name
-            for operator in graph.operators
-            if operator.kind == "gate"
-            and [(r.kind, r.inputs) for r in readers.get(operator.name, [])]
-            == [("multiply", (operator.inputs[0], operator.name))]
+            node.id
+            for node in graph.nodes
+            if isinstance(node.op, Gate)
+            and [(type(r.op), r.inputs) for r in readers.get(node.id, [])] == [(Multiply, (node.inputs[0], node.id))]
         }
 
-    def put(self, operator: Operator) -> None:
-        schema, name, inputs = self.schema, operator.name, operator.inputs
-        activations = schema.ActivationFunctionType
-        activation = {"relu": activations.RELU, "relu6": activations.RELU6}.get(operator.quantizer, activations.NONE)
-        if operator.kind == "quantize":
-            self.index[name] = self.index[IMAGE]
-            return
-        if operator.kind == "linear":
-            self.tensor(name, [1, operator.out_channels], "FLOAT32", 0)
-        elif name not in self.hard_swish_gates:
-            self.add(name, operator.out_size, operator.out_channels, "FLOAT32")
-        match operator.kind:
-            case "conv":
-                self.convolve(operator, self.weights(operator), name, activation)
-            case "gate" | "relabel" if name not in self.hard_swish_gates:
-                x = self.add(f"{name}{MARK}six", operator.out_size, operator.out_channels, "FLOAT32")
-                three, sixth = (np.array([value], np.float32) for value in (3, 1 / 6))
-                self.node("ADD", [inputs[0], self.constant(f"{name}{MARK}three", three)], x,
-                          schema.AddOptionsT(activations.RELU6))  # fmt: skip
-                self.node("MUL", [x, self.constant(f"{name}{MARK}sixth", sixth)], name, schema.MulOptionsT())
-            case "sigmoid":
-                self.node("LOGISTIC", inputs, name)
-            case "pool":
-                self.mean(operator, name)
-            case "max_pool":
-                self.max_pool(operator, name)
-            case "multiply" if inputs[1] in self.hard_swish_gates:
-                self.node("HARD_SWISH", inputs[:1], name)
-            case "multiply":
-                self.node("MUL", inputs, name, schema.MulOptionsT())
-            case "add":
-                self.node("ADD", inputs, name, schema.AddOptionsT(activation))
-            case "linear":
-                options = schema.FullyConnectedOptionsT()
-                self.node("FULLY_CONNECTED", [*inputs, *self.weights(operator)], name, options)
+    def quantize(self, node: Node, op: Quantize, x: str) -> str:
+        self.index[node.id] = self.index[x]
+        return node.id
 
-    def finish(self, last: Operator) -> None:
-        self.index[LOGITS] = self.index[last.name]
+    def conv(self, node: Node, op: Conv, x: str) -> str:
+        output = self.add_output(node)
+        return self.convolve(node, op, x, self.weights(node), output, self.activation(node))
+
+    def depthwise(self, node: Node, op: Depthwise, x: str) -> str:
+        output = self.add_output(node)
+        return self.convolve(node, op, x, self.weights(node), output, self.activation(node))
+
+    def gate(self, node: Node, op: Gate, x: str) -> str:
+        return node.id if node.id in self.hard_swish_gates else self.hard_sigmoid(node, x)
+
+    def relabel(self, node: Node, op: Relabel, x: str) -> str:
+        return self.hard_sigmoid(node, x)
+
+    def sigmoid(self, node: Node, op: Sigmoid, x: str) -> str:
+        return self.node("LOGISTIC", [x], self.add_output(node))
+
+    def pool(self, node: Node, op: Pool, x: str) -> str:
+        return self.mean(node, x, self.add_output(node))
+
+    def max_pool(self, node: Node, op: MaxPool, x: str) -> str:
+        return self.pick_largest(node, op, x, self.add_output(node))
+
+    def multiply(self, node: Node, op: Multiply, a: str, b: str) -> str:
+        output = self.add_output(node)
+        if node.inputs[1] in self.hard_swish_gates:
+            return self.node("HARD_SWISH", [a], output)
+        return self.node("MUL", [a, b], output, self.schema.MulOptionsT())
+
+    def add(self, node: Node, op: Add, a: str, b: str) -> str:
+        return self.node("ADD", [a, b], self.add_output(node), self.schema.AddOptionsT(self.activation(node)))
+
+    def linear(self, node: Node, op: Linear, x: str) -> str:
+        output = self.tensor(node.id, [1, op.width], "FLOAT32", 0)
+        return self.node("FULLY_CONNECTED", [x, *self.weights(node)], output, self.schema.FullyConnectedOptionsT())
+
+    def put_out(self, last: Node, value: str) -> None:
+        self.index[LOGITS] = self.index[value]
         self.tensors[self.index[LOGITS]].name = LOGITS
 
-    def like(self, name: str, source: str, size: int, channels: int) -> str:
-        return self.add(name, size, channels, "FLOAT32")
+    def hard_sigmoid(self, node: Node, x: str) -> str:
+        """(x + 3) clamped to [0, 6], times a sixth."""
+        schema, output = self.schema, self.add_output(node)
+        clamped = self.add_map(f"{node.id}{MARK}six", node.out_shape, "FLOAT32")
+        three, sixth = (np.array([value], np.float32) for value in (3, 1 / 6))
+        relu6 = schema.AddOptionsT(schema.ActivationFunctionType.RELU6)
+        self.node("ADD", [x, self.constant(f"{node.id}{MARK}three", three)], clamped, relu6)
+        factor = self.constant(f"{node.id}{MARK}sixth", sixth)
+        return self.node("MUL", [clamped, factor], output, schema.MulOptionsT())
 
-    def identity(self, channels: int, name: str) -> Sequence[str]:
+    def activation(self, node: Node) -> int:
+        """LiteRT's number of the activation that a node ends with."""
+        kinds = self.schema.ActivationFunctionType
+        return int({"relu": kinds.RELU, "relu6": kinds.RELU6}.get(node.out.quantizer, kinds.NONE))
+
+    def add_output(self, node: Node) -> str:
+        """Add the tensor that a node puts out; returns its name."""
+        return self.add_map(node.id, node.out_shape, "FLOAT32")
+
+    def like(self, name: str, source: str, shape: Shape) -> str:
+        return self.add_map(name, shape, "FLOAT32")
+
+    def identity(self, channels: int, name: str, source: str) -> Sequence[str]:
         ones = np.ones((1, 1, 1, channels), np.float32)
         bias = np.zeros(channels, np.float32)
         return [self.constant(f"{name}{MARK}w", ones), self.constant(f"{name}{MARK}b", bias)]
 
-    def weights(self, operator: Operator) -> list[str]:
-        own, mark = self.graph.weights[operator.name], operator.name + MARK
-        weight = own.weight.astype(np.float32)
-        if operator.kind == "conv":
-            weight = _ordered(weight, operator.depthwise)
-        return [self.constant(f"{mark}w", weight), self.constant(f"{mark}b", own.bias.astype(np.float32))]
+    def weights(self, node: Node) -> list[str]:
+        weights, mark = self.graph.weights[node.id], node.id + MARK
+        weight = weights.weight.astype(np.float32)
+        if isinstance(node.op, Conv | Depthwise):
+            weight = _ordered(weight, isinstance(node.op, Depthwise))
+        return [self.constant(f"{mark}w", weight), self.constant(f"{mark}b", weights.bias.astype(np.float32))]
 
 
 def _ordered(weight: np.ndarray, depthwise: bool) -> np.ndarray:
@@ -744,7 +798,7 @@ def _ordered(weight: np.ndarray, depthwise: bool) -> np.ndarray:
     return np.ascontiguousarray(weight.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1)))
 
 
-def _half(operator: Operator, x: QuantParams) -> tuple[int, np.float32, int]:
+def _half(node: Node, x: QuantParams) -> tuple[int, np.float32, int]:
     """x / 6 + 0.5 as a 1x1 depthwise convolution: weight code, weight scale and bias.
 
     Of the weight codes, which are all equal, that on whose grid 0.5 is rounded least.
@@ -759,8 +813,8 @@ def _half(operator: Operator, x: QuantParams) -> tuple[int, np.float32, int]:
     best = int(errors.argmin())
     if not np.isfinite(errors[best]):
         raise ExportError(
-            f"LiteRT cannot compute {operator.name}",
-            found=f"its input {operator.inputs[0]} has a scale of {x.scale}",
+            f"LiteRT cannot compute {node.id}",
+            found=f"its input {node.inputs[0]} has a scale of {x.scale}",
             remedy="Train again with a lower lr_int8",
         )
     return int(codes[best]), scales[best], int(biases[best])
@@ -792,7 +846,7 @@ def _outline(value: Any) -> Any:
         return value
     if isinstance(value, list | np.ndarray):
         return [_outline(item) for item in value]
-    if not hasattr(value, "__dict__"):
+    if isinstance(value, bool | int | float | np.generic):
         return int(value)
     fields = {}
     for key, item in vars(value).items():

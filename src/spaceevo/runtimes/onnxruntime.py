@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from spaceevo.errors import ArtifactError, ExportError
-from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph
+from spaceevo.graph.graphs import FloatGraph, IntegerGraph
+from spaceevo.records import Arithmetic
 from spaceevo.runtimes import (
     SATURATION_FREE_CODE,
-    Node,
+    CountedNode,
     Profile,
     _qdq,
     check_images,
-    check_operators,
+    check_placement,
     this_profile,
 )
 from spaceevo.runtimes._models import Model, Timed, check_format, check_links, open_onnx, shortened, without_cpp
@@ -30,7 +31,7 @@ NAME = "ONNX Runtime"
 SUFFIX = ".onnx"
 ARITHMETIC = Arithmetic()  # the contract is its arithmetic on x86; on ARM it adds and pools in fixed point
 ON_DEVICE = Path(on_device.__file__)
-metadata, constants, KINDS = _qdq.metadata, _qdq.constants, _qdq.KINDS
+metadata, constants = _qdq.metadata, _qdq.constants
 
 
 def version() -> str:
@@ -60,15 +61,15 @@ def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) ->
     """Write a quantized network as QDQ ONNX, with exactly the graph's parameters.
 
     Args:
-        graph: A whole network, or a part: without "linear", the output is the last tensor, dequantized.
+        graph: A whole network, or a part: without logits, the output is the last tensor, dequantized.
         path: Written atomically.
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: The graph is no valid ONNX, or has an operator without a form in it.
+        ExportError: The graph is no valid ONNX, or not quantized as devices compute.
         NoSpaceError: The file cannot be written.
     """
-    check_operators(graph.operators, KINDS, NAME)
+    check_placement(graph.nodes)
     metadata = {**metadata, LARGEST_CODE: str(largest_code(graph))}
     write_model(Int8Writer(graph).model(), path, metadata, f"onnxruntime {version()}")
 
@@ -82,10 +83,9 @@ def export_fp32(graph: FloatGraph, path: Path, metadata: Mapping[str, str]) -> N
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: The graph is no valid ONNX, or has an operator without a form in it.
+        ExportError: The graph is no valid ONNX.
         NoSpaceError: The file cannot be written.
     """
-    check_operators(graph.operators, KINDS, NAME, quantized=False)
     write_model(Fp32Writer(graph).model(), path, metadata, f"onnxruntime {version()}")
 
 
@@ -133,7 +133,7 @@ class Session:
     Args:
         path: A file that `export_int8` or `export_fp32` wrote.
         threads: Threads within an operator; operators run one after another.
-        taps: Operators whose codes `codes` gives: none of kind "relabel" (it has its input's) or "linear".
+        taps: Nodes whose codes `codes` gives: no `Relabel` (it has its input's) and no `Linear`.
 
     Raises:
         ArtifactError: The file is missing, truncated, damaged or foreign, or has no such tensor.
@@ -145,7 +145,7 @@ class Session:
         self._shape = tuple(self._session.get_inputs()[0].shape)
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, S, S]; one image at a time.
+        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, H, W]; one image at a time.
 
         Raises:
             DataError: The images have another size.
@@ -239,7 +239,7 @@ def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
     return operator_times(on_device.profile(str(path), inputs, repeats, threads, **options))
 
 
-def operator_times(nodes: Iterable[Node]) -> dict[str, float]:
+def operator_times(nodes: Iterable[CountedNode]) -> dict[str, float]:
     """Milliseconds per operator.
 
     Args:

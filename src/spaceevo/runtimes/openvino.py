@@ -28,17 +28,20 @@ from typing import Any
 import numpy as np
 
 from spaceevo.errors import ArtifactError, ExportError
-from spaceevo.records import Arithmetic, FloatGraph, IntegerGraph, QuantParams
-from spaceevo.runtimes import Node, Profile, _qdq, check_images, check_operators, require
+from spaceevo.graph.graphs import FloatGraph, IntegerGraph, QuantParams
+from spaceevo.graph.nodes import Node
+from spaceevo.graph.ops import Conv, Convolution, Depthwise, Gate, Multiply, Pool, Quantize, Relabel
+from spaceevo.graph.tensors import NUM_CODES
+from spaceevo.records import Arithmetic
+from spaceevo.runtimes import CountedNode, Profile, _qdq, check_images, check_placement, require
 from spaceevo.runtimes._models import Model, Timed, check_format, check_links, make_input, open_onnx, shortened
 from spaceevo.runtimes._on_device import openvino as on_device
 from spaceevo.runtimes._qdq import IMAGE, LOGITS, MARK, Fp32Writer, Int8Writer, write_model
-from spaceevo.spaces.operators import NUM_CODES, Operator
 
 NAME = "OpenVINO"
 SUFFIX = ".openvino.onnx"
 ON_DEVICE = Path(on_device.__file__)
-metadata, constants, KINDS = _qdq.metadata, _qdq.constants, _qdq.KINDS
+metadata, constants = _qdq.metadata, _qdq.constants
 QUANTIZER = f"{MARK}q"  # ends the name of a node that quantizes an operator's output
 INT8_TYPES = ("u8", "i8")
 MOVING_TYPES = ("Input", "Output", "Const", "Reorder", "Reshape")
@@ -70,16 +73,16 @@ def export_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) ->
     """Write a quantized network as QDQ ONNX, with exactly the graph's parameters.
 
     Args:
-        graph: A whole network, or a part: without "linear", the output is the last tensor, dequantized.
+        graph: A whole network, or a part: without logits, the output is the last tensor, dequantized.
         path: Written atomically.
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: The graph is no valid ONNX, or has an operator without a form in it.
+        ExportError: The graph is no valid ONNX, or not quantized as devices compute.
         NoSpaceError: The file cannot be written.
         TargetError: OpenVINO is not installed.
     """
-    check_operators(graph.operators, KINDS, NAME)
+    check_placement(graph.nodes)
     write_model(_Int8Writer(graph).model(), path, metadata, f"openvino {version()}")
 
 
@@ -92,11 +95,10 @@ def export_fp32(graph: FloatGraph, path: Path, metadata: Mapping[str, str]) -> N
         metadata: Put into the model's metadata, beside the versions.
 
     Raises:
-        ExportError: The graph is no valid ONNX, or has an operator without a form in it.
+        ExportError: The graph is no valid ONNX.
         NoSpaceError: The file cannot be written.
         TargetError: OpenVINO is not installed.
     """
-    check_operators(graph.operators, KINDS, NAME, quantized=False)
     write_model(_Fp32Writer(graph).model(), path, metadata, f"openvino {version()}")
 
 
@@ -133,7 +135,7 @@ class Session:
     Args:
         path: A file that `export_int8` or `export_fp32` wrote.
         threads: Threads within an operator; operators run one after another.
-        taps: Operators whose codes `codes` gives: none of kind "relabel" (it has its input's) or "linear". A tap is
+        taps: Nodes whose codes `codes` gives: no `Relabel` (it has its input's) and no `Linear`. A tap is
             read through a node of its own, which leaves kernels as they are, with two exceptions: an addition of
             which a summand is tapped no longer becomes part of a convolution, and adds rounded codes; and a product
             of which the gate is tapped multiplies in another order. Tap those one by one.
@@ -150,7 +152,7 @@ class Session:
         self._shape = tuple(self._input.shape)
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, S, S]; one image at a time.
+        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, H, W]; one image at a time.
 
         Raises:
             DataError: The images have another size.
@@ -274,7 +276,7 @@ def profile(path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
     return operator_times(on_device.profile(str(path), inputs, repeats, threads))
 
 
-def operator_times(nodes: Iterable[Node]) -> dict[str, float]:
+def operator_times(nodes: Iterable[CountedNode]) -> dict[str, float]:
     """Milliseconds per operator.
 
     Args:
@@ -290,12 +292,12 @@ def operator_times(nodes: Iterable[Node]) -> dict[str, float]:
     return dict(times)
 
 
-def _quantize_codes(operator: Operator, inputs: _Inputs, y: QuantParams) -> np.ndarray:
+def _quantize_codes(node: Node, inputs: _Inputs, y: QuantParams) -> np.ndarray:
     """Codes of the image."""
     return _codes(inputs[0][0], *_limits(y))
 
 
-def _multiply_codes(operator: Operator, inputs: _Inputs, y: QuantParams) -> np.ndarray:
+def _multiply_codes(node: Node, inputs: _Inputs, y: QuantParams) -> np.ndarray:
     """A product of dequantized codes; without a zero point, both scales are the second input's."""
     (a_codes, a), (b_codes, b) = inputs
     a_codes, b_codes = a_codes - np.float32(a.zero_point), b_codes - np.float32(b.zero_point)
@@ -305,7 +307,7 @@ def _multiply_codes(operator: Operator, inputs: _Inputs, y: QuantParams) -> np.n
     return _codes(a_codes * (b_codes * (a_scale * b_scale)), *_limits(y))
 
 
-def _gate_codes(operator: Operator, inputs: _Inputs, y: QuantParams) -> np.ndarray:
+def _gate_codes(node: Node, inputs: _Inputs, y: QuantParams) -> np.ndarray:
     """A gate: its scale and its half become part of the limits of quantization."""
     a_codes, a = inputs[0]
     sixth = np.float32(a.scale / 6)
@@ -314,10 +316,10 @@ def _gate_codes(operator: Operator, inputs: _Inputs, y: QuantParams) -> np.ndarr
     return _codes(a_codes - np.float32(a.zero_point), low, high)
 
 
-def _pool_codes(operator: Operator, inputs: _Inputs, y: QuantParams) -> np.ndarray:
+def _pool_codes(node: Node, inputs: _Inputs, y: QuantParams) -> np.ndarray:
     """A mean of codes: scale and zero point become part of the quantization, which rounds once."""
     a_codes, a = inputs[0]
-    mean = a_codes.sum((2, 3), keepdims=True) / np.float32(operator.in_size**2)
+    mean = a_codes.sum((2, 3), keepdims=True) / np.float32(node.in_shape.num_positions)
     low, high = (limit / np.float32(a.scale) for limit in _limits(y))
     factor = LARGEST / (high - low)
     shift = -low * LARGEST / (high - low) - np.float32(a.zero_point) * factor
@@ -344,7 +346,7 @@ def _rounded(codes: np.ndarray) -> np.ndarray:
 #: As OpenVINO computes on x86, code by code: found in its source, in its graph of execution, and in what it puts out
 #: where every code lies between two others. Its sigmoids are the contract's.
 ARITHMETIC = Arithmetic(
-    {"quantize": _quantize_codes, "multiply": _multiply_codes, "gate": _gate_codes, "pool": _pool_codes},
+    {Quantize: _quantize_codes, Multiply: _multiply_codes, Gate: _gate_codes, Pool: _pool_codes},
     fused_additions=True,
 )
 
@@ -352,43 +354,43 @@ ARITHMETIC = Arithmetic(
 class _Int8Writer(Int8Writer):
     """Takes the stride out of 1x1 convolutions."""
 
-    def put(self, operator: Operator) -> None:
-        if operator.kind != "conv" or operator.kernel_size > 1 or operator.stride == 1 or operator.padding:
-            super().put(operator)
-            return
-        name = f"{operator.name}{MARK}picked"
-        bounds = {"starts": [0, 0], "ends": [operator.in_size] * 2, "axes": [2, 3], "steps": [operator.stride] * 2}
-        inputs = [self.codes[operator.inputs[0]]]
-        inputs += [self.constant(f"{name}_{key}", np.array(value, np.int64)) for key, value in bounds.items()]
+    def conv(self, node: Node, op: Conv, x: str) -> str:
+        return super().conv(node, op, x) if op.kernel_size > 1 or op.stride == 1 else self._picked(node, op, x, 1)
+
+    def depthwise(self, node: Node, op: Depthwise, x: str) -> str:
+        if op.kernel_size > 1 or op.stride == 1:
+            return super().depthwise(node, op, x)
+        return self._picked(node, op, x, node.in_shape.channels)
+
+    def _picked(self, node: Node, op: Convolution, x: str, groups: int) -> str:
+        name = f"{node.id}{MARK}picked"
+        ends = [node.in_shape.height, node.in_shape.width]
+        bounds = {"starts": [0, 0], "ends": ends, "axes": [2, 3], "steps": [op.stride] * 2}
+        inputs = [x, *(self.constant(f"{name}_{key}", np.array(value, np.int64)) for key, value in bounds.items())]
         picked = self.node("Slice", inputs, name, name)
-        inputs = [self.dequantize(operator, 0, codes=picked), *self.weights(operator)]
-        window = _qdq.window(replace(operator, stride=1))
-        self.compute("Conv", inputs, operator, group=operator.groups, **window)
+        return self.convolve(node, picked, group=groups, **_qdq.window(op, stride=1))
 
 
 class _Fp32Writer(Fp32Writer):
     """Writes hard-swish as one node, and a hard sigmoid as a clip."""
 
-    def __init__(self, graph: FloatGraph) -> None:
-        super().__init__(graph)
-        self.gates: set[str] = set()
+    def gate(self, node: Node, op: Gate, x: str) -> str:
+        return node.id  # only its product reads it, which needs no such tensor
 
-    def put(self, operator: Operator) -> None:
-        name, inputs = operator.name, operator.inputs
-        if operator.kind == "gate":  # only its product reads it
-            self.gates.add(name)
-        elif operator.kind == "multiply" and inputs[1] in self.gates:
-            self.node("HardSwish", [inputs[0]], name, name + MARK)
-        elif operator.kind == "relabel":
-            three, zero, six, sixth = (
-                self.constant(f"{name}{MARK}{what}", np.array(value, np.float32))
-                for what, value in (("three", 3), ("zero", 0), ("six", 6), ("sixth", 1 / 6))
-            )
-            shifted = self.node("Add", [inputs[0], three], f"{name}{MARK}shifted", f"{name}{MARK}shift")
-            clipped = self.node("Clip", [shifted, zero, six], f"{name}{MARK}clipped", f"{name}{MARK}clip")
-            self.node("Mul", [clipped, sixth], name, name + MARK)
-        else:
-            super().put(operator)
+    def multiply(self, node: Node, op: Multiply, a: str, b: str) -> str:
+        if any(isinstance(self.by_id[name].op, Gate) for name in node.inputs[1:]):
+            return self.node("HardSwish", [a], node.id, node.id + MARK)
+        return super().multiply(node, op, a, b)
+
+    def relabel(self, node: Node, op: Relabel, x: str) -> str:
+        mark = node.id + MARK
+        three, zero, six, sixth = (
+            self.constant(f"{mark}{what}", np.array(value, np.float32))
+            for what, value in (("three", 3), ("zero", 0), ("six", 6), ("sixth", 1 / 6))
+        )
+        shifted = self.node("Add", [x, three], f"{mark}shifted", f"{mark}shift")
+        clipped = self.node("Clip", [shifted, zero, six], f"{mark}clipped", f"{mark}clip")
+        return self.node("Mul", [clipped, sixth], node.id, mark)
 
 
 def _check_installed() -> None:

@@ -169,7 +169,7 @@ def train(
             losses = _step(
                 network, state.optimizer, programs, pixels, labels, settings, distillation_loss, dropout, share, ranks
             )
-            limit = DIVERGED * math.log(max(2, programs[0][-1].out_channels))
+            limit = DIVERGED * math.log(max(2, programs[0][-1].out_shape.channels))
             if not all(loss < limit for loss in losses):
                 if state.num_rollbacks == MAX_ROLLBACKS:
                     what = "far above that of guessing" if all(map(math.isfinite, losses)) else "not a finite number"

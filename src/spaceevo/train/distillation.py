@@ -213,8 +213,7 @@ class Student(nn.Module):
     def forward(self, source_BCHW: Tensor, program: Program) -> Tensor:
         """The student's copy of the teacher's feature map after the stage."""
         x_BCHW = self.project(source_BCHW, program)
-        y_BCHW = self.stage(x_BCHW, program)
-        assert isinstance(y_BCHW, Tensor)
+        y_BCHW: Tensor = self.stage(x_BCHW, program)
         return F.conv2d(y_BCHW, self.after[:, : program[-1].out_shape.channels], self.bias)
 
     def project(self, source_BCHW: Tensor, program: Program) -> Tensor:

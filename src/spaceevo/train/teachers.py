@@ -118,8 +118,7 @@ class TrainedTeacher:
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
         """See `Teacher.features`; batch norm uses the batch's own statistics."""
         self.network.train()
-        _, taps = self.network(x_BCHW, self._programs[x_BCHW.shape[-1]], self._taps)
-        return list(taps)
+        return self.network.run_with_taps(x_BCHW, self._programs[x_BCHW.shape[-1]], self._taps)[1]
 
     def _score(self, images: Images, held_out: Images) -> float:
         program = self._programs[max(self._programs)]
@@ -331,8 +330,7 @@ def _zoo(rest: str, hyperspace: Hyperspace) -> Teacher:
     ends = list(_block_outputs(subnet))
 
     def maps(x_BCHW: Tensor) -> Sequence[Tensor]:
-        _, values = network(x_BCHW, programs[x_BCHW.shape[-1]], ends)
-        return list(values)
+        return network.run_with_taps(x_BCHW, programs[x_BCHW.shape[-1]], ends)[1]
 
     return SizedTeacher(maps, hyperspace, f"zoo:{name}")
 

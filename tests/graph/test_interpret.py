@@ -127,8 +127,21 @@ def test_a_new_operator_is_a_list_of_errors(tmp_path):
         "graph/check.py",  # its quantizers
         "graph/interpret.py",
         "graph/largest.py",
+        "graph/trace.py",
     ]
     assert {error for _, error in found} == {
         'Argument 1 to "assert_never" has incompatible type "Concat"; expected "Never"  [arg-type]'
     }
     assert mypy(tmp_path, "-p", "spaceevo.graph") == [], "without it there is none"
+
+
+def test_a_new_activation_is_an_error_in_one_place(tmp_path):
+    source = tmp_path / "src"
+    shutil.copytree(GRAPH.parent, source / "spaceevo", ignore=shutil.ignore_patterns("__pycache__"))
+    trace = source / "spaceevo" / "graph" / "trace.py"
+    text, activations = trace.read_text(), 'Activation = Literal["relu"'
+    assert text.count(activations) == 1
+    trace.write_text(text.replace(activations, 'Activation = Literal["mish", "relu"'))
+    ((path, error),) = mypy(tmp_path, "-p", "spaceevo.graph", path=source)
+    assert Path(path) == trace
+    assert "Literal['mish']" in error

@@ -1,6 +1,7 @@
 """Lowering, against programs written out by hand."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -20,7 +21,7 @@ from spaceevo.graph.ops import (
     Sigmoid,
 )
 from spaceevo.graph.tensors import Shape, Tensor, square
-from spaceevo.graph.trace import Feature, Tracer, input_node, is_published, published
+from spaceevo.graph.trace import Activation, Counter, Feature, Tracer, input_node, is_published, published
 
 X = Shape(4, 6, 10)
 Y = Shape(8, 3, 5)
@@ -83,6 +84,11 @@ def pointwise(node_id, op, inputs, quantizer):
 )
 def test_activations(activation, program):
     assert lowered(activation) == program
+
+
+def test_every_activation_is_another_program():
+    programs = [tuple(lowered(activation)) for activation in (None, *get_args(Activation))]
+    assert len(set(programs)) == len(programs) == 7
 
 
 def test_the_other_operators():
@@ -186,6 +192,24 @@ def test_scopes_and_parts_end(fails):
 def test_every_operator_passes_the_check(every_operator, small_network, small_rectangle):
     for program in (every_operator, small_network, small_rectangle):
         assert program_faults(program) == ()
+
+
+@pytest.mark.parametrize("shape", [square(3, 9), Shape(3, 9, 13)])
+def test_counts_without_nodes(shape):
+    def declare(net):
+        x = net.conv("stem", net.input, 8, kernel_size=3, stride=2, activation="hard_swish")
+        y = net.depthwise("depthwise", net.max_pool("smaller", x), kernel_size=5, crop=1, norm="none")
+        y = net.squeeze_excite("se", y, 4, activation="swish", gate="sigmoid")
+        y = net.shortcut(y, x, stride=2)
+        return net.linear("logits", net.pool("pool", net.residual(y, y)), 10)
+
+    counter, tracer = Counter(shape), Tracer(shape)
+    assert declare(counter).shape == declare(tracer).shape
+    weighted = [node for node in tracer.nodes if node.has_weights]
+    assert counter.macs == sum(node.macs for node in weighted) > 0
+    assert counter.num_params == sum(node.num_params for node in weighted)
+    assert counter.num_weighted == len(weighted) == 6
+    assert counter.nodes == []
 
 
 def test_published_by_hand():

@@ -11,7 +11,7 @@ from spaceevo.graph.largest import elementwise_maximum
 from spaceevo.graph.nodes import INPUT, SHORTCUT, layers
 from spaceevo.graph.ops import Add, Conv, Depthwise, Gate, Multiply, Sigmoid
 from spaceevo.graph.tensors import Shape, square
-from spaceevo.graph.trace import Tracer
+from spaceevo.graph.trace import Counter, Tracer
 from spaceevo.spaces.subnet import BLOCKS, BlockSpec
 
 NAMES = plugins.names(BLOCKS)
@@ -38,6 +38,13 @@ def declared(name, spec, shape=SHAPES[0]):
 
 def convolutions(program):
     return [node for node in program if isinstance(node.op, Conv | Depthwise)]
+
+
+def counts(name, spec, shape):
+    """Output, MACs, parameters, and how many nodes have weights, without making the nodes."""
+    net = Counter(shape._replace(channels=spec.in_width))
+    output = plugins.load(BLOCKS, name).declare(spec, net.input, net)
+    return output.shape, net.macs, net.num_params, net.num_weighted
 
 
 def test_all_block_types_are_here():
@@ -123,6 +130,16 @@ def test_one_elastic_node_per_id_covers_every_spec(name):
         assert all(a <= b for a, b in zip(node.weight_shape, cover.weight_shape, strict=True))
         if isinstance(node.op, Conv | Depthwise):
             assert (cover.op.kernel_size - node.op.kernel_size) % 2 == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_costs_are_those_of_the_nodes(name, shape):
+    for spec in specs(name):
+        output, program = declared(name, spec, shape)
+        macs, num_params = sum(node.macs for node in program), sum(node.num_params for node in program)
+        num_weighted = sum(node.has_weights for node in program)
+        assert counts(name, spec, shape) == (output.shape, macs, num_params, num_weighted)
 
 
 @pytest.mark.parametrize("name", NAMES)

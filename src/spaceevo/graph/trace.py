@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal, NamedTuple, assert_never
 
 from spaceevo.graph.nodes import INPUT, SHORTCUT, Node, Program, Role, part_of
@@ -32,14 +32,6 @@ from spaceevo.graph.tensors import Quantizer, Shape, Tensor
 
 Activation = Literal["relu", "relu6", "hard_swish", "swish", "hard_sigmoid", "sigmoid"]
 Placement = Literal["device", "published"]
-#: What follows an operator for its activation, and whether its result is multiplied with the operator's.
-_AFTER: dict[Activation | None, tuple[Op, bool]] = {
-    "hard_sigmoid": (Relabel(), False),
-    "sigmoid": (Sigmoid(), False),
-    "hard_swish": (Gate(), True),
-    "swish": (Sigmoid(), True),
-}
-_UNACTIVATED: dict[type[Op], Quantizer] = {Linear: "none", MaxPool: "input"}  # else "free"
 
 
 class Feature(NamedTuple):
@@ -191,23 +183,10 @@ class Tracer:
         kept = None if weights is None else self._scope + weights
         ids, x = tuple([feature.id for feature in inputs]), inputs[0].shape
         shape = op.out_shape(x)
-        quantizer: Quantizer
-        match activation:
-            case None:
-                quantizer = _UNACTIVATED.get(type(op), "free")
-            case "relu" | "relu6":
-                quantizer = activation
-            case "hard_sigmoid":
-                quantizer = "hard_sigmoid_input"
-            case "sigmoid" | "hard_swish" | "swish":
-                quantizer = "free"
-            case _:
-                assert_never(activation)
-        after = _AFTER.get(activation, ())
-        node_id = f"{layer_id}:linear" if after else layer_id
+        quantizer, gate, is_factor = (_quantizer(op), None, False) if activation is None else _activated(activation)
+        node_id = f"{layer_id}:linear" if gate else layer_id
         self.nodes.append(Node(node_id, op, ids, x, Tensor(shape, quantizer), role, kept))
-        if after:
-            gate, is_factor = after
+        if gate:
             gate_id = f"{layer_id}:gate" if is_factor else layer_id
             self.nodes.append(Node(gate_id, gate, (node_id,), shape, Tensor(shape, "gate"), role))
             if is_factor:
@@ -238,11 +217,44 @@ class Counter(Tracer):
         weights: str | None = None,
     ) -> Feature:
         shape = inputs[0].shape
-        if isinstance(op, (Conv, Depthwise, Linear)):  # activations, as all other operators, count nothing
+        if op.weight_shape(shape):  # activations, as all operators without weights, count nothing
             self.macs += op.macs(shape)
             self.num_params += op.num_params(shape)
             self.num_weighted += 1
         return Feature(name, op.out_shape(shape))
+
+
+@cache
+def _activated(activation: Activation) -> tuple[Quantizer, Op | None, bool]:
+    """The quantizer of what is activated, the operator that follows, and whether its result is multiplied with that."""
+    match activation:
+        case "relu" | "relu6":
+            return activation, None, False
+        case "hard_sigmoid":
+            return "hard_sigmoid_input", Relabel(), False
+        case "sigmoid":
+            return "free", Sigmoid(), False
+        case "hard_swish":
+            return "free", Gate(), True
+        case "swish":
+            return "free", Sigmoid(), True
+        case _:
+            assert_never(activation)
+
+
+def _quantizer(op: Op) -> Quantizer:
+    """The quantizer of what an operator puts out where no activation follows."""
+    match op:
+        case Conv() | Depthwise() | Pool() | Add() | Multiply() | Quantize():
+            return "free"
+        case Linear():
+            return "none"
+        case MaxPool():
+            return "input"
+        case Gate() | Sigmoid() | Relabel():
+            return "gate"
+        case _:
+            assert_never(op)
 
 
 @lru_cache(maxsize=4096)

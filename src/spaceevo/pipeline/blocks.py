@@ -104,7 +104,8 @@ def inputs(context: Context) -> dict[str, object]:
     """Data, hyperspace, settings; of the target only what weights may be."""
     about, path = distillation_of(context, context.target.w_qmax), context.path(NAME, NOTES)
     if path.exists() and _renewed(noted := read_record(Distillation, path), context.hyperspace) == about:
-        about = noted  # what an earlier version finished stays finished
+        # What an earlier version finished stays finished
+        about = about.model_copy(update=noted.model_dump(include={"hyperspace_hash", "hyperspace_format"}))
     return about.model_dump(exclude=None if about.hyperspace_format else {"hyperspace_format"})
 
 

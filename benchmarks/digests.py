@@ -39,6 +39,7 @@ from spaceevo.measure.random_graphs import random_float_graph, random_integer_gr
 from spaceevo.nets.network import program_of
 from spaceevo.predict.batch import BatchPredictor
 from spaceevo.predict.fit import fit_measured, fit_subnets, random_pairs
+from spaceevo.progress import silent
 from spaceevo.records import BlockTable, TargetDescription
 from spaceevo.search.qt_score import ExactEvaluator
 from spaceevo.spaces import zoo
@@ -56,7 +57,11 @@ RUNTIMES = ("onnxruntime", "openvino", "litert")
 NUM_RANDOM = 50
 TINY = Path(__file__).parents[1] / "tests" / "pipeline" / "tiny"
 #: Of an artifact, what names a version, a time or another file's hash.
-LEFT_OUT = re.compile(r"seconds|hash|sha256|version|created|time|format|spaceevo|peak_rss|provenance|about|digest|cost")
+LEFT_OUT = re.compile(
+    "seconds|hash|sha256|version|created|time|format|spaceevo|peak_rss|provenance|about|digest|cost|size_bytes|candidate"
+)
+    r"seconds|hash|sha256|version|created|time|format|spaceevo|peak_rss|provenance|about|digest|cost|size_bytes|candidate"
+)
 Subjects = Iterator[tuple[str, object]]
 
 try:
@@ -268,7 +273,7 @@ def training() -> Subjects:
     settings = SupernetSettings(epochs_fp32=2, epochs_int8=2, batch_size=16, lr=0.1, num_random=2)
     with tempfile.TemporaryDirectory() as folder:
         _, curve = loop.train(network, Sandwich.all_of(space).programs(2), images, settings, DataSettings(), seed=0,
-                              purpose="digests", folder=Path(folder), first_alone=0.1)  # fmt: skip
+                              purpose="digests", folder=Path(folder), progress=silent, first_alone=0.1)  # fmt: skip
         for phase in ("fp32", "int8"):
             (path,) = Path(folder).glob(f"*{phase}.safetensors")
             yield f"training/{phase}", sorted(load_file(path).items())
@@ -295,7 +300,13 @@ def tiny_run() -> Subjects:
         subprocess.run([*command, out], check=True, env={**os.environ, "PYTHONPATH": paths}, capture_output=True)
         for path in sorted(path for path in out.rglob("*") if path.is_file()):
             name = f"run/{path.relative_to(out)}"
-            if path.parent.name == "superseded" or path.stem in ("inputs", "stage", "provenance", "distillation"):
+            if path.parent.name == "superseded" or path.stem in (
+                "inputs",
+                "stage",
+                "provenance",
+                "distillation",
+                "spaceevo",
+            ):
                 continue
             match path.suffix:
                 case ".parquet":
@@ -303,14 +314,12 @@ def tiny_run() -> Subjects:
                     yield name, {column: table[column].to_pylist() for column in table.column_names}
                 case ".safetensors":
                     yield name, sorted(load_file(path).items())
-                case ".json" | ".jsonl":
-                    yield name, [of_content(json.loads(line)) for line in texts_of(path)]
+                case ".json":
+                    yield name, of_content(json.loads(path.read_text()))
+                case ".jsonl":  # in whatever order jobs finished
+                    yield name, sorted(path.read_text().splitlines())
                 case ".onnx":
                     yield name, without_metadata(path)
-
-
-def texts_of(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
 
 
 def of_content(value: Any) -> object:

@@ -49,9 +49,9 @@ def test_by_hand():
     node = network_program(SUBNET)[1]
     assert canonical_json(node) == (
         '{"format":1,"value":{'
-        '"id":"stem/0/conv","in_shape":{"channels":3,"height":32,"width":32},"inputs":["input"],'
+        '"id":"stem/0/conv","in_shape":[3,32,32],"inputs":["input"],'
         '"op":{"kernel_size":3,"op":"Conv","stride":2,"width":16},'
-        '"out":{"quantizer":"relu","shape":{"channels":16,"height":16,"width":16}},'
+        '"out":{"quantizer":"relu","shape":[16,16,16]},'
         '"role":{"block":0,"layer":"conv","stage":"stem"}}}'
     )
     assert identity(Shape(3)) == "7d11c107298ffac491c7cf421f1bc91cfbf4fc9cb9367447cf2f47a2ad509ee7"  # by sha256sum
@@ -245,7 +245,7 @@ def put(row: Any, path: tuple[Any, ...], value: object) -> Any:
         ((1, "inputs"), "input", "inputs"),
         ((1, "inputs"), [3], "inputs"),
         ((1, "in_shape"), [3, 32, 32, 1], "in_shape"),
-        ((1, "in_shape"), {"channels": 3, "height": 32, "depth": 2}, "in_shape"),
+        ((1, "in_shape"), [3, 32], "in_shape"),
         ((1, "in_shape", "height"), None, "in_shape"),
         ((1, "out"), NOTHING, "out"),
         ((1, "out", "quantizer"), "int4", "quantizer"),

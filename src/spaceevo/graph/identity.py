@@ -36,8 +36,8 @@ def identity(value: object) -> str:
 def canonical_json(value: object) -> str:
     """A value as JSON in one form only, with the version of the form.
 
-    >>> canonical_json(Shape(3, 32, 32))
-    '{"format":1,"value":{"channels":3,"height":32,"width":32}}'
+    >>> canonical_json(Tensor(Shape(3, 32, 32), "free"))
+    '{"format":1,"value":{"quantizer":"free","shape":[3,32,32]}}'
     """
     content = {"format": FORMAT, "value": canonical(value)}
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -56,6 +56,8 @@ def canonical(value: object) -> Any:
             return int(value) if value.is_integer() else value
         case Mapping():
             return {str(key): canonical(item) for key, item in value.items()}
+        case Shape():  # of which there are too many to name its fields
+            return list(value)
         case tuple() if (names := vars(type(value)).get("_fields")) is not None:  # a named tuple
             defaults = vars(type(value))["_field_defaults"]
             return {

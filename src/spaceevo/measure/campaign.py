@@ -415,4 +415,4 @@ def _stored(store: Store, subject: Subject) -> Measurement:
 
 def _as_json(program: Program) -> str:
     """Nodes as objects, without what has its default."""
-    return json.dumps(program_to_json(program))
+    return json.dumps(program_to_json(program), separators=(",", ":"))

@@ -131,11 +131,11 @@ def shapes_of(space):
     network = Network(space.largest_nodes("published"), 127, torch.Generator())
     kinds = {stage.name: stage.choice.block_type.kind for stage in space.stages}
     shapes = {}
-    for name, weighted in network.weighted.items():
-        module, norm = published._modules(name, kinds)
+    for weighted in network.weighted_operators():
+        module, norm = published._modules(weighted.node.role, kinds)
         shapes[f"{module}.weight"] = list(weighted.weight.shape)
         shapes |= {f"{module}.{leaf}": [1] for leaf in ("sw", "sa", "beta")}
-        if hasattr(weighted, "gamma"):
+        if weighted.gamma is not None:
             channels = list(weighted.gamma.shape)
             shapes |= {f"{norm}.{leaf}": channels for leaf in ("weight", "bias", "running_mean", "running_var")}
         else:

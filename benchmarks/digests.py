@@ -60,8 +60,6 @@ TINY = Path(__file__).parents[1] / "tests" / "pipeline" / "tiny"
 LEFT_OUT = re.compile(
     "seconds|hash|sha256|version|created|time|format|spaceevo|peak_rss|provenance|about|digest|cost|size_bytes|candidate"
 )
-    r"seconds|hash|sha256|version|created|time|format|spaceevo|peak_rss|provenance|about|digest|cost|size_bytes|candidate"
-)
 Subjects = Iterator[tuple[str, object]]
 
 try:

@@ -3,35 +3,51 @@
 import torch
 from torch.nn import functional as F
 
+from spaceevo.graph.ops import (
+    Add,
+    Conv,
+    Depthwise,
+    Gate,
+    Linear,
+    MaxPool,
+    Multiply,
+    Pool,
+    Quantize,
+    Relabel,
+    Sigmoid,
+)
+
 
 def evaluate(graph, images):
     """The last tensor that a float graph computes from images [B, C, H, W]; the logits of a whole network."""
     values = {}
-    for op in graph.operators:
-        x, *rest = [values.get(name, images) for name in op.inputs]
-        own = graph.weights.get(op.name)
-        if own is not None:
-            weight, bias = torch.from_numpy(own.weight), torch.from_numpy(own.bias)
-        match op.kind:
-            case "quantize":
+    for node in graph.nodes:
+        op, (x, *rest) = node.op, [values.get(name, images) for name in node.inputs]
+        weights = graph.weights.get(node.id)
+        if weights is not None:
+            weight, bias = torch.from_numpy(weights.weight), torch.from_numpy(weights.bias)
+        match op:
+            case Quantize():
                 pass
-            case "conv":
-                x = F.conv2d(x, weight, bias, op.stride, op.padding, groups=op.groups)
-            case "gate" | "relabel":
+            case Conv():
+                x = F.conv2d(x, weight, bias, op.stride, op.padding)
+            case Depthwise():
+                x = F.conv2d(x, weight, bias, op.stride, op.padding, groups=x.shape[1])
+            case Gate() | Relabel():
                 x = F.hardsigmoid(x)
-            case "sigmoid":
+            case Sigmoid():
                 x = torch.sigmoid(x)
-            case "multiply":
+            case Multiply():
                 x = x * rest[0]
-            case "add":
+            case Add():
                 x = x + rest[0]
-            case "pool":
+            case Pool():
                 x = F.adaptive_avg_pool2d(x, 1)
-            case "max_pool":
+            case MaxPool():
                 x = F.max_pool2d(x, op.kernel_size, op.stride, op.padding)
-            case "linear":
+            case Linear():
                 x = F.linear(x.flatten(1), weight, bias)
             case _:
-                raise AssertionError(op.kind)
-        values[op.name] = {"relu": F.relu, "relu6": F.relu6}.get(op.quantizer, lambda value: value)(x)
-    return values[op.name]
+                raise AssertionError(op)
+        values[node.id] = {"relu": F.relu, "relu6": F.relu6}.get(node.out.quantizer, lambda value: value)(x)
+    return values[node.id]

@@ -15,15 +15,16 @@ from torch.nn import functional as F
 from float_evaluation import evaluate
 from spaceevo import plugins
 from spaceevo.errors import ArtifactError, DataError, ExportError, NoSpaceError, TargetError
+from spaceevo.graph.graphs import IntegerWeights, QuantParams
+from spaceevo.graph.ops import Conv, Depthwise
+from spaceevo.graph.trace import published
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.extracted import digest
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
-from spaceevo.records import IntegerWeights, QuantParams
 from spaceevo.runtimes import PROFILES
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,7 +46,7 @@ def program():
     """Every kind of operator of the hyperspace micro: SE, hard-swish, swish, relu, additions."""
     hyperspace = load_hyperspace("micro")
     space = hyperspace.space(SpaceChoice((4, 2, 1), (0, 0, 0)), 10)
-    return operators(network_layers(replace(space.sample(random.Random(SEED)), resolution=32)))
+    return network_program(replace(space.sample(random.Random(SEED)), resolution=32))
 
 
 GRAPH = random_integer_graph(program(), SEED, 63)
@@ -94,7 +95,7 @@ def _scale(graph):
 
 def _zero_points(graph):
     """Two tensors' zero points swapped."""
-    names = [o.name for o in graph.operators if o.quantizer == "free" and o.kind == "conv"]
+    names = [o.id for o in graph.nodes if o.out.quantizer == "free" and isinstance(o.op, Conv | Depthwise)]
     a = names[len(names) // 2]
     b = next(n for n in names if abs(graph.quant_params[n].zero_point - graph.quant_params[a].zero_point) > 2)
     pa, pb = graph.quant_params[a], graph.quant_params[b]
@@ -121,7 +122,7 @@ def _bias(graph):
 
 
 def _middle(graph):
-    names = [o.name for o in graph.operators if o.kind == "conv" and not o.depthwise and o.in_size > 1]
+    names = [o.id for o in graph.nodes if isinstance(o.op, Conv) and o.in_shape.height > 1]
     return names[len(names) // 2]
 
 
@@ -135,11 +136,11 @@ def test_faults_are_caught_and_located(runtime, tmp_path, inject):
     assert any("constants are not the network's" in problem for problem in found.problems)
     first = next(
         name
-        for name in (o.name for o in GRAPH.operators)
+        for name in (o.id for o in GRAPH.nodes)
         if wrong.quant_params.get(name) != GRAPH.quant_params.get(name)
         or wrong.weights.get(name) is not GRAPH.weights.get(name)
     )
-    names = [o.name for o in GRAPH.operators]
+    names = [o.id for o in GRAPH.nodes]
     assert 0 <= names.index(found.first_difference) - names.index(first) <= 3, (found.first_difference, first)
     assert found.differing_codes > 0
 
@@ -171,18 +172,10 @@ def test_constants_are_those_of_the_graph_bit_for_bit(runtime, file):
         assert np.sort(own.codes.astype(np.int16), axis=None).tobytes() in sorted_codes, name
 
 
-def test_operator_that_it_lacks(runtime, tmp_path):
-    first, *others = GRAPH.operators
-    odd = replace(GRAPH, operators=(first, replace(others[0], kind="teleport"), *others[1:]))
-    with pytest.raises(ExportError, match=rf"no form for the operator {others[0].name}.*'teleport'"):
-        runtime.export_int8(odd, tmp_path / f"net{runtime.SUFFIX}", {})
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_published_placement_is_refused(runtime, tmp_path):
-    layers = network_layers(replace(load_hyperspace("onnxw").space(SpaceChoice((0,) * 6, (0,) * 6), 10).smallest(),
-                                    resolution=32))  # fmt: skip
-    graph = replace(GRAPH, operators=operators(layers, "published"))
+    space = load_hyperspace("onnxw").space(SpaceChoice((0,) * 6, (0,) * 6), 10)
+    program = network_program(replace(space.smallest(), resolution=32))
+    graph = replace(GRAPH, nodes=published(program))
     with pytest.raises(ExportError, match=r"published placement.*spaceevo quantize"):
         runtime.export_int8(graph, tmp_path / f"net{runtime.SUFFIX}", {})
 
@@ -204,20 +197,6 @@ def test_fp32_twin(runtime, tmp_path):
     logits = runtime.Session(path).run(images(4).numpy())
     np.testing.assert_allclose(logits, evaluate(graph, images(4)).numpy(), rtol=1e-3, atol=1e-3)
     assert min(runtime.load(path).time(3)) > 0
-
-
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_a_kind_of_operator_that_is_not_known(runtime, tmp_path, precision):
-    ops = list(program())
-    strange = replace(next(o for o in ops if o.kind == "sigmoid"), kind="softmax")
-    ops[[o.name for o in ops].index(strange.name)] = strange
-    path, graph = (
-        tmp_path / f"net{runtime.SUFFIX}",
-        (GRAPH if precision == "int8" else random_float_graph(program(), 0)),
-    )
-    with pytest.raises(ExportError, match=rf"no form for the operator {strange.name}.*'softmax'"):
-        getattr(runtime, f"export_{precision}")(replace(graph, operators=tuple(ops)), path, {})
-    assert not path.exists()
 
 
 @pytest.mark.parametrize("use", ["Session", "load", "open_model", "metadata", "constants", "float_operators"])

@@ -13,15 +13,17 @@ from torch.nn import functional as F
 from float_evaluation import evaluate
 from spaceevo import plugins
 from spaceevo.errors import ArtifactError, DataError, ExportError, NoSpaceError, TargetError
+from spaceevo.graph.graphs import FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
+from spaceevo.graph.nodes import INPUT, Node, Role
+from spaceevo.graph.ops import Add, Conv, Depthwise, Gate, Linear, MaxPool, Multiply, Pool, Quantize, Relabel, Sigmoid
+from spaceevo.graph.tensors import Shape, Tensor, square
+from spaceevo.graph.trace import Tracer, input_node
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
-from spaceevo.records import FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.runtimes import PROFILES
 from spaceevo.runtimes import litert as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.layers import INPUT, Feature, Tracer
-from spaceevo.spaces.operators import Operator, operators
-from spaceevo.spaces.subnet import BLOCKS, BlockSpec, network_layers
+from spaceevo.spaces.subnet import BLOCKS, BlockSpec, network_program
 from spaceevo.spaces.zoo import load_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,31 +37,32 @@ SIZE = 15
 
 def micro_program(block, seed=0):
     space = load_hyperspace("micro").space(SpaceChoice((block,) * 3, (0, 1, 2)), 10)
-    return operators(network_layers(space.sample(random.Random(seed))))
+    return network_program(space.sample(random.Random(seed)))
 
 
 def space_program(name):
     """The largest network of a random space, at a resolution that takes little time."""
     space = load_hyperspace(name).space(load_hyperspace(name).sample(random.Random(0)), 10)
-    return operators(network_layers(replace(space.sample(random.Random(0)), resolution=64)))
+    return network_program(replace(space.sample(random.Random(0)), resolution=64))
 
 
 def zoo_program(name):
-    return operators(network_layers(replace(load_network(name).subnet, resolution=64)))
+    return network_program(replace(load_network(name).subnet, resolution=64))
 
 
 def block_program(name, activation="relu", stride=1, kernel_size=3, size=SIZE):
-    net = Tracer()
-    spec = BlockSpec(16, 16 if stride == 1 else 24, kernel_size, 2.0, stride, activation)
-    plugins.load(BLOCKS, name).declare(spec, Feature(INPUT, spec.in_width, size), net)
-    return operators(tuple(net.layers))
+    net = Tracer(square(16, size))
+    kernel_sizes = (0, kernel_size) if name == "uib" else (kernel_size,)
+    spec = BlockSpec(16, 16 if stride == 1 else 24, kernel_sizes, 2.0, stride, activation)
+    plugins.load(BLOCKS, name).declare(spec, net.input, net)
+    return net.program
 
 
 def images_of(graph, count=2):
     """Images with large structures, so that codes differ throughout a network; parts take the codes of any input."""
-    first, params = graph.operators[0], graph.quant_params[INPUT]
-    shape = (count, first.out_channels, first.in_size, first.in_size)
-    if first.out_channels == 3:
+    first, params = graph.nodes[0], graph.quant_params[INPUT]
+    shape = (count, *first.out_shape)
+    if first.out_shape.channels == 3:
         patterns = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 1.5
         return F.interpolate(patterns, size=shape[2:], mode="bilinear").numpy()
     codes = np.random.default_rng(0).integers(0, 256, shape)
@@ -81,7 +84,7 @@ def assert_identical(graph, path, count=2):
     reference = run_integer(
         graph, torch.from_numpy(images), lambda name, codes: expected.update({name: codes.clone()}), runtime.ARITHMETIC
     )
-    taps = [operator.name for operator in graph.operators if operator.kind not in ("relabel", "linear")]
+    taps = [node.id for node in graph.nodes if not isinstance(node.op, Relabel | Linear)]
     found = runtime.Session(path, taps=taps).codes(images)
     assert list(found) == taps
     for name in taps:
@@ -95,7 +98,7 @@ def assert_identical(graph, path, count=2):
     np.testing.assert_allclose(logits, reference.numpy(), rtol=1e-5, atol=2e-6 * float(reference.abs().max()))
 
 
-def part(kind, scale, powers_of_two=False, seed=0, channels=9, size=8, **fields):
+def part(op, scale, powers_of_two=False, seed=0, channels=9, shape=(8, 8), quantizer="free"):
     """A graph of one operator behind the input's, with scales that are rough or, for ties, powers of two."""
     rng = np.random.default_rng(seed)
 
@@ -103,72 +106,77 @@ def part(kind, scale, powers_of_two=False, seed=0, channels=9, size=8, **fields)
         value = 2 ** np.rint(np.log2(typical)) if powers_of_two else typical * rng.uniform(0.5, 1.5)
         return QuantParams(float(np.float32(value)), int(rng.integers(0, 256)))
 
-    def weights(operator, x):
-        codes = rng.integers(-127, 128, operator.weight_shape).astype(np.int8)
-        values = np.full(operator.out_channels, 2.0**-7) if powers_of_two else rng.uniform(0.004, 0.01, channels)
+    def weights(node):
+        codes = rng.integers(-127, 128, node.weight_shape).astype(np.int8)
+        values = np.full(node.out_shape.channels, 2.0**-7) if powers_of_two else rng.uniform(0.004, 0.01, channels)
         return IntegerWeights(codes, values.astype(np.float32), rng.integers(-900, 900, channels).astype(np.int32))
 
-    out_size = fields.pop("out_size", size)
-    quantizer = fields.pop("quantizer", "free")
-    first = Operator(INPUT, "quantize", (INPUT,), channels, channels, size, size, "free")
+    def node_of(name, op, inputs, x, quantizer="free"):
+        return Node(name, op, inputs, x, Tensor(op.out_shape(x), quantizer), Role("", None, name))
+
+    x = Shape(channels, *shape)
     quant_params, own = {INPUT: params(0.02)}, {}
-    inputs, program = [INPUT], [first]
-    if kind in ("add", "multiply"):  # the other input: a convolution that mixes channels
-        side = Operator("side", "conv", (INPUT,), channels, channels, size, size, "free")
-        program.append(side)
-        quant_params["side"], own["side"] = params(0.03), weights(side, INPUT)
+    inputs, program = [INPUT], [node_of(INPUT, Quantize(), (INPUT,), x)]
+    if isinstance(op, Add | Multiply):  # the other input: a convolution that mixes channels
+        program.append(node_of("side", Conv(channels), (INPUT,), x))
+        quant_params["side"], own["side"] = params(0.03), weights(program[-1])
         inputs.append("side")
-        if fields.pop("per_channel", False):
-            program.append(Operator("pooled", "pool", ("side",), channels, channels, size, 1, "free"))
+        if isinstance(op, Multiply) and op.per_channel:
+            program.append(node_of("pooled", Pool(), ("side",), x))
             quant_params["pooled"] = params(0.02)
             inputs[1] = "pooled"
-    operator = Operator("y", kind, tuple(inputs), channels, channels, size, out_size, quantizer, **fields)
+    node = node_of("y", op, tuple(inputs), x, quantizer)
     quant_params["y"] = QuantParams(1 / 256, 0) if quantizer == "gate" else params(scale)
     if quantizer == "input":
         quant_params["y"] = quant_params[INPUT]
-    if kind == "conv":
-        own["y"] = weights(operator, INPUT)
-    return IntegerGraph((*program, operator), quant_params, own)
+    if node.has_weights:
+        own["y"] = weights(node)
+    return IntegerGraph((*program, node), quant_params, own)
 
 
 @pytest.mark.parametrize("powers_of_two", [False, True])
 @pytest.mark.parametrize(
-    ("kind", "scale", "fields"),
+    ("op", "scale", "fields"),
     [
-        ("conv", 0.04, {}),
-        ("conv", 0.1, {"kernel_size": 3}),
-        ("conv", 0.1, {"kernel_size": 3, "stride": 2, "out_size": 4}),
-        ("conv", 0.1, {"kernel_size": 5, "stride": 2, "size": 9, "out_size": 5}),
-        ("conv", 0.1, {"kernel_size": 5, "pad": 1, "out_size": 6}),
-        ("conv", 0.04, {"kernel_size": 3, "depthwise": True}),
-        ("conv", 0.04, {"kernel_size": 7, "stride": 2, "out_size": 4, "depthwise": True}),
-        ("conv", 0.04, {"kernel_size": 5, "pad": 0, "out_size": 4, "depthwise": True}),
-        ("conv", 0.04, {"kernel_size": 5, "stride": 2, "size": 2, "out_size": 1, "depthwise": True}),
-        ("add", 0.06, {}),
-        ("multiply", 0.04, {}),
-        ("multiply", 0.04, {"per_channel": True}),
-        ("pool", 0.004, {"out_size": 1}),
-        ("pool", 0.008, {"size": 3, "out_size": 1}),
-        ("gate", 1, {"quantizer": "gate"}),
-        ("sigmoid", 1, {"quantizer": "gate"}),
-        ("max_pool", 1, {"quantizer": "input", "kernel_size": 3, "stride": 2, "out_size": 4}),
-        ("max_pool", 1, {"quantizer": "input", "kernel_size": 3, "stride": 2, "size": 7, "out_size": 4}),
-        ("max_pool", 1, {"quantizer": "input", "kernel_size": 3}),
+        (Conv(9), 0.04, {}),
+        (Conv(9, 3), 0.1, {}),
+        (Conv(9, 3, 2), 0.1, {}),
+        (Conv(9, 5, 2), 0.1, {"shape": (9, 9)}),
+        (Conv(9, 5, crop=1), 0.1, {}),
+        (Depthwise(3), 0.04, {}),
+        (Depthwise(7, 2), 0.04, {}),
+        (Depthwise(5, crop=2), 0.04, {}),
+        (Depthwise(5, 2), 0.04, {"shape": (2, 2)}),
+        (Add(), 0.06, {}),
+        (Multiply(), 0.04, {}),
+        (Multiply(per_channel=True), 0.04, {}),
+        (Pool(), 0.004, {}),
+        (Pool(), 0.008, {"shape": (3, 3)}),
+        (Gate(), 1, {"quantizer": "gate"}),
+        (Sigmoid(), 1, {"quantizer": "gate"}),
+        (MaxPool(), 1, {"quantizer": "input"}),
+        (MaxPool(), 1, {"quantizer": "input", "shape": (7, 7)}),
+        (MaxPool(3, 1), 1, {"quantizer": "input"}),
+        # What is not square: padded on one axis as LiteRT would, on the other explicitly
+        (Conv(9, 3, 2), 0.1, {"shape": (8, 7)}),
+        (Depthwise(5, 2), 0.04, {"shape": (5, 12)}),
+        (MaxPool(), 1, {"quantizer": "input", "shape": (8, 7)}),
+        (Pool(), 0.004, {"shape": (3, 8)}),
     ],
 )
-def test_operator(tmp_path, kind, scale, fields, powers_of_two):
+def test_operator(tmp_path, op, scale, fields, powers_of_two):
     for seed in range(4):
-        graph = part(kind, scale=scale, powers_of_two=powers_of_two, seed=seed, **fields)
+        graph = part(op, scale=scale, powers_of_two=powers_of_two, seed=seed, **fields)
         assert_identical(graph, tmp_path / "net.tflite", count=4)
 
 
 def test_gate_is_all_but_the_contracts():
     """The bias of its convolution is an integer: a code differs where the contract is next to a tie."""
-    gate, y = Operator("y", "gate", (INPUT,), 1, 1, 16, 16, "gate"), QuantParams(1 / 256, 0)
+    gate, y = part(Gate(), 1, channels=1, shape=(16, 16), quantizer="gate").nodes[-1], QuantParams(1 / 256, 0)
     codes = np.arange(256, dtype=np.float32).reshape(1, 1, 16, 16)
     different = 0
     for scale in np.geomspace(0.004, 0.2, 100):
-        found = runtime.ARITHMETIC.codes["gate"](gate, [(codes, QuantParams(float(scale), 77))], y)
+        found = runtime.ARITHMETIC.codes[Gate](gate, [(codes, QuantParams(float(scale), 77))], y)
         exact = ((codes.astype(np.float64) - 77) * np.float32(scale) / 6 + 0.5) * 256
         different += int((found != np.rint(exact).clip(0, 255)).sum())
     assert different / (100 * 256) < 0.001
@@ -176,10 +184,8 @@ def test_gate_is_all_but_the_contracts():
 
 def test_hard_sigmoid_changes_no_code(tmp_path):
     linear, gate = QuantParams(6 / 256, 128), QuantParams(1 / 256, 0)
-    first = Operator(INPUT, "quantize", (INPUT,), 4, 4, 8, 8, "hard_sigmoid_input")
-    graph = IntegerGraph(
-        (first, Operator("y", "relabel", (INPUT,), 4, 4, 8, 8, "gate")), {INPUT: linear, "y": gate}, {}
-    )
+    graph = part(Relabel(), 1, channels=4, quantizer="gate")
+    graph = replace(graph, quant_params={INPUT: linear, "y": gate})
     runtime.export_int8(graph, tmp_path / "net.tflite", {})
     codes = np.arange(256).reshape(1, 4, 8, 8)
     images = ((codes - 128) * (6 / 256)).astype(np.float32)
@@ -189,8 +195,7 @@ def test_hard_sigmoid_changes_no_code(tmp_path):
 def test_the_image_is_multiplied_by_the_reciprocal(tmp_path):
     """Next to ties, where the contract's division gives other codes."""
     params = QuantParams(float(np.float32(0.013)), 120)
-    first = Operator(INPUT, "quantize", (INPUT,), 3, 3, 32, 32, "free")
-    graph = IntegerGraph((first,), {INPUT: params}, {})
+    graph = IntegerGraph((input_node(square(3, 32)),), {INPUT: params}, {})
     runtime.export_int8(graph, tmp_path / "net.tflite", {})
     ties = ((np.arange(-119, 135) + 0.5) * np.float64(params.scale)).astype(np.float32)
     images = np.resize(np.concatenate([ties, np.nextafter(ties, 9), np.nextafter(ties, -9)]), (1, 3, 32, 32))
@@ -227,14 +232,14 @@ def test_block(tmp_path, name, activation, stride, kernel_size, size):
 def test_network(tmp_path, program):
     program = program()
     assert_identical(random_integer_graph(program, seed=2), tmp_path / "net.tflite")
-    if program[-1].out_channels == 10:  # deeper networks without training multiply every rounding error
+    if program[-1].out_shape.channels == 10:  # deeper networks without training multiply every rounding error
         compare_fp32(random_float_graph(program, seed=2), tmp_path / "twin.tflite")
 
 
 def compare_fp32(graph, path):
     runtime.export_fp32(graph, path, {})
-    first = graph.operators[0]
-    shape = (2, first.out_channels, first.in_size, first.in_size)
+    first = graph.nodes[0]
+    shape = (2, *first.out_shape)
     images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     session = runtime.Session(path)
     assert delegates(session) == 1
@@ -244,21 +249,20 @@ def compare_fp32(graph, path):
 
 @pytest.mark.parametrize(("stride", "size"), [(2, 8), (2, 7), (1, 8)])
 def test_fp32_max_pool_of_negative_values(tmp_path, stride, size):
-    program = part("max_pool", scale=1, size=size, out_size=(size - 1) // stride + 1, quantizer="input",
-                   kernel_size=3, stride=stride).operators  # fmt: skip
-    conv = Operator("c", "conv", (INPUT,), 9, 9, size, size, "free")
-    program = (program[0], conv, replace(program[1], inputs=("c",)))
+    first, pool = part(MaxPool(3, stride), scale=1, shape=(size, size), quantizer="input").nodes
+    conv = replace(part(Conv(9), scale=1, shape=(size, size)).nodes[-1], id="c")
+    program = (first, conv, replace(pool, inputs=("c",)))
     weights = {"c": FloatWeights(np.eye(9, dtype=np.float32)[..., None, None], np.full(9, -5, np.float32))}
     compare_fp32(FloatGraph(program, weights), tmp_path / "net.tflite")
 
 
 @pytest.mark.parametrize("quantizer", ["relu", "relu6"])
-@pytest.mark.parametrize("kind", ["conv", "add"])
-def test_fp32_activation(tmp_path, kind, quantizer):
+@pytest.mark.parametrize("op", [Conv(9), Add()])
+def test_fp32_activation(tmp_path, op, quantizer):
     """Of values that are large enough to be clamped."""
-    program = part(kind, scale=1, quantizer=quantizer).operators
+    program = part(op, scale=1, quantizer=quantizer).nodes
     weight = np.eye(9, dtype=np.float32)[..., None, None] * 20
-    weights = {op.name: FloatWeights(weight, np.zeros(9, np.float32)) for op in program if op.kind == "conv"}
+    weights = {node.id: FloatWeights(weight, np.zeros(9, np.float32)) for node in program if node.has_weights}
     compare_fp32(FloatGraph(program, weights), tmp_path / "net.tflite")
 
 
@@ -279,18 +283,18 @@ def test_constants_are_those_of_the_graph(graph, int8_file):
     for name, params in graph.quant_params.items():
         assert found[f"{name}/scale"] == np.float32(params.scale)
         assert found[f"{name}/zero_point"] == params.zero_point - 128
-    for operator in graph.operators:
-        if not operator.has_weights:
+    for node in graph.nodes:
+        if not node.has_weights:
             continue
-        own, name = graph.weights[operator.name], operator.name
-        step = np.float32(graph.quant_params[operator.inputs[0]].scale) * own.scales
+        own, name = graph.weights[node.id], node.id
+        step = np.float32(graph.quant_params[node.inputs[0]].scale) * own.scales
         assert (found[f"{name}|w/scales"] == own.scales).all()
-        if operator.kind == "linear":
+        if isinstance(node.op, Linear):
             assert (found[f"{name}|w"][:, :-2] == own.codes).all()
             assert not found[f"{name}|w"][:, -2:].any()
             assert (found[f"{name}|b"] == own.bias.astype(np.float32) * step).all()
             continue
-        codes = found[f"{name}|w"].transpose((3, 0, 1, 2) if operator.depthwise else (0, 3, 1, 2))
+        codes = found[f"{name}|w"].transpose((3, 0, 1, 2) if isinstance(node.op, Depthwise) else (0, 3, 1, 2))
         assert codes.dtype == np.int8
         assert (codes == own.codes).all()
         assert (found[f"{name}|b"] == own.bias).all()
@@ -341,7 +345,7 @@ def tensor_of(model, name):
 
 def test_operator_outside_of_xnnpack_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "_refused", lambda model: "")
-    runtime.export_int8(part("add", scale=100), tmp_path / "net.tflite", {})  # XNNPACK takes no such scale
+    runtime.export_int8(part(Add(), scale=100), tmp_path / "net.tflite", {})  # XNNPACK takes no such scale
     assert runtime.float_operators(tmp_path / "net.tflite") == ("ADD y",)
 
 
@@ -390,24 +394,23 @@ def test_graph_with_a_scale_that_is_no_number(tmp_path, graph, value):
     assert not list(tmp_path.glob("*.tflite"))
 
 
-@pytest.mark.parametrize(("kind", "scale"), [("add", 1e2), ("add", 1e-5), ("multiply", 1e3), ("conv", 1e-8)])
-def test_scales_that_xnnpack_does_not_take(tmp_path, kind, scale):
+@pytest.mark.parametrize(("op", "scale"), [(Add(), 1e2), (Add(), 1e-5), (Multiply(), 1e3), (Conv(9), 1e-8)])
+def test_scales_that_xnnpack_does_not_take(tmp_path, op, scale):
     with pytest.raises(ExportError, match=r"before y are .* times its own"):
-        runtime.export_int8(part(kind, scale=scale), tmp_path / "net.tflite", {})
+        runtime.export_int8(part(op, scale=scale), tmp_path / "net.tflite", {})
 
 
 @pytest.mark.parametrize("scale", [1e-12, 0, np.nan])
 def test_gate_of_almost_nothing(tmp_path, scale):
-    first = Operator(INPUT, "quantize", (INPUT,), 3, 3, 4, 4, "free")
-    gate = Operator("y", "gate", (INPUT,), 3, 3, 4, 4, "gate")
+    first, gate = part(Gate(), 1, channels=3, shape=(4, 4), quantizer="gate").nodes
     params = {INPUT: QuantParams(scale, 0), "y": QuantParams(1 / 256, 0)}
     with pytest.raises(ExportError, match="cannot compute y"):
         runtime.export_int8(IntegerGraph((first, gate), params, {}), tmp_path / "net.tflite", {})
 
 
 def test_dead_and_constant_channels(tmp_path):
-    for kernel_size, depthwise in ((1, False), (3, True)):
-        graph = part("conv", scale=0.04, kernel_size=kernel_size, depthwise=depthwise)
+    for op in (Conv(9), Depthwise(3)):
+        graph = part(op, scale=0.04)
         own = graph.weights["y"]
         codes, scales = own.codes.copy(), own.scales.copy()
         codes[2:6] = 0
@@ -546,8 +549,8 @@ def test_no_weight_code_is_too_large():
 
 def test_largest_codes_do_not_saturate(tmp_path):
     """All weights 127, all inputs 255: sums that kernels with 16-bit intermediates would clip."""
-    first = Operator(INPUT, "quantize", (INPUT,), 64, 64, 4, 4, "free")
-    conv = Operator("y", "conv", (INPUT,), 64, 16, 4, 4, "free")
+    first, x = input_node(square(64, 4)), square(64, 4)
+    conv = Node("y", Conv(16), (INPUT,), x, Tensor(Conv(16).out_shape(x), "free"), Role("", None, "y"))
     codes = np.full(conv.weight_shape, 127, np.int8)
     own = IntegerWeights(codes, np.full(16, 0.01, np.float32), np.zeros(16, np.int32))
     params = {INPUT: QuantParams(0.01, 0), "y": QuantParams(0.01 * 0.01 * 127 * 255 * 64 / 250, 0)}

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from float_evaluation import evaluate
 from made_models import made_onnx
 from spaceevo.errors import ArtifactError
+from spaceevo.graph.ops import Linear, Relabel
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
 from spaceevo.runtimes import PROFILES, profile_of
 from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,7 +32,7 @@ NUM_BLOCKS = 5
 
 def program(block, seed=0):
     space = load_hyperspace("micro").space(SpaceChoice((block,) * 3, (0, 1, 2)), 10)
-    return operators(network_layers(space.sample(random.Random(seed))))
+    return network_program(space.sample(random.Random(seed)))
 
 
 def coarse_images(size, count):
@@ -72,7 +72,7 @@ def test_int8_file_equals_integer_executor(tmp_path, w_qmax, record_property):
         graph = random_integer_graph(program(block, seed=w_qmax), block, w_qmax)
         runtime.export_int8(graph, path, {})
         assert runtime.float_operators(path) == ()
-        images = coarse_images(graph.operators[0].in_size, 40)
+        images = coarse_images(graph.nodes[0].in_shape.height, 40)
         ours: dict[str, torch.Tensor] = {}
         reference = run_integer(graph, torch.from_numpy(images), ours.__setitem__).numpy()
         logits = runtime.Session(path).run(images)
@@ -80,7 +80,7 @@ def test_int8_file_equals_integer_executor(tmp_path, w_qmax, record_property):
         assert logits.shape == (40, 10)
         same_top1 += int((logits.argmax(1) == reference.argmax(1)).sum())
         num_images += len(images)
-        names = [op.name for op in graph.operators if op.kind not in ("relabel", "linear")]
+        names = [op.id for op in graph.nodes if not isinstance(op.op, Relabel | Linear)]
         for name, theirs in tensors(path, names, images[:10]).items():
             difference = theirs != ours[name][:10].numpy()
             same_tensors += not difference.any()
@@ -101,7 +101,7 @@ def test_int8_file_equals_integer_executor(tmp_path, w_qmax, record_property):
 def test_fp32_twin_equals_float_evaluation(tmp_path, block):
     graph = random_float_graph(program(block), seed=1)
     runtime.export_fp32(graph, tmp_path / "net.onnx", {})
-    images = coarse_images(graph.operators[0].in_size, 8)
+    images = coarse_images(graph.nodes[0].in_shape.height, 8)
     expected = evaluate(graph, torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(runtime.Session(tmp_path / "net.onnx").run(images), expected, rtol=1e-3, atol=1e-3)
 
@@ -146,7 +146,7 @@ def test_every_operator_of_the_twin_is_float(tmp_path):
 def test_names_and_metadata(int8_file):
     model = onnx.load(int8_file)
     outputs = {name for node in model.graph.node for name in node.output}
-    assert outputs.issuperset(op.name for op in program(2) if op.kind not in ("relabel", "linear"))
+    assert outputs.issuperset(op.id for op in program(2) if not isinstance(op.op, Relabel | Linear))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert metadata["encoding"] == "micro-222-012"
     assert metadata["runtime"] == f"onnxruntime {runtime.version()}"
@@ -200,7 +200,7 @@ def test_time_and_profile(tmp_path, block, capfd):
     int8, fp32 = tmp_path / "int8.onnx", tmp_path / "fp32.onnx"
     runtime.export_int8(random_integer_graph(ops, seed=1), int8, {})
     runtime.export_fp32(random_float_graph(ops, seed=1), fp32, {})
-    names = {op.name for op in ops}
+    names = {op.id for op in ops}
     for path in (int8, fp32):
         samples = runtime.load(path).time(7)
         assert len(samples) == 7
@@ -209,7 +209,7 @@ def test_time_and_profile(tmp_path, block, capfd):
         assert all(name in names or name.startswith("~") for name in times)
         assert min(times.values()) >= 0
     missing = names - runtime.profile(int8, 3).keys()
-    assert missing == {op.name for op in ops if op.kind == "relabel"}
+    assert missing == {op.id for op in ops if isinstance(op.op, Relabel)}
     assert sum(map(len, capfd.readouterr())) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"int8.onnx", "fp32.onnx"}
 

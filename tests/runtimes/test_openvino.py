@@ -21,18 +21,20 @@ from torch.nn import functional as F
 from float_evaluation import evaluate
 from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
+from spaceevo.graph.graphs import IntegerGraph, IntegerWeights, QuantParams
+from spaceevo.graph.nodes import Node, Role
+from spaceevo.graph.ops import Add, Conv, Depthwise, Gate, Linear, Multiply, Pool, Quantize, Relabel, Sigmoid
+from spaceevo.graph.tensors import FIXED_QUANTIZERS, Tensor, square
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
-from spaceevo.nets.arithmetic import integer_operator
+from spaceevo.nets.arithmetic import IntegerPass
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.fused_additions import fused_convolutions
 from spaceevo.nets.verification import compare
-from spaceevo.records import IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.runtimes import PROFILES
 from spaceevo.runtimes import onnxruntime as files
 from spaceevo.runtimes import openvino as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import FIXED_QUANTIZERS, Operator, operators
-from spaceevo.spaces.subnet import BLOCKS, Block, BlockType, Head, Stage, Subnet, network_layers
+from spaceevo.spaces.subnet import BLOCKS, Block, BlockType, Head, Stage, Subnet, network_program
 from spaceevo.spaces.zoo import load_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,13 +53,14 @@ def block_program(kind):
     """Two blocks of a type, the first of stride 2, the second with an identity shortcut, and a head."""
     stem = Stage("stem", BlockType("conv", "relu"), 2, (Block(16, 3, 1.0),))
     block_type = BlockType(kind, ACTIVATIONS.get(kind, "relu"))
-    stage = Stage("stage1", block_type, 2, (Block(24, 3, 2.0), Block(24, 5, 2.0)))
-    return operators(network_layers(Subnet(32, (stem, stage), Head(48, 64, "hard_swish"), 10)))
+    sizes = ((0, 3), (0, 5)) if kind == "uib" else (3, 5)
+    stage = Stage("stage1", block_type, 2, tuple(Block(24, size, 2.0) for size in sizes))
+    return network_program(Subnet(32, (stem, stage), Head(48, 64, "hard_swish"), 10))
 
 
 def micro_program(block):
     space = load_hyperspace("micro").space(SpaceChoice((block,) * 3, (0, 1, 2)), 10)
-    return operators(network_layers(space.sample(random.Random(0))))
+    return network_program(space.sample(random.Random(0)))
 
 
 def coarse_images(size, count):
@@ -67,7 +70,7 @@ def coarse_images(size, count):
 
 def agreement(graph, path, count):
     """Of a file with its own arithmetic, and with the contract's."""
-    images = coarse_images(graph.operators[0].in_size, count)
+    images = coarse_images(graph.nodes[0].in_shape.height, count)
     logits = torch.from_numpy(runtime.Session(path).run(images.numpy()))
     return compare(logits, run_integer(graph, images, None, runtime.ARITHMETIC)), compare(
         logits, run_integer(graph, images)
@@ -100,7 +103,7 @@ def test_networks_of_the_presets_are_exact(tmp_path, preset, block):
     choice = (0,) * (len(hyperspace.stages) - 1)
     blocks = tuple(min(block, len(stage.choices) - 1) for stage in hyperspace.stages[1:])
     subnet = hyperspace.space(SpaceChoice(blocks, choice), 10).sample(random.Random(0))
-    graph = random_integer_graph(operators(network_layers(replace(subnet, resolution=64))), block, 63)
+    graph = random_integer_graph(network_program(replace(subnet, resolution=64)), block, 63)
     path = tmp_path / "net.onnx"
     runtime.export_int8(graph, path, {})
     assert runtime.float_operators(path) == ()
@@ -112,7 +115,7 @@ def test_networks_of_the_presets_are_exact(tmp_path, preset, block):
 @pytest.mark.parametrize("name", ["ResNet-18", "MobileNetV3-Small", "EfficientNet-Lite0"])
 def test_networks_of_the_zoo_are_exact(tmp_path, name):
     subnet = replace(load_network(name).subnet, resolution=64, num_classes=10)
-    graph = random_integer_graph(operators(network_layers(subnet)), 1, 63)
+    graph = random_integer_graph(network_program(subnet), 1, 63)
     path = tmp_path / "net.onnx"
     runtime.export_int8(graph, path, {})
     assert runtime.float_operators(path) == ()
@@ -136,36 +139,37 @@ def between_codes(seed, channels=16, size=8):
             value = np.nextafter(value, np.float32(rng.choice((0, 1))))
         return float(value)
 
-    def add(name, kind, inputs, scale=None, in_size=size, out_size=size, quantizer="free", **more):
-        program.append(Operator(name, kind, inputs, channels, channels, in_size, out_size, quantizer, **more))
+    def add(name, op, inputs, scale=None, quantizer="free"):
+        x = program[[node.id for node in program].index(inputs[0])].out_shape if program else square(channels, size)
+        program.append(Node(name, op, inputs, x, Tensor(op.out_shape(x), quantizer), Role("", None, name)))
         if quantizer in FIXED_QUANTIZERS:
             params[name] = QuantParams(*FIXED_QUANTIZERS[quantizer])
-        elif kind != "quantize":
+        elif not isinstance(op, Quantize):
             params[name] = QuantParams(near(scale), rng.choice((0, rng.randrange(1, 120))))
 
-    def conv(name, source, scale, step, has_bias, **more):
-        add(name, "conv", (source,), scale, norm="none", **more)
+    def conv(name, source, scale, step, has_bias, op=None, quantizer="free"):
+        add(name, op or Conv(channels, norm="none"), (source,), scale, quantizer)
         codes = weights_rng.integers(-3, 4, program[-1].weight_shape).astype(np.int8)
         scales = np.array([near(step / params[source].scale) for _ in range(channels)], np.float32)
         bias = weights_rng.integers(-100, 100, channels).astype(np.int32) * has_bias
         weights[name] = IntegerWeights(codes, scales, bias)
 
-    add("input", "quantize", ("input",))
+    add("input", Quantize(), ("input",))
     conv("expand:linear", "input", scale, scale / 4, True)
-    add("expand:gate", rng.choice(("gate", "sigmoid")), ("expand:linear",), quantizer="gate")
-    add("expand", "multiply", ("expand:linear", "expand:gate"), scale / 2)
-    conv("depthwise", "expand", scale, scale / 4, False, depthwise=True, kernel_size=3)
-    add("pool", "pool", ("depthwise",), scale / 4, out_size=1)
+    add("expand:gate", rng.choice((Gate(), Sigmoid())), ("expand:linear",), quantizer="gate")
+    add("expand", Multiply(), ("expand:linear", "expand:gate"), scale / 2)
+    conv("depthwise", "expand", scale, scale / 4, False, Depthwise(3, norm="none"))
+    add("pool", Pool(), ("depthwise",), scale / 4)
     if rng.random() < 0.5:
-        conv("se:linear", "pool", 0, 0.05, True, in_size=1, out_size=1, quantizer="hard_sigmoid_input")
-        add("se", "relabel", ("se:linear",), in_size=1, out_size=1, quantizer="gate")
+        conv("se:linear", "pool", 0, 0.05, True, quantizer="hard_sigmoid_input")
+        add("se", Relabel(), ("se:linear",), quantizer="gate")
     else:
-        conv("se:linear", "pool", 0.02, 0.05, True, in_size=1, out_size=1)
-        add("se", "sigmoid", ("se:linear",), in_size=1, out_size=1, quantizer="gate")
-    add("scale", "multiply", ("depthwise", "se"), scale / 2)
+        conv("se:linear", "pool", 0.02, 0.05, True)
+        add("se", Sigmoid(), ("se:linear",), quantizer="gate")
+    add("scale", Multiply(per_channel=True), ("depthwise", "se"), scale / 2)
     conv("shortcut", "input", scale, scale / 4, True)
     conv("project", "scale", scale * rng.uniform(0.8, 1.5), scale / 2, rng.random() < 0.5)
-    add("sum", "add", ("project", "shortcut"), scale * 2)
+    add("sum", Add(), ("project", "shortcut"), scale * 2)
     conv("last", "sum", scale * 2, scale / 2, True)
     return IntegerGraph(tuple(program), params, weights)
 
@@ -181,20 +185,18 @@ def test_every_rule_is_exact_where_codes_hang_on_the_last_bit(tmp_path):
         images = torch.randint(-40, 40, (4, 16, 8, 8), generator=noise).float()
         expected, found = {}, {}
         run_integer(graph, images, lambda name, codes: expected.update({name: codes}), runtime.ARITHMETIC)  # noqa: B023
-        names = {operator.name for operator in graph.operators if operator.kind != "relabel"} - {"project", "shortcut"}
+        names = {node.id for node in graph.nodes if not isinstance(node.op, Relabel)} - {"project", "shortcut"}
         for taps in (names - {"expand:gate", "se"}, names & {"expand:gate", "se"}):  # a tapped gate changes its product
             found |= runtime.Session(path, taps=sorted(taps)).codes(images.numpy())
-        for operator in graph.operators[1:]:
-            name = operator.name
+        for node in graph.nodes[1:]:
+            name = node.id
             if name in found:
-                assert (found[name] == expected[name].numpy()).all(), (seed, operator)
-                inputs = [(expected[name], graph.quant_params[name]) for name in operator.inputs]
-                own = graph.weights.get(name)
-                by_contract = integer_operator(operator, inputs, graph.quant_params[name], own)
-                differ[operator.kind] += int((by_contract != expected[name]).sum())
-                checked[operator.kind] += ((by_contract > 0) & (by_contract < 255)).sum().item()
+                assert (found[name] == expected[name].numpy()).all(), (seed, node)
+                by_contract = IntegerPass(graph).apply(node, [expected[name] for name in node.inputs])
+                differ[type(node.op)] += int((by_contract != expected[name]).sum())
+                checked[type(node.op)] += ((by_contract > 0) & (by_contract < 255)).sum().item()
     assert min(checked.values()) > 100, checked
-    assert {kind for kind in differ if differ[kind] > 0} == {"conv", "gate", "multiply", "pool", "add"}, differ
+    assert {op for op in differ if differ[op] > 0} == {Conv, Depthwise, Gate, Multiply, Pool, Add}, differ
 
 
 @pytest.fixture
@@ -215,14 +217,14 @@ def test_the_executor_knows_which_additions_become_part_of_a_convolution(int8_fi
         quantizers = runtime._quantizers(runtime.on_device.told(node, "originalLayersNames"))
         if runtime._kind(node) == "Convolution" and any(name.endswith("/add|q") for name in quantizers):
             fused.add(quantizers[0].removesuffix("|q"))
-    assert fused == fused_convolutions(graph.operators)
+    assert fused == fused_convolutions(graph.nodes)
     assert len(fused) == 6
 
 
 def test_taps_leave_the_network_as_it_is(int8_file, graph):
-    summands = {name for op in graph.operators if op.kind == "add" for name in op.inputs}
-    taps = [op.name for op in graph.operators if op.kind not in ("relabel", "linear") and op.name not in summands]
-    images = coarse_images(graph.operators[0].in_size, 3)
+    summands = {name for op in graph.nodes if isinstance(op.op, Add) for name in op.inputs}
+    taps = [op.id for op in graph.nodes if not isinstance(op.op, Relabel | Linear) and op.id not in summands]
+    images = coarse_images(graph.nodes[0].in_shape.height, 3)
     session = runtime.Session(int8_file, taps=taps)
     assert session.run(images.numpy()).tobytes() == runtime.Session(int8_file).run(images.numpy()).tobytes()
     expected = {}
@@ -236,7 +238,7 @@ def test_taps_leave_the_network_as_it_is(int8_file, graph):
 
 
 def test_a_summand_that_is_tapped_has_the_codes_of_the_reference(int8_file, graph):
-    images = coarse_images(graph.operators[0].in_size, 3)
+    images = coarse_images(graph.nodes[0].in_shape.height, 3)
     expected = {}
     run_integer(graph, images, lambda name, codes: expected.update({name: codes.numpy()}), runtime.ARITHMETIC)
     for name in ("stage1/0/project", "stage1/1/shortcut"):
@@ -249,7 +251,7 @@ def test_a_summand_that_is_tapped_has_the_codes_of_the_reference(int8_file, grap
 def test_fp32_twin_equals_float_evaluation(tmp_path, block):
     graph = random_float_graph(micro_program(block), seed=1)
     runtime.export_fp32(graph, tmp_path / "net.onnx", {})
-    images = coarse_images(graph.operators[0].in_size, 4)
+    images = coarse_images(graph.nodes[0].in_shape.height, 4)
     expected = evaluate(graph, images).numpy()
     np.testing.assert_allclose(
         runtime.Session(tmp_path / "net.onnx").run(images.numpy()), expected, rtol=1e-3, atol=1e-3
@@ -312,7 +314,7 @@ def test_time_and_profile(tmp_path, block, capfd):
     int8, fp32 = tmp_path / "int8.onnx", tmp_path / "fp32.onnx"
     runtime.export_int8(random_integer_graph(ops, seed=1), int8, {})
     runtime.export_fp32(random_float_graph(ops, seed=1), fp32, {})
-    names = {op.name for op in ops}
+    names = {op.id for op in ops}
     for path in (int8, fp32):
         samples = runtime.load(path).time(7)
         assert len(samples) == 7
@@ -335,7 +337,7 @@ def test_w_qmax():
 @pytest.mark.parametrize(("w_qmax", "is_exact"), [(63, True), (127, False)])
 def test_x86_without_vnni_is_exact_up_to_63(tmp_path, w_qmax, is_exact):
     graph = random_integer_graph(micro_program(3), 1, w_qmax)
-    path, images = tmp_path / "net.onnx", coarse_images(graph.operators[0].in_size, 4)
+    path, images = tmp_path / "net.onnx", coarse_images(graph.nodes[0].in_shape.height, 4)
     runtime.export_int8(graph, path, {})
     np.save(tmp_path / "images.npy", images.numpy())
     code = (

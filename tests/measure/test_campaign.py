@@ -15,10 +15,13 @@ from pydantic import ValidationError
 
 from made_models import made_onnx
 from spaceevo.errors import ArtifactError, ExportError, NoSpaceError, TargetError, UnstableSessionError
+from spaceevo.graph.identity import identity, program_from_json
+from spaceevo.graph.nodes import Program
+from spaceevo.graph.tensors import square
+from spaceevo.graph.trace import Tracer
 from spaceevo.measure import campaign, target
 from spaceevo.measure.campaign import (
     Precision,
-    Program,
     measure_files,
     measure_programs,
     reference_ms,
@@ -26,21 +29,19 @@ from spaceevo.measure.campaign import (
     stale_measurements,
 )
 from spaceevo.measure.session import Plan
-from spaceevo.measure.store import Store
+from spaceevo.measure.store import Store, Subject
 from spaceevo.measure.transports import fake
 from spaceevo.records import Measurement, TargetDescription
-from spaceevo.spaces.layers import INPUT, Feature, Tracer
-from spaceevo.spaces.operators import operators
 
 TARGET = target.describe("onnxruntime@fake")
 PLAN = Plan(visits=3, runs_per_visit=2)
 
 
 def program(width: int) -> Program:
-    net = Tracer()
-    x = net.conv("conv", Feature(INPUT, 3, 8), width, kernel_size=3, activation="relu")
+    net = Tracer(square(3, 8))
+    x = net.conv("conv", net.input, width, kernel_size=3, activation="relu")
     net.linear("logits", net.pool("pool", x), 4)
-    return operators(tuple(net.layers))
+    return net.program
 
 
 PROGRAMS: list[tuple[str, Program, Precision]] = [
@@ -163,7 +164,7 @@ import os, signal, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
 from pathlib import Path
 from test_campaign import BY_TWO, MANY, measure_programs, target
-from spaceevo.measure.store import Store
+from spaceevo.measure.store import Store, Subject
 def kill(done, total):
     if done > total * 0.75 + 1:  # in the middle of a group
         os.kill(os.getpid(), signal.SIGKILL)
@@ -344,11 +345,23 @@ def test_programs_are_stored_with_their_measurements(tmp_path: Path) -> None:
     with Store(tmp_path / "m.db") as store:
         measure_programs(described, MANY[:1], store, tmp_path / "work", PLAN, ignore)
         (row,) = (row for row in store.rows() if row.subject.precision == "int8")
-    operators_ = json.loads(row.subject.program)
-    assert [one["kind"] for one in operators_] == [one.kind for one in MANY[0][1]]
-    restored = tuple(type(MANY[0][1][0])(**{**one, "inputs": tuple(one["inputs"])}) for one in operators_)
-    assert restored == MANY[0][1]
+    rows = json.loads(row.subject.program)
+    assert [one["op"]["op"] for one in rows] == [type(node.op).__name__ for node in MANY[0][1]]
+    assert program_from_json(rows) == MANY[0][1]
+    assert row.subject.what == identity(MANY[0][1])
     assert "stays_float" not in row.subject.program  # nor anything else that has its default
+
+
+def test_what_an_earlier_version_measured_is_kept_and_not_reused(tmp_path: Path, exported: list[str]) -> None:
+    """It knew programs by the `repr` of their operators."""
+    earlier = Subject("0" * 64, "int8", TARGET, repr(PLAN), 0.1, name="a", program='[{"name": "c", "kind": "conv"}]')
+    measurement = Measurement(latency_ms=1.0, low_ms=1.0, high_ms=1.0, samples_ms=(1.0,))
+    with Store(tmp_path / "m.db") as store:
+        store.put(earlier, measurement)
+        measure_programs(TARGET, PROGRAMS[:1], store, tmp_path / "work", PLAN, ignore)
+        assert "a" in exported
+        assert store.get(earlier) == measurement
+        assert {row.subject.what for row in store.rows()} >= {earlier.what, identity(PROGRAMS[0][1])}
 
 
 def test_weights_in_another_file_count(tmp_path: Path) -> None:

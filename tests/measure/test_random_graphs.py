@@ -6,43 +6,43 @@ import numpy as np
 import pytest
 import torch
 
+from spaceevo.graph.tensors import FIXED_QUANTIZERS, RELU6_MAX_SCALE
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import FIXED_QUANTIZERS, RELU6_MAX_SCALE, operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def program(block, seed=0):
     space = load_hyperspace("micro").space(SpaceChoice((block,) * 3, (0, 1, 2)), 10)
-    return operators(network_layers(space.sample(random.Random(seed))))
+    return network_program(space.sample(random.Random(seed)))
 
 
 @pytest.mark.parametrize("block", range(5))
 @pytest.mark.parametrize("w_qmax", [63, 127])
 def test_contract(block, w_qmax):
     graph = random_integer_graph(program(block), seed=1, w_qmax=w_qmax)
-    for operator in graph.operators:
-        if operator.quantizer == "none":
-            assert operator.name not in graph.quant_params
+    for node in graph.nodes:
+        if node.out.quantizer == "none":
+            assert node.id not in graph.quant_params
             continue
-        params = graph.quant_params[operator.name]
+        params = graph.quant_params[node.id]
         assert params.scale > 0
         assert params.scale == np.float32(params.scale)
         assert 0 <= params.zero_point <= 255
-        if operator.quantizer in FIXED_QUANTIZERS:
-            assert (params.scale, params.zero_point) == FIXED_QUANTIZERS[operator.quantizer]
-        if operator.quantizer in ("relu", "relu6"):
+        if node.out.quantizer in FIXED_QUANTIZERS:
+            assert (params.scale, params.zero_point) == FIXED_QUANTIZERS[node.out.quantizer]
+        if node.out.quantizer in ("relu", "relu6"):
             assert params.zero_point == 0
-        if operator.quantizer == "relu6":
+        if node.out.quantizer == "relu6":
             assert params.scale <= np.float32(RELU6_MAX_SCALE)
-    for operator in graph.operators:
-        if operator.has_weights:
-            own = graph.weights[operator.name]
+    for node in graph.nodes:
+        if node.has_weights:
+            own = graph.weights[node.id]
             assert own.codes.dtype == np.int8
-            assert own.codes.shape == operator.weight_shape
+            assert own.codes.shape == node.weight_shape
             assert abs(own.codes.astype(int)).max() <= w_qmax
             assert (own.codes < 0).any()
             assert own.scales.dtype == np.float32
@@ -53,7 +53,7 @@ def test_contract(block, w_qmax):
 @pytest.mark.parametrize("block", range(5))
 def test_no_tensor_is_dead_or_saturated(block):
     graph = random_integer_graph(program(block), seed=2)
-    size = graph.operators[0].in_size
+    size = graph.nodes[0].in_shape.height
     images = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(0))
     shares = {}
 

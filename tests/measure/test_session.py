@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spaceevo.errors import TargetError, UnstableSessionError
+from spaceevo.graph.tensors import square
+from spaceevo.graph.trace import Tracer
 from spaceevo.measure import campaign, session, target
 from spaceevo.measure.session import (
     RELOADED_SHARE,
@@ -23,8 +25,6 @@ from spaceevo.measure.session import (
 )
 from spaceevo.measure.transports import DeviceState, fake
 from spaceevo.records import Measurement, TargetDescription
-from spaceevo.spaces.layers import INPUT, Feature, Tracer
-from spaceevo.spaces.operators import operators
 
 TARGET = TargetDescription(
     name="fake@fake",
@@ -434,10 +434,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder, paths = tmp_path_factory.mktemp("models"), []
     description = target.describe("onnxruntime@fake")
     for width in (0, 16, 48, 96, 160):
-        net = Tracer()
-        x = net.conv("conv", Feature(INPUT, 3, 32), width or 1, kernel_size=3, stride=2, activation="relu")
+        net = Tracer(square(3, 32))
+        x = net.conv("conv", net.input, width or 1, kernel_size=3, stride=2, activation="relu")
         net.conv("point", net.depthwise("depthwise", x, kernel_size=3), width or 1)
-        program = operators(tuple(net.layers)) if width else campaign.reference_program()
+        program = net.program if width else campaign.reference_program()
         paths.append(campaign.export_program(description, (str(width), program, "int8"), folder / str(width)))
     return paths
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spaceevo.errors import UnstableSessionError
+from spaceevo.graph.ops import Quantize, Relabel
 from spaceevo.measure import study, target
 from spaceevo.measure.campaign import Precision, Program
 from spaceevo.measure.session import Plan
@@ -43,8 +44,8 @@ def fake_campaign(overhead_ms: float, per_operator_ms: float) -> object:
     ) -> list[Measurement]:
         measured = []
         for _, program, precision in programs:
-            macs = sum(operator.macs for operator in program)
-            calls = sum(operator.kind not in ("quantize", "relabel") for operator in program)
+            macs = sum(node.macs for node in program)
+            calls = sum(not isinstance(node.op, Quantize | Relabel) for node in program)
             ms = overhead_ms + per_operator_ms * calls + macs * (1e-6 if precision == "int8" else 4e-6)
             measured.append(Measurement(latency_ms=ms, low_ms=ms, high_ms=ms, samples_ms=(ms,)))
         return measured

@@ -14,8 +14,7 @@ from spaceevo.predict.fit import fit_measured, fit_subnets
 from spaceevo.records import AssessedNetwork, Measurement, TargetDescription
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 TARGET = TargetDescription(
     name="fake@fake",
@@ -57,8 +56,8 @@ def test_nothing_to_judge_on() -> None:
 def test_unseen_networks_are_unseen_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seed, num_fit = 3, 60
     fitted_on = fit_subnets(MICRO, num_fit, seed, 10)
-    programs = [operators(network_layers(subnet)) for subnet in fitted_on]
-    costs = [sum(operator.macs for operator in program) * 1e-6 for program in programs]
+    programs = [network_program(subnet) for subnet in fitted_on]
+    costs = [sum(node.macs for node in program) * 1e-6 for program in programs]
     predictor = fit_measured(TARGET, programs, costs)
     measured: list[Program] = []
 
@@ -87,5 +86,5 @@ def test_unseen_networks_are_unseen_and_named(tmp_path: Path, monkeypatch: pytes
         space_name, encoding = assessed.encoding.split(" ")
         subnet = decode(encoding, MICRO.space(MICRO.decode(space_name), 10))
         assert encode(subnet) == encoding
-        assert operators(network_layers(subnet)) == program
+        assert network_program(subnet) == program
         assert assessed.predicted_ms == predictor.network_ms(subnet)

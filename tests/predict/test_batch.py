@@ -14,8 +14,7 @@ from spaceevo.predict.regression import START
 from spaceevo.records import TargetDescription
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 TARGET = TargetDescription(
     name="fake@fake", runtime="fake", runtime_version="1", device="d", machine="m", flags=(), threads=1, w_qmax=127
@@ -27,7 +26,7 @@ SPACE = MICRO.space(SpaceChoice((0, 2, 4), (1, 2, 3)), 10)
 @pytest.fixture(scope="module")
 def predictor() -> LatencyPredictor:
     rng = np.random.default_rng(0)
-    programs = [operators(network_layers(subnet)) for subnet in fit_subnets(MICRO, 60, 0, 10)]
+    programs = [network_program(subnet) for subnet in fit_subnets(MICRO, 60, 0, 10)]
     latencies = [sum(op.macs + 1e4 for op in program) * 1e-8 * rng.uniform(0.9, 1.1) for program in programs]
     settings = START.model_copy(update={"block": 0.1})  # blocks have errors of their own: the harder case
     return fit_measured(TARGET, programs, latencies, settings=settings)
@@ -44,7 +43,7 @@ def test_the_same_as_one_by_one(predictor: LatencyPredictor, batch: BatchPredict
     rows = batch.rows(subnets)
     assert [batch.subnet(row) for row in rows] == subnets
     assert batch.latencies_ms(rows) == pytest.approx([predictor.network_ms(subnet) for subnet in subnets], rel=1e-12)
-    outside = [predictor.num_extrapolated(operators(network_layers(subnet))) for subnet in subnets]
+    outside = [predictor.num_extrapolated(network_program(subnet)) for subnet in subnets]
     assert batch.num_extrapolated(rows).tolist() == outside
 
 
@@ -115,7 +114,7 @@ def test_a_row_that_is_no_subnet_is_an_error_not_a_number(batch: BatchPredictor)
 
 
 def test_a_kind_never_measured_is_an_error() -> None:
-    program = operators(network_layers(MICRO.space(SpaceChoice((0, 0, 0), (0, 0, 0)), 10).smallest()))
+    program = network_program(MICRO.space(SpaceChoice((0, 0, 0), (0, 0, 0)), 10).smallest())
     knows_little = fit_measured(TARGET, [program], [1.0], settings=START)
     with pytest.raises(TargetError, match="knows nothing"):
         BatchPredictor(knows_little, SPACE)

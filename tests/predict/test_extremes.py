@@ -12,9 +12,8 @@ from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.predict.regression import START
 from spaceevo.records import TargetDescription
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage, SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import operators
 from spaceevo.spaces.search_space import BlockChoice
-from spaceevo.spaces.subnet import BlockType, Head, network_layers
+from spaceevo.spaces.subnet import BlockType, Head, network_program
 
 TARGET = TargetDescription(
     name="fake@fake", runtime="fake", runtime_version="1", device="d", machine="m", flags=(), threads=1, w_qmax=127
@@ -40,7 +39,7 @@ SMALL = Hyperspace(
 
 def fitted(hyperspace: Hyperspace, seed: int) -> LatencyPredictor:
     rng = np.random.default_rng(seed)
-    programs = [operators(network_layers(subnet)) for subnet in fit_subnets(hyperspace, 40, seed, 10)]
+    programs = [network_program(subnet) for subnet in fit_subnets(hyperspace, 40, seed, 10)]
     latencies = [sum(op.macs + 1e4 for op in program) * 1e-8 * rng.uniform(0.5, 1.5) for program in programs]
     return fit_measured(TARGET, programs, latencies, settings=START.model_copy(update={"block": 0.3}))
 

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from spaceevo.errors import ArtifactError, TargetError
-from spaceevo.measure.campaign import Program
+from spaceevo.graph.nodes import HEAD, Node, Program, Role
+from spaceevo.graph.ops import Add, Conv, Depthwise, Op, Quantize, Relabel
+from spaceevo.graph.tensors import Quantizer, Shape, Tensor, square
 from spaceevo.measure.store import Store
 from spaceevo.predict import fit as fitting
-from spaceevo.predict.features import features
+from spaceevo.predict.features import features, kernel
 from spaceevo.predict.fit import fit, fit_measured, fit_subnets, random_subnets
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.predict.regression import START
 from spaceevo.records import Measurement, TargetDescription
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.operators import Operator, operators
-from spaceevo.spaces.subnet import Subnet, network_layers, stage_layers
+from spaceevo.spaces.subnet import Subnet, network_program, stage_program
 
 TARGET = TargetDescription(
     name="fake@fake",
@@ -35,23 +36,24 @@ MICRO = load_hyperspace("micro")
 BASE_MS = 0.02
 
 
-def true_operator_ms(operator: Operator) -> float:
+def true_node_ms(node: Node) -> float:
     """A device of its own kind: a price per call, per padded MAC (depthwise is slow) and per element."""
-    if operator.kind == "relabel":
+    if isinstance(node.op, Relabel):
         return 0.0
-    elements = operator.out_channels * operator.out_size**2
-    channels = -(-operator.out_channels // 16) * 16
-    speed = 2e-8 if operator.depthwise else 3e-9 if operator.kernel_size > 1 else 2e-9
-    macs = operator.macs / operator.out_channels * channels
-    return 0.002 + macs * speed + elements * (4e-7 if operator.kind == "add" else 2e-7)
+    width = node.out_shape.channels
+    channels = -(-width // 16) * 16
+    is_large = isinstance(node.op, Conv) and node.op.kernel_size > 1
+    speed = 2e-8 if isinstance(node.op, Depthwise) else 3e-9 if is_large else 2e-9
+    macs = node.macs / width * channels
+    return 0.002 + macs * speed + node.out_shape.num_elements * (4e-7 if isinstance(node.op, Add) else 2e-7)
 
 
 def true_ms(program: Program) -> float:
-    return BASE_MS + sum(map(true_operator_ms, program))
+    return BASE_MS + sum(map(true_node_ms, program))
 
 
 def program_of(subnet: Subnet) -> Program:
-    return operators(network_layers(subnet))
+    return network_program(subnet)
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +81,13 @@ def test_noisy_measurements_average_out() -> None:
 
 def test_a_network_is_the_sum_of_its_stages_and_the_rest(predictor: LatencyPredictor) -> None:
     for subnet in UNSEEN[:10]:
-        total, width, size = predictor.base_ms, 3, subnet.resolution
+        total, shape = predictor.base_ms, subnet.in_shape
         for stage in subnet.stages:
-            layers = stage_layers(stage, width, size)
-            total += predictor.stage_ms(layers)
-            width, size = layers[-1].out_channels, layers[-1].out_size
-        rest = [op for op in program_of(subnet) if op.kind == "quantize" or op.name.startswith("head/")]
-        total += sum(map(predictor.operator_ms, rest))
+            program = stage_program(stage, shape)
+            total += predictor.stage_ms(program)
+            shape = program[-1].out_shape
+        rest = [node for node in program_of(subnet) if isinstance(node.op, Quantize) or node.role.stage == HEAD]
+        total += sum(predictor.kernel_ms(kernel(node)) for node in rest)
         assert predictor.network_ms(subnet) == pytest.approx(total)
         assert predictor.program_ms(program_of(subnet)) == pytest.approx(total)
 
@@ -110,7 +112,14 @@ def test_damaged_or_foreign_text_is_told(predictor: LatencyPredictor) -> None:
     other = json.loads(text) | {"format": "spaceevo latency predictor 99"}
     lacking = {name: value for name, value in json.loads(text).items() if name != "settings"}
     foreign = json.loads(text) | {"blocks": [[[9999, 1]]]}
-    for wrong in ("", text[: len(text) // 2], "[]", json.dumps(other), json.dumps(lacking), json.dumps(foreign)):
+    earlier = json.loads(text) | {"format": "spaceevo latency predictor 2"}
+    kernels = json.loads(text)["kernels"]
+    damaged = [
+        json.loads(text) | {"kernels": [{**kernels[0], **change}, *kernels[1:]]}
+        for change in ({"op": {"op": "Teleport"}}, {"op": 3}, {"in_shape": "wide"}, {"out": {}}, {"colour": "red"})
+    ]
+    others = map(json.dumps, (other, lacking, foreign, earlier, *damaged, {**json.loads(text), "kernels": [{}]}))
+    for wrong in ("", text[: len(text) // 2], "[]", *others):
         with pytest.raises(ArtifactError, match="Fit it again"):
             LatencyPredictor.from_json(wrong)
 
@@ -127,17 +136,22 @@ def test_the_file_holds_measurements_and_settings_and_refitting_gives_the_same(p
 
 def test_operators_asked_for_together_or_one_by_one_cost_the_same(predictor: LatencyPredictor) -> None:
     fresh = LatencyPredictor.from_json(predictor.to_json())
-    program = [operator for subnet in UNSEEN for operator in program_of(subnet)]
+    program = [node for subnet in UNSEEN for node in program_of(subnet)]
     fresh.prepare(program)
-    assert [fresh.operator_ms(op) for op in program] == pytest.approx([predictor.operator_ms(op) for op in program])
-    assert min(fresh.operator_ms(op) for op in program if op.kind != "relabel") > 0
+    kernels = [kernel(node) for node in program]
+    assert list(map(fresh.kernel_ms, kernels)) == pytest.approx(list(map(predictor.kernel_ms, kernels)))
+    assert min(fresh.kernel_ms(one) for one in kernels if not isinstance(one.op, Relabel)) > 0
 
 
 def test_what_features_do_not_tell_is_learnt_from_near_kernels() -> None:
     def odd_ms(program: Program) -> float:
         """Wide 1x1 convolutions on small maps are three times as slow as all others."""
-        odd = [op for op in program if op.kind == "conv" and op.in_size <= 10 and op.in_channels >= 128]
-        return true_ms(program) + 2 * sum(map(true_operator_ms, odd))
+        odd = [
+            node
+            for node in program
+            if isinstance(node.op, Conv | Depthwise) and node.in_shape.height <= 10 and node.in_shape.channels >= 128
+        ]
+        return true_ms(program) + 2 * sum(map(true_node_ms, odd))
 
     programs = [program_of(subnet) for subnet in fit_subnets(MICRO, 150, 0, 10)]
     latencies = [odd_ms(program) for program in programs]
@@ -170,7 +184,7 @@ def test_a_prediction_tells_what_it_extrapolated(predictor: LatencyPredictor) ->
     program = program_of(UNSEEN[0])
     found = predictor.predict(program)
     assert found.latency_ms == predictor.program_ms(program)
-    assert found.num_operators == sum(op.kind != "relabel" for op in program)
+    assert found.num_operators == sum(not isinstance(op.op, Relabel) for op in program)
     assert found.num_extrapolated == predictor.num_extrapolated(program) <= found.num_operators
 
 
@@ -179,16 +193,22 @@ def test_extrapolation_is_counted(predictor: LatencyPredictor) -> None:
     within = sum(predictor.num_extrapolated(program_of(subnet)) for subnet in UNSEEN)
     num_operators = sum(len(program_of(subnet)) for subnet in UNSEEN)
     assert within < 0.02 * num_operators
-    huge = Operator("c", "conv", ("x",), 999, 999, 64, 64, "relu")
-    unknown = Operator("d", "conv", ("x",), 16, 16, 8, 8, "relu", 9, 1, True)
-    free = Operator("r", "relabel", ("x",), 999, 999, 1, 1, "gate")
-    assert predictor.num_extrapolated((huge, unknown, free)) == 2
+    free = node_of(Relabel(), square(999, 1), "gate")
+    assert predictor.num_extrapolated((node_of(Conv(999), square(999, 64)), UNKNOWN, free)) == 2
+
+
+def node_of(op: Op, x: Shape, quantizer: Quantizer = "relu") -> Node:
+    return Node("y", op, ("x",), x, Tensor(op.out_shape(x), quantizer), Role("", None, "y"))
+
+
+UNKNOWN = node_of(Depthwise(9), square(16, 8))
 
 
 def test_a_kind_never_measured_is_an_error_not_a_number(predictor: LatencyPredictor) -> None:
-    unknown = Operator("d", "conv", ("x",), 16, 16, 8, 8, "relu", 9, 1, True)
     with pytest.raises(TargetError, match="depthwise9x9"):
-        predictor.operator_ms(unknown)
+        predictor.kernel_ms(kernel(UNKNOWN))
+    with pytest.raises(TargetError, match="depthwise9x9"):
+        predictor.prepare([UNKNOWN])
 
 
 @pytest.mark.parametrize("latencies", [[], [0.0], [-1.0], [float("nan")], [float("inf")]])
@@ -209,7 +229,7 @@ def test_networks_to_fit_on_are_distinct_and_the_same_every_time() -> None:
 @pytest.mark.parametrize("hyperspace", [MICRO])
 def test_even_few_networks_have_every_kind_of_operator(hyperspace: object) -> None:
     def groups(subnets: Sequence[Subnet]) -> set[str]:
-        return {features(op)[0] for subnet in subnets for op in program_of(subnet)}
+        return {features(kernel(node))[0] for subnet in subnets for node in program_of(subnet)}
 
     assert groups(fit_subnets(MICRO, 1, 0, 10)) >= groups(UNSEEN)
 
@@ -227,6 +247,6 @@ def test_fit_measures_whole_int8_networks(tmp_path: Path, monkeypatch: pytest.Mo
         fitted = fit(MICRO, TARGET, store, tmp_path, 100, 0, lambda done, total: None, num_classes=7)
     assert fitted.num_fit == len(jobs) == 100
     assert {precision for _, _, precision in jobs} == {"int8"}
-    assert {program[-1].out_channels for _, program, _ in jobs} == {7}
+    assert {program[-1].out_shape.channels for _, program, _ in jobs} == {7}
     errors = [fitted.network_ms(subnet) / true_ms(program_of(subnet)) - 1 for subnet in UNSEEN]
     assert np.abs(errors).max() < 0.03

@@ -10,15 +10,14 @@ import pytest
 
 from spaceevo import plugins
 from spaceevo.errors import TargetError
+from spaceevo.graph.nodes import peak_activation_bytes
 from spaceevo.measure.campaign import export_program, measure_metric
 from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.target import connect, describe
 from spaceevo.measure.transports import Transport, fake
 from spaceevo.predict.metrics import computed_metric, fit_metric, metric_value
-from spaceevo.spaces.layers import peak_activation_bytes
 from spaceevo.spaces.named import named_space
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import Subnet, network_layers
+from spaceevo.spaces.subnet import Subnet, network_program
 
 SPACE = named_space("micro-014-120", 10)
 NAMES = plugins.names(METRICS)
@@ -27,7 +26,7 @@ UNITS = ("-mib", "-mj")
 
 
 def program(subnet: Subnet) -> tuple:
-    return operators(network_layers(subnet))
+    return network_program(subnet)
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +108,7 @@ def test_the_size_is_that_of_the_file(device: Transport, tmp_path: Path) -> None
 def test_activation_memory_is_computed() -> None:
     subnet = SPACE.largest()
     assert metric_value(computed_metric("activation-memory-mib"), subnet) == pytest.approx(
-        peak_activation_bytes(network_layers(subnet)) / 2**20
+        peak_activation_bytes(network_program(subnet)) / 2**20
     )
 
 

@@ -10,20 +10,20 @@ from fake_adb import Phone
 from loopback import Loopback
 
 from spaceevo import plugins
+from spaceevo.graph.tensors import square
+from spaceevo.graph.trace import Tracer
 from spaceevo.measure.random_graphs import random_integer_graph
-from spaceevo.spaces.layers import INPUT, Feature, Tracer
-from spaceevo.spaces.operators import operators
 
 
 def write_model(runtime: str, folder: Path, width: int = 8, seed: int = 0) -> Path:
     """A network of two convolutions and a classifier, quantized, in the form of a runtime."""
-    net = Tracer()
-    x = net.conv("a", Feature(INPUT, 3, 16), width, kernel_size=3, activation="relu")
+    net = Tracer(square(3, 16))
+    x = net.conv("a", net.input, width, kernel_size=3, activation="relu")
     x = net.pool("pool", net.conv("b", x, width, kernel_size=1, activation="relu"))
     net.linear("classes", x, 4)
     plugin = plugins.load("spaceevo.runtimes", runtime)
     path = folder / f"net{width}-{seed}{plugin.SUFFIX}"
-    plugin.export_int8(random_integer_graph(operators(tuple(net.layers)), seed, 63), path, {})
+    plugin.export_int8(random_integer_graph(net.program, seed, 63), path, {})
     return path
 
 

@@ -9,14 +9,15 @@ import pytest
 
 from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
+from spaceevo.graph.nodes import Program
+from spaceevo.graph.ops import Depthwise
 from spaceevo.measure import target
 from spaceevo.measure.campaign import reference_program
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.measure.transports import fake
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import Operator, operators
 from spaceevo.spaces.search_space import SearchSpace
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 RUNTIMES = ("onnxruntime", "litert")
 
@@ -28,16 +29,16 @@ def new_devices() -> Iterator[None]:
     fake.reset()
 
 
-def every_block() -> tuple[Operator, ...]:
+def every_block() -> Program:
     """A network with every kind of operator."""
     hyperspace = load_hyperspace("micro")
     encodings = {choice.block_type.kind: number for number, choice in enumerate(hyperspace.searched[0].choices)}
     blocks = (encodings["mbv3"], encodings["fused-mbconv"], encodings["mbv2"])
     space: SearchSpace = hyperspace.space(SpaceChoice(blocks, (0, 0, 0)), 10)
-    return operators(tuple(network_layers(space.smallest())))
+    return network_program(space.smallest())
 
 
-def export(runtime: str, program: tuple[Operator, ...], folder: Path, precision: str = "int8") -> Path:
+def export(runtime: str, program: Program, folder: Path, precision: str = "int8") -> Path:
     module = plugins.load(target.RUNTIMES, runtime)
     path = folder / f"{precision}{module.SUFFIX}"
     if precision == "int8":
@@ -65,12 +66,12 @@ def test_every_operator_of_a_file_costs_what_it_computes(runtime: str, precision
     dense, depthwise = (
         sum(kernel.work for kernel in found if kernel.kind in kinds) for kinds in (("conv", "linear"), ("depthwise",))
     )
-    assert dense == sum(op.macs for op in program if not op.depthwise) + features
+    assert dense == sum(op.macs for op in program if not isinstance(op.op, Depthwise)) + features
     gates = runtime == "litert" and precision == "int8"  # are depthwise convolutions there
-    assert (depthwise > sum(op.macs for op in program if op.depthwise)) == gates
+    assert (depthwise > sum(op.macs for op in program if isinstance(op.op, Depthwise))) == gates
     assert all(kernel.ms > fake.KERNEL_MS for kernel in found)
-    weights = {op.name for op in program if op.has_weights}
-    assert weights <= {kernel.name for kernel in found} <= {op.name for op in program} | {"output"}
+    weights = {op.id for op in program if op.has_weights}
+    assert weights <= {kernel.name for kernel in found} <= {op.id for op in program} | {"output"}
     weighty = [kernel for kernel in found if kernel.kind in ("conv", "depthwise", "linear")]
     assert {kernel.is_int8 for kernel in weighty} == {precision == "int8"}
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from spaceevo.graph.nodes import Node, Role
+from spaceevo.graph.tensors import Tensor
+
 Spec = tuple[str, str, Sequence[int | str] | None]  # name, type, shape: a word or -1 is an open axis
 
 
@@ -80,3 +83,8 @@ def made_tflite(
     keys = [schema.SignatureDefT(maps, [schema.TensorMapT("out", total)], key) for key in signatures]
     path.write_bytes(_pack(schema.ModelT(3, codes, [graph] * subgraphs, "made", buffers, None, [], keys)))
     return path
+
+
+def made_node(name, op, inputs, in_shape, quantizer="free"):
+    """A node of no block; `in_shape` is that of its first input."""
+    return Node(name, op, inputs, in_shape, Tensor(op.out_shape(in_shape), quantizer), Role("", None, name))

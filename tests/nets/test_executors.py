@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from made_models import made_node
+from spaceevo.graph.graphs import IntegerGraph, IntegerWeights, QuantParams
+from spaceevo.graph.ops import Add, Conv, Gate, Linear, Multiply, Pool, Quantize, Relabel, Sigmoid
+from spaceevo.graph.tensors import Shape, square
+from spaceevo.graph.trace import Tracer
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.nets.executors import run_fake_quantized, run_integer
 from spaceevo.nets.network import single_network
-from spaceevo.records import IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.layers import Feature, Tracer
-from spaceevo.spaces.operators import Operator, operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,16 +34,13 @@ EXECUTORS = {
 }
 
 
-def operator(name, kind, inputs, size=2, quantizer="free", kernel_size=1, out_size=2):
-    return Operator(name, kind, inputs, 1, 1, size, out_size, quantizer, kernel_size)
-
-
-INPUT = operator("input", "quantize", ("input",))
+SQUARE = square(1, 2)
+INPUT = made_node("input", Quantize(), ("input",), SQUARE)
 IMAGE = torch.tensor([[[[1.0, -1.0], [2.0, 0.5]]]])
 # At scale 0.5 and zero point 3, IMAGE has the codes 5, 1, 7, 4: 2, -2, 4, 1 above the zero point.
 X = QuantParams(0.5, 3)
 # 2 - 2 + 4 + 1 = 5 times 0.5 / 4 is 0.625, at scale 0.25 2.5 steps: half to even gives 2, code 9, value 0.5.
-POOL, POOLED = operator("pool", "pool", ("input",), out_size=1), QuantParams(0.25, 7)
+POOL, POOLED = made_node("pool", Pool(), ("input",), SQUARE), QuantParams(0.25, 7)
 
 
 def weights(codes, scale, bias):
@@ -53,7 +52,7 @@ def weights(codes, scale, bias):
 def check(request, tmp_path):
     def run(program, quant_params, own, codes, image=IMAGE):
         graph = IntegerGraph(program, quant_params, own)
-        params = quant_params[program[-1].name]
+        params = quant_params[program[-1].id]
         expected = params.scale * (torch.tensor(codes, dtype=torch.float32) - params.zero_point)
         output = EXECUTORS[request.param](graph, image, tmp_path)
         torch.testing.assert_close(output[0, 0], expected, rtol=0, atol=1e-6)
@@ -65,37 +64,37 @@ def test_conv(check):
     # Accumulators, with the zero padding exact (row by row: left -3, centre 2, right 1), bias 1:
     #   2*2 + 1*-2 + 1 = 3    -3*2 + 2*-2 + 1 = -9    2*4 + 1*1 + 1 = 10    -3*4 + 2*1 + 1 = -9
     # times 0.5 * 0.25 / 0.25 = 0.5 is 1.5, -4.5, 5, -4.5: half to even 2, -4, 5, -4, plus the zero point 10
-    conv = operator("conv", "conv", ("input",), kernel_size=3)
+    conv = made_node("conv", Conv(1, 3), ("input",), SQUARE)
     own = {"conv": weights([[0, 0, 0], [-3, 2, 1], [0, 0, 0]], 0.25, 1)}
     check((INPUT, conv), {"input": X, "conv": QuantParams(0.25, 10)}, own, [[12, 6], [15, 6]])
 
 
 def test_add_with_relu(check):
     # The convolution doubles: values 2, -2, 4, 1. Sums 3, -3, 6, 1.5; at scale 0.7: 4.29, -4.29, 8.57, 2.14.
-    double = operator("double", "conv", ("input",))
-    add = operator("add", "add", ("input", "double"), quantizer="relu")
+    double = made_node("double", Conv(1), ("input",), SQUARE)
+    add = made_node("add", Add(), ("input", "double"), SQUARE, "relu")
     params = {"input": X, "double": QuantParams(0.25, 100), "add": QuantParams(0.7, 0)}
     check((INPUT, double, add), params, {"double": weights([[2]], 1.0, 0)}, [[4, 0], [9, 2]])
 
 
 def test_gate(check):
     # x / 6 + 0.5 in units of 1 / 256: 170.67, 85.33, then 298.67 and -42.67, which are clamped
-    gate = operator("gate", "gate", ("input",), quantizer="gate")
+    gate = made_node("gate", Gate(), ("input",), SQUARE, "gate")
     params = {"input": QuantParams(0.5, 20), "gate": QuantParams(1 / 256, 0)}
     check((INPUT, gate), params, {}, [[171, 85], [255, 0]], torch.tensor([[[[1.0, -1.0], [4.0, -4.0]]]]))
 
 
 def test_sigmoid(check):
     # 256 / (1 + exp(-x)): 187.15, 68.85, 225.49, 159.35
-    sigmoid = operator("sigmoid", "sigmoid", ("input",), quantizer="gate")
+    sigmoid = made_node("sigmoid", Sigmoid(), ("input",), SQUARE, "gate")
     check((INPUT, sigmoid), {"input": X, "sigmoid": QuantParams(1 / 256, 0)}, {}, [[187, 69], [225, 159]])
 
 
 def test_relabel(check):
     # A convolution by 1 to scale 6 / 256, zero point 128: x * 256 / 6 = 42.67, -42.67, 85.33, 21.33.
     # The same codes at 1 / 256 are x / 6 + 0.5.
-    conv = operator("linear", "conv", ("input",), quantizer="hard_sigmoid_input")
-    relabel = operator("hard_sigmoid", "relabel", ("linear",), quantizer="gate")
+    conv = made_node("linear", Conv(1), ("input",), SQUARE, "hard_sigmoid_input")
+    relabel = made_node("hard_sigmoid", Relabel(), ("linear",), SQUARE, "gate")
     params = {"input": X, "linear": QuantParams(6 / 256, 128), "hard_sigmoid": QuantParams(1 / 256, 0)}
     check((INPUT, conv, relabel), params, {"linear": weights([[1]], 1.0, 0)}, [[171, 85], [213, 149]])
 
@@ -106,14 +105,14 @@ def test_pool(check):
 
 def test_multiply_by_one_gate_per_channel(check):
     # The pool gives 0.5: products 0.5, -0.5, 1, 0.25 are 4, -4, 8, 2 steps of 0.125 above the zero point 50
-    multiply = operator("multiply", "multiply", ("input", "pool"))
+    multiply = made_node("multiply", Multiply(per_channel=True), ("input", "pool"), SQUARE)
     params = {"input": X, "pool": POOLED, "multiply": QuantParams(0.125, 50)}
     check((INPUT, POOL, multiply), params, {}, [[54, 46], [58, 52]])
 
 
 def test_linear(tmp_path):
     # The pool's code is 2 above its zero point: (2 * 3 + 5) * 0.25 * 0.5 and (2 * -4 - 1) * 0.25 * 2
-    linear = Operator("logits", "linear", ("pool",), 1, 2, 1, 1, "none")
+    linear = made_node("logits", Linear(2), ("pool",), Shape(1), "none")
     own = IntegerWeights(np.array([[3], [-4]], np.int8), np.array([0.5, 2.0], np.float32), np.array([5, -1], np.int32))
     graph = IntegerGraph((INPUT, POOL, linear), {"input": X, "pool": POOLED}, {"logits": own})
     for run in EXECUTORS.values():
@@ -122,7 +121,7 @@ def test_linear(tmp_path):
 
 def random_graph(block, w_qmax):
     space = load_hyperspace("micro").space(SpaceChoice((block,) * 3, (0, 1, 2)), 10)
-    program = operators(network_layers(space.sample(random.Random(block))))
+    program = network_program(space.sample(random.Random(block)))
     return random_integer_graph(program, seed=block, w_qmax=w_qmax)
 
 
@@ -137,11 +136,11 @@ def test_executors_agree(w_qmax):
     same = total = 0
     for block in range(5):
         graph = random_graph(block, w_qmax)
-        images = coarse_images(graph.operators[0].in_size)
+        images = coarse_images(graph.nodes[0].in_shape.height)
         codes, fake_codes = {}, {}
         logits = run_integer(graph, images, codes.__setitem__)
         fake_logits = run_fake_quantized(graph, images, fake_codes.__setitem__)
-        assert list(codes) == list(fake_codes) == [operator.name for operator in graph.operators[:-1]]
+        assert list(codes) == list(fake_codes) == [node.id for node in graph.nodes[:-1]]
         # Rounding ties fall differently now and then; a random network amplifies that from layer to layer
         assert (codes["stem/0/conv"] - fake_codes["stem/0/conv"]).abs().max() <= 1
         for name in list(codes)[:5]:
@@ -155,15 +154,15 @@ def test_executors_agree(w_qmax):
 @pytest.mark.parametrize("block", [2, 4])
 def test_integer_executor_is_independent_of_the_batch(block):
     graph = random_graph(block, 127)
-    images = coarse_images(graph.operators[0].in_size, 17)
+    images = coarse_images(graph.nodes[0].in_shape.height, 17)
     alone = torch.cat([run_integer(graph, image[None]) for image in images])
     assert torch.equal(run_integer(graph, images), alone)
 
 
 def test_accumulators_beyond_float32_are_exact(tmp_path):
     # 4608 products of up to 255 * 63 leave the range in which float32 counts every integer
-    quantize = Operator("input", "quantize", ("input",), 512, 512, 3, 3, "free")
-    conv = Operator("conv", "conv", ("input",), 512, 8, 3, 3, "free", kernel_size=3)
+    quantize = made_node("input", Quantize(), ("input",), square(512, 3))
+    conv = made_node("conv", Conv(8, 3), ("input",), square(512, 3))
     rng = np.random.default_rng(0)
     codes = rng.integers(1, 64, conv.weight_shape, dtype=np.int8)
     image = rng.integers(0, 256, (512, 3, 3))
@@ -179,13 +178,13 @@ def test_accumulators_beyond_float32_are_exact(tmp_path):
 
 @pytest.mark.parametrize("stem_activation", ["relu", None])
 def test_max_pool_picks_codes_as_onnx_runtime_does(stem_activation, tmp_path):
-    net = Tracer()
-    x = net.conv("stem", Feature("input", 3, 17), 8, kernel_size=7, stride=2, activation=stem_activation)
+    net = Tracer(square(3, 17))
+    x = net.conv("stem", net.input, 8, kernel_size=7, stride=2, activation=stem_activation)
     x = net.max_pool("max_pool", x)
     x = net.conv("conv", x, 16, kernel_size=3, activation="relu")
     x = net.squeeze_excite("se", x, 8, activation="swish", gate="sigmoid")
     net.linear("logits", net.pool("pool", x), 10)
-    program = operators(tuple(net.layers))
+    program = net.program
     network = single_network(program, 63, torch.Generator().manual_seed(0))
     images = torch.randn(4, 3, 17, 17, generator=torch.Generator().manual_seed(1))
     network.start_quantization([(images, program)])

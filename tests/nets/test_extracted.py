@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from spaceevo.errors import ArtifactError, NoSpaceError
+from spaceevo.graph.graphs import IntegerWeights, QuantParams
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.extracted import digest, load_extracted, save_extracted
-from spaceevo.records import ExtractedNetwork, IntegerWeights, QuantParams
+from spaceevo.records import ExtractedNetwork
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 
 def extracted(preset="micro", seed=0, w_qmax=127):
     hyperspace = load_hyperspace(preset)
     rng = random.Random(seed)
     subnet = replace(hyperspace.space(hyperspace.sample(rng), 10).sample(rng), resolution=32)
-    program = operators(network_layers(subnet))
+    program = network_program(subnet)
     metadata = {"class_names": json.dumps([f"class {index}" for index in range(10)]), "spaceevo.w_qmax": str(w_qmax)}
     return ExtractedNetwork(random_integer_graph(program, seed, w_qmax), random_float_graph(program, seed), metadata)
 
@@ -40,7 +40,7 @@ def test_round_trip(tmp_path_factory, preset, seed):
     save_extracted(path, network)
     again = load_extracted(path)
     assert again.metadata == network.metadata
-    assert again.integer.operators == again.floating.operators == network.integer.operators
+    assert again.integer.nodes == again.floating.nodes == network.integer.nodes
     assert again.integer.quant_params == network.integer.quant_params
     for name, own in network.integer.weights.items():
         other = again.integer.weights[name]
@@ -56,7 +56,7 @@ def test_round_trip(tmp_path_factory, preset, seed):
 
 
 def changed(graph, what):
-    name = graph.operators[1].name
+    name = graph.nodes[1].id
     own, params = graph.weights[name], graph.quant_params[name]
     quant_params, weights = dict(graph.quant_params), dict(graph.weights)
     match what:

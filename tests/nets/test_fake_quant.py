@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from spaceevo.errors import ArtifactError
+from spaceevo.graph.tensors import FIXED_QUANTIZERS, RELU6_MAX_SCALE
 from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight, weight_codes
-from spaceevo.spaces.operators import FIXED_QUANTIZERS, RELU6_MAX_SCALE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

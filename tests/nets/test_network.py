@@ -2,18 +2,21 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from made_models import made_node
 from spaceevo import plugins
 from spaceevo.errors import ExportError
+from spaceevo.graph.ops import Conv, Depthwise, Linear, Multiply, Quantize
+from spaceevo.graph.tensors import Shape, square
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.fake_quant import ActivationQuantizer
 from spaceevo.nets.network import BATCH_NORM_EPS, Network, extract, program_of, single_network
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.operators import Operator
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import BLOCKS, BlockType, Head
 
@@ -73,7 +76,7 @@ def test_elastic_equals_extracted_bit_for_bit(seed):
 
 
 def space_of_block(kind, activation="swish"):
-    kernel_sizes = (3, 35, 55) if kind == "uib" else (3, 5, 7)
+    kernel_sizes = ((0, 3), (3, 5), (5, 5)) if kind == "uib" else (3, 5, 7)
     stem = ElasticStage("stem", BlockChoice(BlockType("conv", "relu"), (3,)), (8, 16), (1,), 2)
     choice = BlockChoice(BlockType(kind, activation), kernel_sizes, (1.0, 2.0))
     stage = ElasticStage("stage1", choice, (8, 16), (1, 2), 2)
@@ -93,7 +96,7 @@ def test_elastic_with_one_scale_per_weight(seed):
 
 
 def assert_elastic_equals_extracted(space, seed, placement="device", per_channel=True):
-    supernet = shaken(Network(space.maximal_operators(placement), 63, generator(seed), per_channel), seed)
+    supernet = shaken(Network(space.largest_nodes(placement), 63, generator(seed), per_channel), seed)
     subnet = space.sample(random.Random(seed))
     program = program_of(subnet, placement)
     x = randn(3, 3, subnet.resolution, subnet.resolution, seed=seed)
@@ -108,20 +111,20 @@ def assert_elastic_equals_extracted(space, seed, placement="device", per_channel
                 expected = supernet(x, program)
                 assert torch.isfinite(expected).all()
                 assert torch.equal(static(x, program), expected), (phase, training)
-    names = {name for o in program if o.has_weights for name in (o.name, o.weights_name)}
+    names = {name for o in program if o.has_weights for name in (o.id, o.weights_id)}
     assert names == set(static.weighted)
-    for operator in program:
-        if operator.has_weights:
-            own = static.weights_of(operator)
-            assert own.weight.shape == operator.weight_shape
-            assert own.weight_scale.shape == (operator.out_channels if per_channel else 1,)
+    for node in program:
+        if node.has_weights:
+            own = static.weights_of(node)
+            assert own.weight.shape == node.weight_shape
+            assert own.weight_scale.shape == (node.out_shape.channels if per_channel else 1,)
 
 
 def trained_like(space, seed=0, per_channel=True):
     """A quantized network with negative gammas, and running statistics of no batch; its program and images."""
     program = program_of(space.largest())
     network = single_network(program, 63, generator(seed), per_channel)
-    x = randn(32, 3, program[0].in_size, program[0].in_size, seed=seed)
+    x = randn(32, 3, program[0].in_shape.height, program[0].in_shape.height, seed=seed)
     network.start_quantization([(x, program)])
     shaken(network, seed)
     with torch.no_grad():
@@ -138,7 +141,7 @@ def test_evaluation_is_the_integer_executor_bit_for_bit(kind, activation):
     network.eval()
     graph, codes = network.integer_graph(program), {}
     expected = run_integer(graph, x, codes.__setitem__)
-    logits, values = network(x, program, list(codes))
+    logits, values = network.run_with_taps(x, program, list(codes))
     assert torch.equal(logits, expected)
     assert expected.std(dim=0).min() > 0
     for (name, of_executor), value in zip(codes.items(), values, strict=True):
@@ -156,8 +159,8 @@ def test_evaluation_of_the_micro_spaces_is_the_integer_executor(seed):
 
 def test_evaluation_beyond_what_float32_counts():
     program = (
-        Operator("input", "quantize", ("input",), 8192, 8192, 1, 1, "free"),
-        Operator("logits", "linear", ("input",), 8192, 16, 1, 1, "none"),
+        made_node("input", Quantize(), ("input",), Shape(8192)),
+        made_node("logits", Linear(16), ("input",), Shape(8192), "none"),
     )
     network = single_network(program, 127, generator())
     x = 1 + randn(4, 8192, 1, 1).sigmoid()
@@ -226,7 +229,7 @@ def test_quantized_training_keeps_hardly_more_than_fp32(kind, activation):
 
 def test_extraction_copies():
     space = small_space()
-    supernet = Network(space.maximal_operators(), 127, generator())
+    supernet = Network(space.largest_nodes(), 127, generator())
     program = program_of(space.smallest())
     before = state_copy(supernet)
     static = extract(supernet, program)
@@ -240,7 +243,7 @@ def test_shortcuts_within_a_stage_start_as_an_identity():
     """Where a block changes the width: kept channels pass as they are, further ones are zero."""
     hyperspace = load_hyperspace("micro")
     space = hyperspace.space(hyperspace.decode("micro-230-122"), 10)
-    network = Network(space.maximal_operators(), 63, torch.Generator().manual_seed(0))
+    network = Network(space.largest_nodes(), 63, torch.Generator().manual_seed(0))
     found = {name: weighted.weight for name, weighted in network.weighted.items() if name.endswith("/shortcut")}
     inner = {name for name in found if "/0/" not in name}
     assert inner
@@ -254,7 +257,7 @@ def test_the_branch_gain_is_that_of_the_last_norms_before_additions():
     hyperspace = load_hyperspace("micro")
     space = hyperspace.space(hyperspace.decode("micro-230-122"), 10)
     ends = {"stage1": "project", "stage2": "expand", "stage3": "pointwise2"}
-    network = Network(space.maximal_operators(), 63, generator())
+    network = Network(space.largest_nodes(), 63, generator())
     before = state_copy(network)
     network.set_branch_gain(3.0)
     expected = {
@@ -270,8 +273,8 @@ def test_the_branch_gain_is_that_of_the_last_norms_before_additions():
 def test_the_branch_gain_of_a_branch_that_ends_with_an_activation():
     """The addition reads a product there, not the norm."""
     space = small_space(BlockType("mbv1-dual", "swish"), (0.0,))
-    assert "multiply" in {o.kind for o in program_of(space.largest())}
-    network = Network(space.maximal_operators(), 127, generator())
+    assert any(isinstance(o.op, Multiply) for o in program_of(space.largest()))
+    network = Network(space.largest_nodes(), 127, generator())
     network.set_branch_gain(3.0)
     changed = {name for name, value in network.state_dict().items() if name.endswith("gamma") and (value == 3).all()}
     assert changed == {f"weighted.stage1/{index}/pointwise2:linear.gamma" for index in (0, 1)}
@@ -279,9 +282,9 @@ def test_the_branch_gain_of_a_branch_that_ends_with_an_activation():
 
 def test_slices_are_the_leading_channels_and_the_centre():
     space = small_space()
-    supernet = Network(space.maximal_operators(), 127, generator())
+    supernet = Network(space.largest_nodes(), 127, generator())
     program = program_of(space.smallest())
-    depthwise = next(o for o in program if o.depthwise)
+    depthwise = next(o for o in program if isinstance(o.op, Depthwise))
     stored = supernet.weights_of(depthwise).weight
     assert stored.shape == (16, 1, 5, 5)
     assert torch.equal(supernet.weights_of(depthwise).sliced_weight(depthwise), stored[:8, :, 1:4, 1:4])
@@ -291,7 +294,7 @@ def test_slices_are_the_leading_channels_and_the_centre():
 @pytest.mark.parametrize("quantized", [False, True])
 def test_forward_changes_no_state(training, quantized):
     space = small_space()
-    supernet = shaken(Network(space.maximal_operators(), 127, generator()))
+    supernet = shaken(Network(space.largest_nodes(), 127, generator()))
     x = randn(4, 3, 20, 20)
     if quantized:
         supernet.start_quantization([(x, program_of(space.largest()))])
@@ -305,7 +308,7 @@ def test_forward_changes_no_state(training, quantized):
 
 def test_training_normalizes_by_the_batch_alone():
     space = small_space()
-    supernet = Network(space.maximal_operators(), 127, generator())
+    supernet = Network(space.largest_nodes(), 127, generator())
     x, program = randn(4, 3, 16, 16), program_of(space.smallest())
     first = supernet(x, program)
     shaken_statistics = dict(supernet.state_dict())
@@ -317,13 +320,13 @@ def test_training_normalizes_by_the_batch_alone():
 
 def test_only_what_a_program_uses_learns():
     space = small_space()
-    supernet = Network(space.maximal_operators(), 127, generator())
+    supernet = Network(space.largest_nodes(), 127, generator())
     program = program_of(space.smallest())
     supernet(randn(4, 3, 16, 16), program).square().sum().backward()
-    used = {o.name for o in program if o.has_weights}
+    used = {o.id for o in program if o.has_weights}
     for name, weighted in supernet.weighted.items():
         assert (weighted.weight.grad is not None) == (name in used)
-    project = next(o for o in program if o.name == "stage1/0/project")
+    project = next(o for o in program if o.id == "stage1/0/project")
     gradient = supernet.weights_of(project).weight.grad
     assert gradient[:8, :8].abs().sum() > 0
     assert gradient[8:].abs().sum() == gradient[:, 8:].abs().sum() == 0
@@ -331,7 +334,7 @@ def test_only_what_a_program_uses_learns():
 
 def test_gradients_of_several_programs_add_up():
     space = small_space()
-    supernet = Network(space.maximal_operators(), 127, generator())
+    supernet = Network(space.largest_nodes(), 127, generator())
     x, largest, smallest = randn(4, 3, 20, 20), program_of(space.largest()), program_of(space.smallest())
     supernet.start_quantization([(x, largest), (x, smallest)])
 
@@ -351,13 +354,13 @@ def test_gradients_of_several_programs_add_up():
 
 def test_taps():
     space = small_space()
-    network = Network(space.maximal_operators(), 127, generator())
+    network = Network(space.largest_nodes(), 127, generator())
     program = program_of(space.largest())
     x = randn(2, 3, 20, 20)
-    output, (stem, add) = network(x, program, ["stem/0/conv", "stage1/1/add"])
+    output, (stem, add) = network.run_with_taps(x, program, ["stem/0/conv", "stage1/1/add"])
     assert torch.equal(output, network(x, program))
     assert (stem.shape, add.shape) == ((2, 8, 10, 10), (2, 16, 10, 10))
-    cut = program[: [o.name for o in program].index("stem/0/conv") + 1]
+    cut = program[: [o.id for o in program].index("stem/0/conv") + 1]
     assert torch.equal(stem, network(x, cut))
 
 
@@ -371,7 +374,7 @@ def test_activations_in_fp32():
     }.items():
         subnet = small_space(BlockType("conv", activation)).smallest()
         program = program_of(subnet)
-        program = tuple(o for o in program if o.name.startswith(("input", "stage1/0")))
+        program = tuple(o for o in program if o.id.startswith(("input", "stage1/0")))
         program = (program[0], *(o if o.inputs != ("stem/0/conv",) else with_input(o) for o in program[1:]))
         network = single_network(program, 127, generator()).eval()
         with torch.no_grad():
@@ -383,34 +386,33 @@ def test_activations_in_fp32():
             torch.testing.assert_close(network(x, program), expected)
 
 
-def with_input(operator):
-    return Operator(operator.name, "conv", ("input",), 3, operator.out_channels, 9, 9, operator.quantizer,
-                    operator.kernel_size)  # fmt: skip
+def with_input(node):
+    return replace(node, inputs=("input",), in_shape=square(3, 9))
 
 
 def test_start_quantization_sets_ranges():
     space = small_space(BlockType("mbv2", "relu6"))
-    network = Network(space.maximal_operators(), 63, generator())
+    network = Network(space.largest_nodes(), 63, generator())
     program = program_of(space.largest())
-    learned = [o for o in program if o.is_learned]
+    learned = [o for o in program if o.out.is_learned]
     low, high = randn(4, 3, 20, 20).clamp(-1, 2), 3 * randn(4, 3, 20, 20, seed=1).clamp(-1, 1)
-    taps = [o.name for o in learned]
+    taps = [o.id for o in learned]
     with torch.no_grad():
-        values = [network(x, program, taps)[1] for x in (low, high)]
+        values = [network.run_with_taps(x, program, taps)[1] for x in (low, high)]
     state = state_copy(network)
     network.start_quantization([(low, program), (high, program)])
     assert network.quantized
     # The input: from the mean of -1 and -3 to the mean of 2 and 3
     assert network.quant_params("input") == (pytest.approx(4.5 / 255), round(2.0 / 4.5 * 255))
-    for operator, *runs in zip(learned, *values, strict=True):
-        scale, zero_point = network.quant_params(operator.name)
+    for node, *runs in zip(learned, *values, strict=True):
+        scale, zero_point = network.quant_params(node.id)
         lowest = sum(min(run.min().item(), 0) for run in runs) / 2
         highest = sum(run.max().item() for run in runs) / 2
-        assert 0.5 * (highest - lowest) <= 255 * scale <= 1.001 * (highest - lowest), operator.name
+        assert 0.5 * (highest - lowest) <= 255 * scale <= 1.001 * (highest - lowest), node.id
         assert scale * zero_point <= -lowest + scale
-        if operator.quantizer != "free":
+        if node.out.quantizer != "free":
             assert zero_point == 0
-        if operator.quantizer == "relu6":
+        if node.out.quantizer == "relu6":
             assert 255 * scale <= 6.00001
     for name, weighted in network.weighted.items():
         highest = weighted.weight.flatten(1).abs().amax(1)
@@ -431,12 +433,12 @@ def test_one_scale_per_weight():
     assert all(w.weight_scale.grad.shape == (1,) and w.weight_scale.grad != 0 for w in network.weighted.values())
     # Per channel after folding, as gamma is; without a norm the one scale for all
     graph = shaken(network).eval().integer_graph(program)
-    for operator in program:
-        if operator.has_weights:
-            own, gain = graph.weights[operator.name], network.norm_of(operator).gain_and_bias(operator)[0]
-            assert own.scales.shape == (operator.out_channels,)
-            expected = network.weights_of(operator).weight_scale * (1.0 if gain is None else gain.abs())
-            torch.testing.assert_close(torch.from_numpy(own.scales), expected.detach().expand(operator.out_channels))
+    for node in program:
+        if node.has_weights:
+            own, gain = graph.weights[node.id], network.norm_of(node).gain_and_bias(node)[0]
+            assert own.scales.shape == (node.out_shape.channels,)
+            expected = network.weights_of(node).weight_scale * (1.0 if gain is None else gain.abs())
+            torch.testing.assert_close(torch.from_numpy(own.scales), expected.detach().expand(node.out_shape.channels))
     # Stored and read as such
     again = single_network(program, 63, generator(1), per_channel=False)
     again.load_state_dict(network.state_dict())
@@ -502,7 +504,7 @@ def test_loaded_numbers_that_are_not_finite_are_not_exported(key, value):
 
 def test_quantized_training_stays_close_to_fp32():
     space = small_space()
-    network = Network(space.maximal_operators(), 127, generator())
+    network = Network(space.largest_nodes(), 127, generator())
     program = program_of(space.largest())
     x = randn(16, 3, 20, 20)
     with torch.no_grad():
@@ -513,8 +515,8 @@ def test_quantized_training_stays_close_to_fp32():
     assert (actual - expected).abs().mean() < 0.1 * expected.std()
 
 
-CONV = Operator("conv", "conv", ("input",), 4, 6, 5, 5, "free", kernel_size=3)
-INPUT = Operator("input", "quantize", ("input",), 4, 4, 5, 5, "free")
+CONV = made_node("conv", Conv(6, 3), ("input",), square(4, 5))
+INPUT = made_node("input", Quantize(), ("input",), square(4, 5))
 
 
 @pytest.fixture
@@ -601,6 +603,6 @@ def test_fold_float(conv_network):
 
 def test_same_generator_same_weights():
     space = small_space()
-    first, second, other = (Network(space.maximal_operators(), 127, generator(seed)) for seed in (3, 3, 4))
+    first, second, other = (Network(space.largest_nodes(), 127, generator(seed)) for seed in (3, 3, 4))
     assert_same_state(second, state_copy(first))
     assert not torch.equal(first.weighted["stem/0/conv"].weight, other.weighted["stem/0/conv"].weight)

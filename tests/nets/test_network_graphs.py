@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from float_evaluation import evaluate
 from spaceevo.errors import ExportError
+from spaceevo.graph.ops import Conv, Depthwise
 from spaceevo.nets.executors import run_fake_quantized, run_integer
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
@@ -44,7 +45,7 @@ def trained(w_qmax):
     network = single_network(program, w_qmax, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for index, weighted in enumerate(network.weighted.values()):
-            if hasattr(weighted, "gamma"):
+            if weighted.gamma is not None:
                 weighted.gamma[index % 3 :: 3] *= -1
                 weighted.gamma[-1] = 0
     x, labels = clear_images(32, 0)
@@ -76,7 +77,7 @@ def network_and_program(networks):
 @pytest.mark.parametrize("w_qmax", [63, 127])
 def test_integer_graph_is_the_network(networks, w_qmax):
     network, program = networks[w_qmax]
-    assert any((w.gamma < 0).any() for w in network.weighted.values() if hasattr(w, "gamma"))
+    assert any((w.gamma < 0).any() for w in network.weighted.values() if w.gamma is not None)
     graph = network.integer_graph(program)
     x, labels = clear_images(64, 1)
     with torch.no_grad():
@@ -95,22 +96,22 @@ def test_integer_graph_is_the_network(networks, w_qmax):
 def test_integer_graph_is_complete(networks, w_qmax):
     network, program = networks[w_qmax]
     graph = network.integer_graph(program)
-    assert graph.operators == program
-    assert set(graph.quant_params) == {o.name for o in program} - {"head/logits"}
-    assert set(graph.weights) == {o.name for o in program if o.has_weights}
-    for operator in program:
-        if operator.has_weights:
-            own = graph.weights[operator.name]
+    assert graph.nodes == program
+    assert set(graph.quant_params) == {o.id for o in program} - {"head/logits"}
+    assert set(graph.weights) == {o.id for o in program if o.has_weights}
+    for node in program:
+        if node.has_weights:
+            own = graph.weights[node.id]
             assert (own.codes.dtype, own.scales.dtype, own.bias.dtype) == (np.int8, np.float32, np.int32)
-            assert own.codes.shape == operator.weight_shape
-            assert own.scales.shape == own.bias.shape == (operator.out_channels,)
+            assert own.codes.shape == node.weight_shape
+            assert own.scales.shape == own.bias.shape == (node.out_shape.channels,)
             assert np.abs(own.codes.astype(int)).max() <= w_qmax
             assert (own.scales > 0).all()
-        if operator.quantizer != "none":
-            params = graph.quant_params[operator.name]
+        if node.out.quantizer != "none":
+            params = graph.quant_params[node.id]
             assert params.scale > 0
             assert 0 <= params.zero_point <= 255
-            if operator.quantizer in ("relu", "relu6"):
+            if node.out.quantizer in ("relu", "relu6"):
                 assert params.zero_point == 0
     highest = max(np.abs(own.codes.astype(int)).max() for own in graph.weights.values())
     assert highest == w_qmax
@@ -119,14 +120,14 @@ def test_integer_graph_is_complete(networks, w_qmax):
 def test_biases_are_on_the_int32_grid(networks):
     network, program = networks[127]
     graph = network.integer_graph(program)
-    for operator in program:
-        if operator.kind == "conv":
-            own, weighted = graph.weights[operator.name], network.weights_of(operator)
+    for node in program:
+        if isinstance(node.op, Conv | Depthwise):
+            own, weighted = graph.weights[node.id], network.weights_of(node)
             exact = weighted.bias
-            if operator.norm == "batch_norm":
+            if node.has_batch_norm:
                 exact = exact - weighted.running_mean * weighted.gamma / torch.sqrt(weighted.running_var + 1e-5)
             exact = exact.detach().double().numpy()
-            step = graph.quant_params[operator.inputs[0]].scale * own.scales.astype(float)
+            step = graph.quant_params[node.inputs[0]].scale * own.scales.astype(float)
             assert (np.abs(own.bias * step - exact) <= 0.51 * step + 1e-6 * np.abs(exact)).all()
 
 
@@ -138,7 +139,7 @@ def test_extraction_never_casts_what_does_not_fit(network_and_program):
             weighted.weight_scale.mul_(torch.randn(weighted.weight_scale.shape, generator=draw).sign())
             weighted.weight_scale[0] = 0
             weighted.weight_scale[1] = 1e-12
-            if hasattr(weighted, "gamma"):
+            if weighted.gamma is not None:
                 weighted.gamma[2:5] = torch.tensor([0.0, -1e-30, 1e-12])
                 weighted.bias[2:5] = torch.tensor([3.0, -100.0, 1e4])
     with warnings.catch_warnings():

@@ -160,8 +160,10 @@ def test_logits_are_those_of_the_published_network(state, quantized):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_operator_has_one_published_module(kind):
     space = space_of(kind)
-    weighted = [o.name for o in space.maximal_operators("published").values() if o.has_weights and o.weights is None]
-    modules = [published._modules(name, {"first_conv": "conv", "stage1": kind})[0] for name in weighted]
+    weighted = [
+        node.role for node in space.largest_nodes("published").values() if node.has_weights and not node.weights
+    ]
+    modules = [published._modules(role, {"first_conv": "conv", "stage1": kind})[0] for role in weighted]
     assert len(set(modules)) == len(modules)
     assert all(re.fullmatch(r"stages\.\w+\.blocks\.\d\.[\w.]+", module) for module in modules)
 

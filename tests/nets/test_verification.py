@@ -10,13 +10,13 @@ import torch
 from onnx import numpy_helper
 
 from spaceevo.errors import ArtifactError
+from spaceevo.graph.ops import Conv, Depthwise
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.nets.extracted import digest
 from spaceevo.nets.verification import DIGEST, compare, first_difference, verify
 from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.operators import operators
-from spaceevo.spaces.subnet import network_layers
+from spaceevo.spaces.subnet import network_program
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,7 +46,7 @@ def test_constant_logits_and_nan():
 def program():
     hyperspace = load_hyperspace("micro")
     space = hyperspace.space(SpaceChoice((4, 2, 1), (0, 0, 0)), 10)
-    return operators(network_layers(replace(space.sample(random.Random(3)), resolution=32)))
+    return network_program(replace(space.sample(random.Random(3)), resolution=32))
 
 
 GRAPH = random_integer_graph(program(), 3, 63)
@@ -81,7 +81,11 @@ def edit(path, name, change):
 
 
 def names(suffix):
-    return [o.name for o in GRAPH.operators if o.kind == "conv" and not o.depthwise and o.in_size > 1][3] + suffix
+    return [
+        o.id
+        for o in GRAPH.nodes
+        if isinstance(o.op, Conv | Depthwise) and not isinstance(o.op, Depthwise) and o.in_shape.height > 1
+    ][3] + suffix
 
 
 @pytest.mark.parametrize(
@@ -115,13 +119,13 @@ def test_one_bit_that_changes_no_class_is_still_told(file):
 
 
 def test_swapped_zero_points(file):
-    free = [o.name for o in GRAPH.operators if o.kind == "conv" and o.quantizer == "free"]
+    free = [o.id for o in GRAPH.nodes if isinstance(o.op, Conv | Depthwise) and o.out.quantizer == "free"]
     a, b = free[1], next(n for n in free if GRAPH.quant_params[n].zero_point != GRAPH.quant_params[free[1]].zero_point)
     for ours, theirs in ((a, b), (b, a)):
         edit(file, f"{ours}|q_zero_point", lambda _, t=theirs: np.array(GRAPH.quant_params[t].zero_point, np.uint8))
     found = verification(file)
     assert set(found.changed_constants) == {f"{a}|q_zero_point", f"{b}|q_zero_point"}
-    order = [o.name for o in GRAPH.operators]
+    order = [o.id for o in GRAPH.nodes]
     assert found.first_difference == min(a, b, key=order.index)
 
 
@@ -178,4 +182,4 @@ def test_bisection_reads_few_tensors(file, monkeypatch):
 
     monkeypatch.setattr(runtime, "Session", counting)
     assert first_difference(file, runtime, GRAPH, IMAGES[:2])[0] == names("")
-    assert len(read) <= 1 + int(np.log2(len(GRAPH.operators)))
+    assert len(read) <= 1 + int(np.log2(len(GRAPH.nodes)))

@@ -8,14 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from made_models import made_node
 from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import DataError, TrainingError
+from spaceevo.graph.ops import Conv, Quantize
+from spaceevo.graph.tensors import square
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.fake_quant import ActivationQuantizer, fake_quantize_weight
 from spaceevo.nets.network import extract, program_of, single_network
 from spaceevo.progress import silent
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.operators import Operator
 from spaceevo.train import loop, ptq
 from spaceevo.train.batches import Images, to_input
 from spaceevo.train.datasets import digits
@@ -78,8 +80,8 @@ def same(network, other):
 def one_convolution(bias=0.1):
     """1x1, three inputs, one output; weight codes up to 4."""
     own = (
-        Operator("input", "quantize", ("input",), 3, 3, 4, 4, "free"),
-        Operator("conv", "conv", ("input",), 3, 1, 4, 4, "free", norm="bias"),
+        made_node("input", Quantize(), ("input",), square(3, 4)),
+        made_node("conv", Conv(1, norm="bias"), ("input",), square(3, 4)),
     )
     network = single_network(own, 4, torch.Generator())
     with torch.no_grad():
@@ -106,8 +108,8 @@ def test_bias_correction_by_hand():
 def test_means_count_padding():
     """A 3x3 sum at an edge sees zeros; the mean over positions must too."""
     own = (
-        Operator("input", "quantize", ("input",), 3, 3, 4, 4, "free"),
-        Operator("conv", "conv", ("input",), 3, 2, 4, 4, "free", kernel_size=3),
+        made_node("input", Quantize(), ("input",), square(3, 4)),
+        made_node("conv", Conv(2, 3), ("input",), square(3, 4)),
     )
     network = single_network(own, 127, torch.Generator().manual_seed(1)).eval()
     pixels = torch.randint(0, 256, (7, 3, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -130,10 +132,10 @@ def test_every_mean_is_restored(trained, program, pixels):
 
     before, after = shifts(quantized), shifts(corrected)
     assert before["head/logits"].mean() > 0.02
-    for operator in program:
-        if operator.has_weights:
-            step = quantized.quant_params(operator.inputs[0])[0] * quantized.fold(operator, 1.0)[1]
-            assert (after[operator.name] <= 0.6 * step + 1e-5).all(), "no further off than the bias's grid"
+    for node in program:
+        if node.has_weights:
+            step = quantized.quant_params(node.inputs[0])[0] * quantized.fold(node, 1.0)[1]
+            assert (after[node.id] <= 0.6 * step + 1e-5).all(), "no further off than the bias's grid"
     assert sum(s.mean() for s in after.values()) < 0.1 * sum(s.mean() for s in before.values())
 
 
@@ -218,9 +220,9 @@ def test_extremes_are_exact_although_values_are_sampled(trained, program, pixels
     monkeypatch.setattr(ptq, "NUM_VALUES", 500)
     monkeypatch.setattr(ptq, "MAX_BATCH", 48)  # the last one is smaller
     seen = ptq.observe(trained, program, pixels, 0)
-    taps = [operator.name for operator in program if operator.is_learned]
+    taps = [node.id for node in program if node.out.is_learned]
     with torch.no_grad():
-        _, tensors = trained(to_input(pixels, 32), program, taps)
+        _, tensors = trained.run_with_taps(to_input(pixels, 32), program, taps)
     for name, tensor in zip(taps, tensors, strict=True):
         assert (seen[name].low, seen[name].high) == pytest.approx((tensor.min().item(), tensor.max().item()), abs=1e-4)
         assert len(seen[name].values) <= 4 * len(pixels)

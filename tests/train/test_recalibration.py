@@ -51,7 +51,7 @@ def test_running_statistics_are_the_mean_over_batches(quantized):
         weight = (weight / scale).clamp(-127, 127).round() * scale
         inputs = [network.quantizers["input"](x) for x in inputs]
     with torch.no_grad():
-        outputs = [F.conv2d(x, weight, None, stem.stride, stem.padding) for x in inputs]
+        outputs = [F.conv2d(x, weight, None, stem.op.stride, stem.op.padding) for x in inputs]
         mean = torch.stack([y.mean((0, 2, 3)) for y in outputs]).mean(0)
         var = torch.stack([y.var((0, 2, 3)) for y in outputs]).mean(0)
     torch.testing.assert_close(own.running_mean, mean, rtol=1e-4, atol=1e-5)
@@ -71,7 +71,7 @@ def test_one_batch_makes_evaluation_equal_training():
 
 @pytest.mark.parametrize("num_images", [128, 129, 200])
 def test_calibrated_subnet_leaves_the_supernet_alone(num_images):
-    supernet = Network(space().maximal_operators(), 127, generator())
+    supernet = Network(space().largest_nodes(), 127, generator())
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     program = program_of(space().smallest())
     pixels = torch.randint(0, 256, (num_images, 3, 16, 16), generator=generator(), dtype=torch.uint8)

@@ -98,7 +98,7 @@ def test_sandwich_of_those_that_meet_a_condition():
     assert first[:2] == other[:2] == [program_of(within.large(0)), program_of(smallest)]
     assert [program_of(subnet) for subnet in sandwich.draw(2, random.Random(3))] == first
     assert first[2:] != other[2:]
-    assert {program[0].in_size for program in (*first, *other)} == {36}
+    assert {program[0].in_shape.height for program in (*first, *other)} == {36}
 
 
 def test_the_small_one_of_a_sandwich_is_part_of_the_large_one():
@@ -118,7 +118,7 @@ def test_make_supernet():
         assert torch.equal(one, two)
         if name.endswith(".weight") and "/shortcut" not in name:
             assert not torch.equal(one, three)
-    names = {o.name for o in SPACE.maximal_operators().values() if o.has_weights}
+    names = {o.id for o in SPACE.largest_nodes().values() if o.has_weights}
     assert set(first.weighted) == names
 
 

@@ -20,22 +20,22 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from spaceevo import plugins
 from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import TargetError
-from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import digest, load_extracted, save_extracted
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.nets.verification import DIGEST, verify
 from spaceevo.pipeline.context import load_data
 from spaceevo.pipeline.handout import PRECISION, metadata_of
+from spaceevo.processors import this_profile
 from spaceevo.progress import silent
 from spaceevo.records import ExtractedNetwork
 from spaceevo.report.console import verification_table
-from spaceevo.runtimes import this_profile
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.seeding import python_random
+from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.subnet import BLOCKS, Subnet
+from spaceevo.spaces.subnet import Subnet
 from spaceevo.spaces.zoo import load_network
 from spaceevo.train.batches import Images, to_input, torch_generator
 from spaceevo.train.evaluation import BATCH_SIZE, calibrated_subnet
@@ -97,9 +97,9 @@ def _fp32_state(path: Path, network: torch.nn.Module) -> dict[str, torch.Tensor]
 def installed(wanted: list[str] | None) -> list[str]:
     """Names of the runtimes that can be used here."""
     names = []
-    for name in wanted or plugins.names(RUNTIMES):
+    for name in wanted or RUNTIMES.names():
         try:
-            plugins.load(RUNTIMES, name).version()
+            RUNTIMES.load(name).version()
         except TargetError as error:
             print(f"left out: {error}")
         else:
@@ -122,9 +122,9 @@ def main() -> None:
     chosen = [one for one in enumerate(subnets()) if not options.only or one[0] in options.only]
     kinds = {stage.block_type.kind for _, (_, subnet) in chosen for stage in subnet.stages}
     print(f"{platform.machine()}, {this_profile().about}; torch {torch.__version__}, "
-          + ", ".join(f"{name} {plugins.load(RUNTIMES, name).version()}" for name in runtimes)
+          + ", ".join(f"{name} {RUNTIMES.load(name).version()}" for name in runtimes)
           + f"; {len(labels)} images of {RESOLUTION} pixels; block types: {len(kinds)} of "
-          f"{len(plugins.names(BLOCKS))}")  # fmt: skip
+          f"{len(BLOCKS.names())}")  # fmt: skip
     found = []
     for number, (name, subnet) in chosen:
         w_qmax = (63, 127)[number % 2]
@@ -135,7 +135,7 @@ def main() -> None:
             print(f"{name}: {subnet.macs / 1e6:.1f} M MACs, trained in {time.monotonic() - start:.0f} s", flush=True)
         network = load_extracted(path)
         for runtime_name in runtimes:
-            runtime = plugins.load(RUNTIMES, runtime_name)
+            runtime = RUNTIMES.load(runtime_name)
             file = options.out / f"{name}-{runtime_name}{runtime.SUFFIX}"
             metadata = {**network.metadata, DIGEST: digest(network.integer), PRECISION: "int8"}
             runtime.export_int8(network.integer, file, metadata)

@@ -18,15 +18,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from spaceevo import plugins
 from spaceevo.measure.campaign import reference_program
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.measure.session import Plan, Reference, measure
-from spaceevo.measure.target import RUNTIMES, describe
+from spaceevo.measure.target import describe
 from spaceevo.nets.network import program_of
 from spaceevo.predict.fit import random_subnets
 from spaceevo.progress import silent
 from spaceevo.records import Measurement
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.spaces.hyperspace import load_hyperspace
 
 
@@ -48,7 +48,7 @@ def main(
     target: str = "onnxruntime@local", hyperspace: str = "micro", networks: str = "8", sessions: str = "2"
 ) -> None:
     description = describe(target)
-    runtime = plugins.load(RUNTIMES, description.runtime)
+    runtime = RUNTIMES.load(description.runtime)
     print(f"{target} {description.runtime_version}, {description.device}, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:
         for number, subnet in enumerate(random_subnets(load_hyperspace(hyperspace), int(networks), 0, "repeat", 1000)):

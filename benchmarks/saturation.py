@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spaceevo import plugins
 from spaceevo.errors import TargetError
-from spaceevo.measure.target import RUNTIMES
+from spaceevo.runtimes import RUNTIMES
 
 NUM_IMAGES = 2
 RESOLUTION = 32
@@ -45,8 +44,8 @@ def write(folder: Path) -> list[str]:
     images = F.interpolate(patterns, size=(RESOLUTION, RESOLUTION), mode="bilinear")
     np.save(folder / "images.npy", images.numpy())
     names = []
-    for name in plugins.names(RUNTIMES):
-        runtime = plugins.load(RUNTIMES, name)
+    for name in RUNTIMES.names():
+        runtime = RUNTIMES.load(name)
         try:
             runtime.version()
         except TargetError as error:
@@ -62,7 +61,7 @@ def write(folder: Path) -> list[str]:
 
 def run(folder: Path, name: str) -> dict[str, float]:
     """Largest difference of a logit by largest weight code, for one runtime."""
-    runtime = plugins.load(RUNTIMES, name)
+    runtime = RUNTIMES.load(name)
     images = np.load(folder / "images.npy")
     differences = {}
     for w_qmax in (63, 127):
@@ -80,7 +79,7 @@ def main() -> None:
     valgrind = shutil.which("valgrind")
     with tempfile.TemporaryDirectory() as folder:
         for name in write(Path(folder)):
-            version = plugins.load(RUNTIMES, name).version()
+            version = RUNTIMES.load(name).version()
             command = [sys.executable, __file__, folder, name]
             places = {"here": command}
             if valgrind:

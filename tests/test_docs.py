@@ -23,10 +23,10 @@ from spaceevo.pipeline import STAGES
 from spaceevo.records import ModelResult, Summary
 from spaceevo.settings import limits
 from spaceevo.spaces.hyperspace import load_hyperspace
+from spaceevo.train.datasets import DATASETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-DATASETS = "spaceevo.train.datasets"
 LATER = {ROOT / "docs" / "report.png"}  # made from a real run
 
 
@@ -69,7 +69,7 @@ def test_no_key_is_described_that_is_none() -> None:
 @pytest.mark.parametrize("name", ["digits", "folder", "huggingface", "procedural", "webdataset"])
 def test_every_option_of_a_data_set_is_described(name: str) -> None:
     rows = _rows("recipe.md")
-    for option in plugins.load(DATASETS, name).Settings.model_fields:
+    for option in DATASETS.load(name).Settings.model_fields:
         assert f"options.{option}" in rows, f"docs/recipe.md lacks {option} of {name}"
 
 

@@ -1,6 +1,6 @@
 """A folder of plug-ins is its own registry: the file's name is the plug-in's name.
 
-A plug-in is a module that puts one object, which keeps the protocol of its folder, under the name `PLUGIN`. Third
+A plug-in is a module that has what the protocol of its folder asks for, which stands in the folder's `__init__`. Third
 parties add plug-ins with entry points in the group `spaceevo.<folder>`, for example `spaceevo.train.datasets`, whose
 value is such a module.
 """
@@ -15,12 +15,11 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from spaceevo.errors import PluginError, nearest
 
 _OURS = str(Path(__file__).parent)
-_ATTRIBUTE = "PLUGIN"
 P = TypeVar("P")
 
 
@@ -34,7 +33,6 @@ class Registry(Generic[P]):
 
     def __init__(self, package: str, protocol: type[P]) -> None:
         self.package, self.protocol = package, protocol
-        self._loaded: dict[str, P] = {}
 
     def names(self) -> list[str]:
         """The names of all plug-ins, sorted; underscores of file names read as hyphens."""
@@ -47,36 +45,21 @@ class Registry(Generic[P]):
             PluginError: The name is unknown (all names and the nearest spelling are told) or taken twice, or the
                 plug-in cannot be imported or lacks something.
         """
-        if name not in self._loaded:
-            self._loaded[name] = self._checked(name, load(self.package, name))
-        return self._loaded[name]
-
-    def _checked(self, name: str, module: ModuleType) -> P:
-        kind = self.protocol.__name__
-        if _ATTRIBUTE not in vars(module):
-            raise PluginError(
-                f"The plug-in {name!r} has no {_ATTRIBUTE}",
-                found=f"{module.__name__} is a plug-in of {self.package}",
-                remedy=f"Put an object that is a {kind} there; the head of {self.package} says what that is",
-            )
-        plugin: P = vars(module)[_ATTRIBUTE]
-        missing = members(self.protocol).difference(dir(plugin))
+        module = load(self.package, name)
+        missing = _members(self.protocol).difference(vars(module))
         if missing:
             raise PluginError(
-                f"The plug-in {name!r} is no {kind}",
-                found=f"It lacks {', '.join(sorted(missing))}",
-                remedy=f"Add what is missing, or make it a subclass of {self.protocol.__module__}.{kind}",
+                f"The plug-in {name!r} is no {self.protocol.__name__}",
+                found=f"{module.__name__} has no {', '.join(sorted(missing))}",
+                remedy=f"Add what is missing; the head of {self.package} says what that is",
             )
-        return plugin
+        return cast(P, module)
 
 
-def members(protocol: type) -> frozenset[str]:
-    """The names of all that a protocol asks for, its bases included."""
-    found: set[str] = set()
-    for base in protocol.__mro__:
-        if base.__module__ not in ("builtins", "typing", "abc"):
-            found.update(vars(base).get("__annotations__", ()), vars(base))
-    return frozenset(name for name in found if not name.startswith("_"))
+def _members(protocol: type) -> frozenset[str]:
+    """The names of all that a protocol asks for."""
+    asked = {*vars(protocol).get("__annotations__", ()), *vars(protocol)}
+    return frozenset(name for name in asked if not name.startswith("_"))
 
 
 def names(package: str) -> list[str]:

@@ -11,9 +11,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 
-from spaceevo import plugins
 from spaceevo.artifacts import RunFolder, write_atomically
 from spaceevo.errors import EncodingError, SpaceEvoError, TargetError
 from spaceevo.measure.campaign import (
@@ -26,17 +24,18 @@ from spaceevo.measure.campaign import (
     measure_programs,
     stale_measurements,
 )
-from spaceevo.measure.metrics import METRICS
+from spaceevo.measure.metrics import METRICS, Metric
 from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store
 from spaceevo.measure.study import study
-from spaceevo.measure.target import RUNTIMES, connect, describe
+from spaceevo.measure.target import connect, describe
 from spaceevo.ownership import at_home, claim_folder
 from spaceevo.predict.assess import assess_networks
 from spaceevo.predict.batch import BatchPredictor
 from spaceevo.predict.fit import fit_networks, fit_subnets, random_pairs
 from spaceevo.predict.lists import NamedNetwork
 from spaceevo.predict.predictor import LatencyPredictor
+from spaceevo.processors import profile_of
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import (
     MachineState,
@@ -51,7 +50,7 @@ from spaceevo.records import (
     read_record,
 )
 from spaceevo.report.html import render_target
-from spaceevo.runtimes import profile_of
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.runtimes._models import MODEL_SUFFIXES
 from spaceevo.spaces.encoding import is_encoding
 from spaceevo.spaces.hyperspace import load_hyperspace
@@ -228,7 +227,7 @@ def measure_all(
         ExportError: A network has more weights than a file holds.
         TargetError: The device is lost, or unstable. A metric that it cannot tell is `missing`.
     """
-    rooms = {name: plugins.load(METRICS, name) for name in metrics}
+    rooms = {name: METRICS.load(name) for name in metrics}
     files = [name for name in names if _is_file(name, device.target.runtime)]
     subnets = {name: named_subnet(name, space, num_classes) for name in names if name not in files}
     jobs = [(name, network_program(subnet), precision) for name, subnet in subnets.items() for precision in precisions]
@@ -246,7 +245,7 @@ def measure_all(
             }
             told = {metric: value for metric, value in values.items() if not isinstance(value, str)}
             missing = {metric: value for metric, value in values.items() if isinstance(value, str)}
-            batch = 1 if network else plugins.load(RUNTIMES, device.target.runtime).open_model(Path(name)).batch
+            batch = 1 if network else RUNTIMES.load(device.target.runtime).open_model(Path(name)).batch
             found.append(
                 Measured(
                     name=name,
@@ -504,7 +503,7 @@ def _write_page(device: Device) -> None:
 
 def _is_file(name: str, runtime: str) -> bool:
     """Whether a name is that of a model file, be it there or not, and no network's."""
-    suffixes = (*MODEL_SUFFIXES, plugins.load(RUNTIMES, runtime).SUFFIX)
+    suffixes = (*MODEL_SUFFIXES, RUNTIMES.load(runtime).SUFFIX)
     return os.path.isfile(name) or os.sep in name or name.endswith(suffixes)
 
 
@@ -521,9 +520,9 @@ def _model(device: Device, name: str, network: _Network | None) -> Iterator[Path
         yield export_program(device.target, program, Path(folder) / "model")
 
 
-def _value(device: Device, metric: ModuleType, name: str, network: _Network | None, latency_ms: float) -> float | str:
+def _value(device: Device, metric: Metric, name: str, network: _Network | None, latency_ms: float) -> float | str:
     """The value, or why there is none."""
-    if not metric.DEVICE:
+    if metric.measure is None:
         if network is None:
             return "What an architecture alone decides is told of networks that are named, not of files"
         subnet, precision = network

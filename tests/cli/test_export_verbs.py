@@ -13,7 +13,7 @@ from PIL import Image
 
 from spaceevo.pipeline import handout
 from spaceevo.runtimes import onnxruntime as runtime
-from spaceevo.runtimes import profile_of
+from spaceevo.processors import profile_of
 
 
 @pytest.fixture

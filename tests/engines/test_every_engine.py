@@ -13,13 +13,13 @@ from unittest.mock import Mock
 import engine_jobs
 import pytest
 
-from spaceevo import engines, plugins
+from spaceevo import engines
 from spaceevo.config import EngineSettings
 from spaceevo.engines import ENGINES, MAX_LOSSES, Needs, in_order, local
 from spaceevo.errors import EngineError, PluginError, TrainingError
 from spaceevo.progress import silent
 
-NAMES = plugins.names(ENGINES)
+NAMES = ENGINES.names()
 NUM_WORKERS = 2
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spaceevo import plugins
 from spaceevo.errors import ExportError
 from spaceevo.graph.check import check, faults, program_faults
 from spaceevo.graph.graphs import IntegerGraph, IntegerWeights, QuantParams
@@ -14,7 +13,8 @@ from spaceevo.graph.nodes import INPUT
 from spaceevo.graph.ops import Conv, Depthwise, Gate, Linear, MaxPool, Multiply, Quantize
 from spaceevo.graph.tensors import FIXED_QUANTIZERS, RELU6_MAX_SCALE, Shape, Tensor, square
 from spaceevo.graph.trace import Tracer, published
-from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
+from spaceevo.spaces.hyperspace import load_hyperspace
+from spaceevo.spaces.presets import PRESETS
 from spaceevo.spaces.subnet import network_program
 from spaceevo.spaces.zoo import load_network, zoo
 
@@ -71,7 +71,7 @@ def test_what_keeps_the_contract(graph):
     assert list(faults(numbered(graph.nodes, 63), 63)) == []
 
 
-@pytest.mark.parametrize("name", plugins.names(PRESETS))
+@pytest.mark.parametrize("name", PRESETS.names())
 def test_every_preset_keeps_the_rules(name):
     rng = random.Random(name)
     hyperspace = load_hyperspace(name)

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaceevo import plugins
 from spaceevo.graph import identity as identities
 from spaceevo.graph.identity import (
     canonical,
@@ -28,7 +27,8 @@ from spaceevo.graph.nodes import Role
 from spaceevo.graph.ops import Conv, Depthwise, Gate, MaxPool, Multiply, Pool, Relabel, Sigmoid
 from spaceevo.graph.tensors import Shape, Tensor
 from spaceevo.graph.trace import published
-from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
+from spaceevo.spaces.hyperspace import load_hyperspace
+from spaceevo.spaces.presets import PRESETS
 from spaceevo.spaces.subnet import network_program
 from spaceevo.spaces.zoo import load_network, zoo
 
@@ -40,7 +40,7 @@ SUBNET = MICRO.space(MICRO.decode("micro-014-120"), 10).smallest()
 def programs(draw):
     """The program of a random subnet of any preset, in either placement."""
     rng = random.Random(draw(st.integers(0, 2**32)))
-    hyperspace = load_hyperspace(draw(st.sampled_from(plugins.names(PRESETS))))
+    hyperspace = load_hyperspace(draw(st.sampled_from(PRESETS.names())))
     program = network_program(hyperspace.space(hyperspace.sample(rng), 10).sample(rng))
     return published(program) if draw(st.booleans()) else program
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from spaceevo import plugins
 from spaceevo.graph.nodes import HEAD, INPUT, Node, Role, blocks, last_reads, layers, peak_activation_bytes
 from spaceevo.graph.ops import Add, Conv, Depthwise, Linear
 from spaceevo.graph.tensors import Shape, Tensor, square
 from spaceevo.graph.trace import Tracer
-from spaceevo.spaces.subnet import BLOCKS, BlockSpec
+from spaceevo.spaces.blocks import BLOCKS
+from spaceevo.spaces.subnet import BlockSpec
 
 
 def test_names_and_wiring(small_network):
@@ -160,7 +160,7 @@ def test_peak_counts_a_tensor_until_its_last_reader():
 def test_peak_of_a_stack_of_depthwise():
     net = Tracer(square(8, 4))  # 128 bytes
     spec = BlockSpec(8, 8, (5,), 2.0, 1, "relu")
-    plugins.load(BLOCKS, "mbv2-k3").declare(spec, net.input, net)
+    BLOCKS.load("mbv2-k3").declare(spec, net.input, net)
     # expand 16 x 16 = 256 beside the input: 384. Two depthwise 3x3 of 256, the input kept for the shortcut:
     # 128 + 256 + 256 = 640 while either runs. project: 128 + 256 + 128; add: 3 x 128.
     assert [node.id for node in net.nodes] == ["expand", "depthwise0", "depthwise", "project", "add"]

@@ -7,7 +7,7 @@ import pytest
 from spaceevo.errors import PluginError, TargetError
 from spaceevo.measure import target
 from spaceevo.measure.transports import Processor, local
-from spaceevo.runtimes import parse_cpuinfo
+from spaceevo.processors import parse_cpuinfo
 
 
 @pytest.mark.parametrize("name", ["onnxruntime@local", "onnxruntime@local:serial-1"])

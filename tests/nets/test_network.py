@@ -9,16 +9,16 @@ import torch
 from torch.nn import functional as F
 
 from made_models import made_node
-from spaceevo import plugins
 from spaceevo.errors import ExportError
 from spaceevo.graph.ops import Conv, Depthwise, Linear, Multiply, Quantize
 from spaceevo.graph.tensors import Shape, square
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.fake_quant import ActivationQuantizer
 from spaceevo.nets.network import BATCH_NORM_EPS, Network, extract, program_of, single_network
+from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
-from spaceevo.spaces.subnet import BLOCKS, BlockType, Head
+from spaceevo.spaces.subnet import BlockType, Head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,7 +84,7 @@ def space_of_block(kind, activation="swish"):
 
 
 @pytest.mark.parametrize("placement", ["device", "published"])
-@pytest.mark.parametrize("kind", plugins.names(BLOCKS))
+@pytest.mark.parametrize("kind", BLOCKS.names())
 def test_every_block_type_is_elastic(kind, placement):
     for seed in range(3):
         assert_elastic_equals_extracted(space_of_block(kind), seed, placement)
@@ -135,7 +135,7 @@ def trained_like(space, seed=0, per_channel=True):
 
 
 @pytest.mark.parametrize("activation", ["relu", "hard_swish", "swish"])
-@pytest.mark.parametrize("kind", plugins.names(BLOCKS))
+@pytest.mark.parametrize("kind", BLOCKS.names())
 def test_evaluation_is_the_integer_executor_bit_for_bit(kind, activation):
     network, program, x = trained_like(space_of_block(kind, activation))
     network.eval()
@@ -185,7 +185,7 @@ def composed(monkeypatch):
         monkeypatch.setattr(ActivationQuantizer, name, function)
 
 
-@pytest.mark.parametrize("kind", plugins.names(BLOCKS))
+@pytest.mark.parametrize("kind", BLOCKS.names())
 def test_training_is_that_of_the_composed_operations(kind, monkeypatch):
     results = []
     for fused in (True, False):

@@ -7,7 +7,6 @@ import pytest
 import torch
 import yaml
 
-from spaceevo import plugins
 from spaceevo.errors import TargetError
 from spaceevo.nets.network import program_of
 from spaceevo.nets.verification import compare
@@ -16,6 +15,7 @@ from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.space import load_space
 from spaceevo.pipeline.supernet import load_supernet
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.spaces.encoding import decode
 from spaceevo.train.batches import split, to_input
 from spaceevo.train.evaluation import calibrated_subnet, predict_logits
@@ -23,7 +23,7 @@ from spaceevo.train.evaluation import calibrated_subnet, predict_logits
 
 @pytest.mark.parametrize("runtime", ["litert", "openvino"])
 def test_run_for_another_runtime(tiny: Any, tmp_path: Any, cli: Any, runtime: str) -> None:
-    module = plugins.load("spaceevo.runtimes", runtime)
+    module = RUNTIMES.load(runtime)
     try:
         module.version()
     except TargetError as error:

@@ -13,7 +13,6 @@ import torch
 from torch.nn import functional as F
 
 from float_evaluation import evaluate
-from spaceevo import plugins
 from spaceevo.errors import ArtifactError, DataError, ExportError, NoSpaceError, TargetError
 from spaceevo.graph.graphs import IntegerWeights, QuantParams
 from spaceevo.graph.ops import Conv, Depthwise
@@ -22,19 +21,19 @@ from spaceevo.measure.random_graphs import random_float_graph, random_integer_gr
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.extracted import digest
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
-from spaceevo.runtimes import PROFILES
+from spaceevo.processors import PROFILES
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import network_program
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RUNTIMES = "spaceevo.runtimes"
 SEED = 3
 
 
-@pytest.fixture(params=plugins.names(RUNTIMES))
+@pytest.fixture(params=RUNTIMES.names())
 def runtime(request):
-    module = plugins.load(RUNTIMES, request.param)
+    module = RUNTIMES.load(request.param)
     try:
         module.version()
     except TargetError as error:
@@ -238,7 +237,7 @@ def test_largest_weight_code(runtime, profile):
     assert runtime.w_qmax(profile) in (63, 127)
 
 
-@pytest.mark.parametrize("name", plugins.names(RUNTIMES))
+@pytest.mark.parametrize("name", RUNTIMES.names())
 def test_import_is_light(name):
     heavy = {"torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert"}
     code = f"import sys, spaceevo.runtimes.{name.replace('-', '_')}; assert not {heavy!r} & sys.modules.keys()"
@@ -246,5 +245,5 @@ def test_import_is_light(name):
 
 
 def test_every_builtin_runtime_is_covered():
-    assert {"onnxruntime", "litert", "openvino"} <= set(plugins.names(RUNTIMES))
+    assert {"onnxruntime", "litert", "openvino"} <= set(RUNTIMES.names())
     assert importlib.util.find_spec("onnxruntime") is not None

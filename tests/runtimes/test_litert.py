@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional as F
 
 from float_evaluation import evaluate
-from spaceevo import plugins
 from spaceevo.errors import ArtifactError, DataError, ExportError, NoSpaceError, TargetError
 from spaceevo.graph.graphs import FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.graph.nodes import INPUT, Node, Role
@@ -20,17 +19,18 @@ from spaceevo.graph.tensors import Shape, Tensor, square
 from spaceevo.graph.trace import Tracer, input_node
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
-from spaceevo.runtimes import PROFILES
+from spaceevo.processors import PROFILES
 from spaceevo.runtimes import litert as runtime
+from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.subnet import BLOCKS, BlockSpec, network_program
+from spaceevo.spaces.subnet import BlockSpec, network_program
 from spaceevo.spaces.zoo import load_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
 
-BLOCK_TYPES = plugins.names(BLOCKS)
+BLOCK_TYPES = BLOCKS.names()
 NUM_MICRO_BLOCKS = 5
 SIZE = 15
 
@@ -54,7 +54,7 @@ def block_program(name, activation="relu", stride=1, kernel_size=3, size=SIZE):
     net = Tracer(square(16, size))
     kernel_sizes = (0, kernel_size) if name == "uib" else (kernel_size,)
     spec = BlockSpec(16, 16 if stride == 1 else 24, kernel_sizes, 2.0, stride, activation)
-    plugins.load(BLOCKS, name).declare(spec, net.input, net)
+    BLOCKS.load(name).declare(spec, net.input, net)
     return net.program
 
 

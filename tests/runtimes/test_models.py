@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from made_models import made_onnx, made_tflite
-from spaceevo import plugins
 from spaceevo.errors import ArtifactError
-from spaceevo.runtimes import _models, onnxruntime, openvino
+from spaceevo.runtimes import RUNTIMES, _models, onnxruntime, openvino
 from spaceevo.runtimes._models import Input, Model, without_cpp
 
 INPUTS = (("pixels", "uint8", (1, 8, 8, 3)), ("scale", "float32", ("batch", 5)))
@@ -26,7 +25,7 @@ INPUTS = (("pixels", "uint8", (1, 8, 8, 3)), ("scale", "float32", ("batch", 5)))
 def test_a_garbled_file_is_refused_or_whole(
     runtime: str, changes: list[tuple[float, int]], kept: float, tmp_path: Path
 ) -> None:
-    plugin = plugins.load("spaceevo.runtimes", runtime)
+    plugin = RUNTIMES.load(runtime)
     path = tmp_path / f"mine{plugin.SUFFIX}"
     (made_tflite if runtime == "litert" else made_onnx)(path, *INPUTS)
     content = bytearray(path.read_bytes())

@@ -20,7 +20,7 @@ from spaceevo.errors import ArtifactError
 from spaceevo.graph.ops import Linear, Relabel
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
-from spaceevo.runtimes import PROFILES, profile_of
+from spaceevo.processors import PROFILES, profile_of
 from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import network_program

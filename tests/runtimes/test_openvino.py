@@ -19,7 +19,6 @@ import torch
 from torch.nn import functional as F
 
 from float_evaluation import evaluate
-from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.graph.graphs import IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.graph.nodes import Node, Role
@@ -30,11 +29,12 @@ from spaceevo.nets.arithmetic import IntegerPass
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.fused_additions import fused_convolutions
 from spaceevo.nets.verification import compare
-from spaceevo.runtimes import PROFILES
+from spaceevo.processors import PROFILES
 from spaceevo.runtimes import onnxruntime as files
 from spaceevo.runtimes import openvino as runtime
+from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.subnet import BLOCKS, Block, BlockType, Head, Stage, Subnet, network_program
+from spaceevo.spaces.subnet import Block, BlockType, Head, Stage, Subnet, network_program
 from spaceevo.spaces.zoo import load_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,7 +86,7 @@ def check_exact(found):
         assert found.mean_steps < 1
 
 
-@pytest.mark.parametrize("kind", plugins.names(BLOCKS))
+@pytest.mark.parametrize("kind", BLOCKS.names())
 def test_every_block_type_is_in_integers_and_exact(tmp_path, kind):
     graph = random_integer_graph(block_program(kind), 1, 63)
     path = tmp_path / "net.onnx"

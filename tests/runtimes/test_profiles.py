@@ -5,7 +5,8 @@ import pytest
 
 from spaceevo import runtimes
 from spaceevo.errors import DataError, TargetError
-from spaceevo.runtimes import PROFILES, CpuInfo, check_images, parse_cpuinfo, profile_of, require, this_profile
+from spaceevo.processors import PROFILES, CpuInfo, parse_cpuinfo, profile_of, this_profile
+from spaceevo.runtimes import check_images, require
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from spaceevo.errors import EncodingError
 from spaceevo.graph.check import program_faults
 from spaceevo.graph.identity import identity
 from spaceevo.graph.ops import Conv
+from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.choices import Axis, Block
 from spaceevo.spaces.encoding import decode, encode, is_encoding
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
-from spaceevo.spaces.subnet import BLOCKS, BlockType, Head, network_program
+from spaceevo.spaces.subnet import BlockType, Head, network_program
 
 #: A convolution that is repeated, then two depthwise ones, each of which may be left out.
 MODULE = '''

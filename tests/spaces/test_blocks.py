@@ -5,16 +5,16 @@ from itertools import product
 
 import pytest
 
-from spaceevo import plugins
 from spaceevo.graph.check import program_faults
 from spaceevo.graph.largest import elementwise_maximum
 from spaceevo.graph.nodes import INPUT, SHORTCUT, layers
 from spaceevo.graph.ops import Add, Conv, Depthwise, Gate, Multiply, Sigmoid
 from spaceevo.graph.tensors import Shape, square
 from spaceevo.graph.trace import Counter, Tracer
-from spaceevo.spaces.subnet import BLOCKS, BlockSpec
+from spaceevo.spaces.blocks import BLOCKS
+from spaceevo.spaces.subnet import BlockSpec
 
-NAMES = plugins.names(BLOCKS)
+NAMES = BLOCKS.names()
 TWO_KERNELS = ("uib",)
 IDENTITY_ONLY = ("mbv2-identity", "mbv3-identity", "mbconv", "uib", "fused-ib", "fbnet-se")
 CROPPED = ("fbnet-cropped", "fbnet-se-cropped")
@@ -32,7 +32,7 @@ def spec_of(name, in_width=8, out_width=24, stride=1, kernel_size=3, expand_rati
 
 def declared(name, spec, shape=SHAPES[0]):
     net = Tracer(shape._replace(channels=spec.in_width))
-    output = plugins.load(BLOCKS, name).declare(spec, net.input, net)
+    output = BLOCKS.load(name).declare(spec, net.input, net)
     return output, net.program
 
 
@@ -43,7 +43,7 @@ def convolutions(program):
 def counts(name, spec, shape):
     """Output, MACs, parameters, and how many nodes have weights, without making the nodes."""
     net = Counter(shape._replace(channels=spec.in_width))
-    output = plugins.load(BLOCKS, name).declare(spec, net.input, net)
+    output = BLOCKS.load(name).declare(spec, net.input, net)
     return output.shape, net.macs, net.num_params, net.num_weighted
 
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spaceevo import plugins
 from spaceevo.errors import EncodingError, PluginError
-from spaceevo.spaces.hyperspace import PRESETS, SpaceChoice, load_hyperspace
-from spaceevo.spaces.subnet import BLOCKS
+from spaceevo.spaces.blocks import BLOCKS
+from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
+from spaceevo.spaces.presets import PRESETS
 
 MICRO = load_hyperspace("micro")
-PRESET_NAMES = plugins.names(PRESETS)
+PRESET_NAMES = PRESETS.names()
 
 
 @st.composite
@@ -104,7 +104,7 @@ def test_presets_are_consistent(name):
             assert list(values) == sorted(set(values))
             assert values[0] > 0
         for choice in stage.choices:
-            assert choice.block_type.kind in plugins.names(BLOCKS)
+            assert choice.block_type.kind in BLOCKS.names()
             for axis in stage.elastic(stage.choices.index(choice), 0).axes:
                 assert list(axis.values) == sorted(set(axis.values)), axis.name
                 assert re.fullmatch("[a-z_]+", axis.name), "a field of encodings begins with it"

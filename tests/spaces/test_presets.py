@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaceevo import plugins
 from spaceevo.graph.nodes import HEAD
 from spaceevo.graph.trace import published
 from spaceevo.spaces import encoding
-from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
+from spaceevo.spaces.hyperspace import load_hyperspace
+from spaceevo.spaces.presets import PRESETS
 from spaceevo.spaces.subnet import network_program
 
-NAMES = plugins.names(PRESETS)
+NAMES = PRESETS.names()
 HAND_MADE = ("mobilenetv3", "mobilenetv3micro", "mobilenetv4", "proxyless", "proxylessmicro", "resnet50", "resnetmicro")
 seeds = st.integers(0, 2**32)
 

@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaceevo import plugins
 from spaceevo.graph.check import program_faults
 from spaceevo.graph.nodes import HEAD, INPUT, blocks
 from spaceevo.graph.tensors import Shape, square
 from spaceevo.graph.trace import Tracer
+from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.subnet import (
-    BLOCKS,
     BlockSpec,
     block_cost,
     block_program,
@@ -39,7 +38,7 @@ def traced(subnet, shape):
     net = Tracer(shape)
     x = net.input
     for stage in subnet.stages:
-        declare = plugins.load(BLOCKS, stage.block_type.kind).declare
+        declare = BLOCKS.load(stage.block_type.kind).declare
         for index, block in enumerate(stage.blocks):
             sizes = block.kernel_size if isinstance(block.kernel_size, tuple) else (block.kernel_size,)
             stride, activation = (1 if index else stage.stride), stage.block_type.activation

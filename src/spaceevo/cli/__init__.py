@@ -1,7 +1,4 @@
-"""The command line: one file per verb, and one verb per stage of the pipeline.
-
-A verb is a module with `register(app)`; heavy imports wait until it runs, so that `--help` answers at once.
-"""
+"""The command line: one file per verb, and one verb per stage of the pipeline."""
 
 from __future__ import annotations
 
@@ -9,18 +6,30 @@ import errno
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, Protocol
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from spaceevo import interrupts, plugins
+from spaceevo import interrupts
 from spaceevo.cli import _terminal
 from spaceevo.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_NO_READER, NoSpaceError, SpaceEvoError, StorageError
+from spaceevo.plugins import Registry
 
 #: What is wrong with a path, not with the program.
 _UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class Verb(Protocol):
+    """A module of this folder; heavy imports wait until it runs, so that `--help` answers at once."""
+
+    def register(self, app: typer.Typer) -> None:
+        """Add the verb."""
+        ...
+
+
+VERBS = Registry("spaceevo.cli", Verb)
 
 
 def main() -> None:
@@ -81,8 +90,8 @@ def _verbs() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for verb in plugins.names("spaceevo.cli"):
-        plugins.load("spaceevo.cli", verb).register(app)
+    for verb in VERBS.names():
+        VERBS.load(verb).register(app)
     return app
 
 

@@ -51,11 +51,11 @@ def register(app: typer.Typer) -> None:
             content["budgets_ms"] = budgets
         parsed = parse(Recipe, content, "The recipe")
         if data is not None:
-            from spaceevo import plugins
-
-            plugin = plugins.load("spaceevo.train.datasets", "folder")
-            plugin.check(plugin.Settings(path=str(data)))
             from PIL import Image
+
+            from spaceevo.train.datasets import folder
+
+            folder.check(folder.Settings(path=str(data)))
 
             endings = Image.registered_extensions()
             num_train = sum(file.suffix.lower() in endings for file in (data / "train").rglob("*"))

@@ -1,8 +1,6 @@
 """Where independent jobs run: on this machine's cores, on a Ray cluster, or one after the other right here.
 
-The contract of every file of this folder (or of an entry point in the group `spaceevo.engines`): a function
-`start(settings: EngineSettings) -> Engine`. It raises `EngineError` where the engine cannot run here, saying what to
-install or to start.
+Every file of this folder is an `EnginePlugin`.
 """
 
 from __future__ import annotations
@@ -11,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from spaceevo import plugins
 from spaceevo.config import EngineSettings
 from spaceevo.errors import EngineError
+from spaceevo.plugins import Registry
 from spaceevo.progress import ProgressCallback
 
-ENGINES = "spaceevo.engines"
 #: How often a job is started again whose process or machine was lost.
 MAX_LOSSES = 3
 J = TypeVar("J")
@@ -125,6 +122,21 @@ class Shares:
         self._progress(round(1000 * done / total), 1000)
 
 
+class EnginePlugin(Protocol):
+    """A module of this folder, or of an entry point in the group `spaceevo.engines`."""
+
+    def start(self, settings: EngineSettings) -> Engine:
+        """The engine.
+
+        Raises:
+            EngineError: It cannot run here; the error says what to install or to start.
+        """
+        ...
+
+
+ENGINES = Registry("spaceevo.engines", EnginePlugin)
+
+
 def start(settings: EngineSettings) -> Engine:
     """The engine of a recipe.
 
@@ -132,8 +144,7 @@ def start(settings: EngineSettings) -> Engine:
         PluginError: There is no such engine.
         EngineError: It cannot run here.
     """
-    engine: Engine = plugins.load(ENGINES, settings.name).start(settings)
-    return engine
+    return ENGINES.load(settings.name).start(settings)
 
 
 def job_name(jobs: Sequence[object], number: int) -> str:

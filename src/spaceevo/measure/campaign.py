@@ -11,21 +11,20 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
-from spaceevo import plugins
 from spaceevo.errors import ExportError, NoSpaceError, TargetError, UnstableSessionError
 from spaceevo.graph.identity import canonical_json, identity, program_to_json
 from spaceevo.graph.nodes import Program
 from spaceevo.graph.tensors import square
 from spaceevo.graph.trace import Tracer
-from spaceevo.measure.metrics import METRICS
+from spaceevo.measure.metrics import METRICS, MeasureMetric, Metric
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.measure.session import FasterReferenceError, Plan, Progress, Reference, measure
 from spaceevo.measure.store import REFERENCE, Stale, Store, Subject
-from spaceevo.measure.target import RUNTIMES, connect
+from spaceevo.measure.target import connect
 from spaceevo.records import Measurement, TargetDescription
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.runtimes._models import Model
 
 Precision = Literal["int8", "fp32"]
@@ -98,7 +97,7 @@ def measure_files(
         ArtifactError: A file is missing or no model, or its inputs cannot be made; told before anything is measured.
         NoSpaceError: The disk is full, or the folder of temporary files cannot be written.
     """
-    runtime = plugins.load(RUNTIMES, target.runtime)
+    runtime = RUNTIMES.load(target.runtime)
     models = [runtime.open_model(path) for path in paths]
     subjects = [Subject(model.digest, "file", target, canonical_json(plan), name=model.path.name) for model in models]
 
@@ -137,19 +136,19 @@ def measure_metric(
         ExportError: A program cannot be written.
         NoSpaceError: The disk is full, or a folder cannot be written.
     """
-    room = plugins.load(METRICS, metric)
+    measure = _measure_of(METRICS.load(metric))
     values = []
     with closing(connect(target.name)) as transport, _folder(work_dir) as folder:
         for number, (name, program, latency_ms) in enumerate(programs):
             with _writing(folder):
                 path = export_program(target, (name, program, "int8"), folder / str(number), metadata)
-            values.append(float(room.measure(transport, target, path, latency_ms)))
+            values.append(float(measure(transport, target, path, latency_ms)))
             path.unlink()
             progress(number + 1, len(programs))
     return values
 
 
-def measure_metric_of_file(target: TargetDescription, metric: ModuleType, path: Path, latency_ms: float) -> float:
+def measure_metric_of_file(target: TargetDescription, metric: Metric, path: Path, latency_ms: float) -> float:
     """Measure a metric beside latency of one model file.
 
     Args:
@@ -161,8 +160,17 @@ def measure_metric_of_file(target: TargetDescription, metric: ModuleType, path: 
     Raises:
         TargetError: The device is lost, or cannot tell it.
     """
+    measure = _measure_of(metric)
     with closing(connect(target.name)) as transport:
-        return float(metric.measure(transport, target, path, latency_ms))
+        return float(measure(transport, target, path, latency_ms))
+
+
+def _measure_of(metric: Metric) -> MeasureMetric:
+    if metric.measure is None:
+        raise TargetError(
+            "A metric that the architecture alone decides is not measured", found=metric.ABOUT, remedy="Compute it"
+        )
+    return metric.measure
 
 
 def reference_subject(target: TargetDescription) -> Subject:
@@ -281,7 +289,7 @@ def _session(
         num_kept += 1
 
     def size_bytes(path: Path) -> int:
-        opened: Model = plugins.load(RUNTIMES, target.runtime).open_model(path)
+        opened: Model = RUNTIMES.load(target.runtime).open_model(path)
         return opened.size_bytes
 
     try:
@@ -370,7 +378,7 @@ def export_program(
     """
     check_sizes([program])
     name, nodes, precision = program
-    runtime = plugins.load(RUNTIMES, target.runtime)
+    runtime = RUNTIMES.load(target.runtime)
     path, notes = stem.with_suffix(runtime.SUFFIX), {"name": name, **(metadata or {})}
     if precision == "int8":
         runtime.export_int8(random_integer_graph(nodes, _SEED, target.w_qmax), path, notes)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import geometric_mean
 
-from spaceevo import plugins
 from spaceevo.errors import UnstableSessionError
 from spaceevo.graph.nodes import Program
 from spaceevo.graph.tensors import square
@@ -17,9 +16,10 @@ from spaceevo.measure.campaign import Precision, measure_programs
 from spaceevo.measure.session import Plan, Progress
 from spaceevo.measure.store import Store
 from spaceevo.records import Measurement, Study, StudyRow, TargetDescription
+from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.hyperspace import Hyperspace
-from spaceevo.spaces.subnet import BLOCKS, BlockSpec
+from spaceevo.spaces.subnet import BlockSpec
 
 WIDTHS = (16, 48, 128)
 SIZES = (6, 12, 24)
@@ -53,8 +53,7 @@ def _block(kind: str, kernel_sizes: tuple[int, ...], expand_ratio: float, activa
     def declare(net: Tracer, x: Feature, name: str) -> Feature:
         spec = BlockSpec(x.channels, x.channels, kernel_sizes, expand_ratio, 1, activation)
         with net.scope(name):
-            output: Feature = plugins.load(BLOCKS, kind).declare(spec, x, net)
-        return output
+            return BLOCKS.load(kind).declare(spec, x, net)
 
     return declare
 

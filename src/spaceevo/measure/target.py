@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from spaceevo import plugins
 from spaceevo.errors import TargetError
-from spaceevo.measure.transports import Transport
+from spaceevo.measure.transports import TRANSPORTS, Transport
+from spaceevo.processors import profile_of
 from spaceevo.records import TargetDescription
-from spaceevo.runtimes import profile_of
-
-RUNTIMES = "spaceevo.runtimes"
-TRANSPORTS = "spaceevo.measure.transports"
+from spaceevo.runtimes import RUNTIMES
 
 #: Processor flags that decide which INT8 (and FP32) kernels a runtime takes.
 INT8_FLAGS = frozenset(
@@ -62,11 +59,11 @@ def parse(name: str) -> TargetName:
     if not (runtime and at and transport) or (colon and not device):
         raise TargetError(
             f"{name!r} is not the name of a target",
-            found=f"Runtimes: {', '.join(plugins.names(RUNTIMES))}; transports: {', '.join(plugins.names(TRANSPORTS))}",
+            found=f"Runtimes: {', '.join(RUNTIMES.names())}; transports: {', '.join(TRANSPORTS.names())}",
             remedy="Write runtime@transport or runtime@transport:device, for example 'onnxruntime@local'",
         )
-    plugins.load(RUNTIMES, runtime)
-    plugins.load(TRANSPORTS, transport)
+    RUNTIMES.load(runtime)
+    TRANSPORTS.load(transport)
     return TargetName(runtime, transport, device)
 
 
@@ -78,8 +75,7 @@ def connect(name: str) -> Transport:
         PluginError: There is no such runtime or transport.
     """
     parts = parse(name)
-    transport: Transport = plugins.load(TRANSPORTS, parts.transport).connect(parts.device)
-    return transport
+    return TRANSPORTS.load(parts.transport).connect(parts.device)
 
 
 def describe(name: str, threads: int = 1, cores: Sequence[int] = ()) -> TargetDescription:
@@ -97,7 +93,7 @@ def describe(name: str, threads: int = 1, cores: Sequence[int] = ()) -> TargetDe
     if threads < 1:
         raise TargetError("A runtime needs at least one thread", found=f"threads = {threads}")
     parts = parse(name)
-    runtime = plugins.load(RUNTIMES, parts.runtime)
+    runtime = RUNTIMES.load(parts.runtime)
     device = connect(name)
     try:
         processor, version = device.processor(), device.runtime_version(parts.runtime)

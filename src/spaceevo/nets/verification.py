@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from spaceevo.nets.executors import Tap, run_fake_quantized, run_integer
 from spaceevo.nets.extracted import digest
 from spaceevo.progress import ProgressCallback, silent
 from spaceevo.records import LogitAgreement, Verification
+from spaceevo.runtimes import RUNTIMES, Runtime, Session
 
 DIGEST = "spaceevo.network"  # metadata: digest of the integer graph
 PROFILE = "spaceevo.profile"  # metadata: profile of the processor that a file is for
@@ -35,7 +35,7 @@ BISECTION_IMAGES = 8
 
 def verify(
     path: Path,
-    runtime: ModuleType,
+    runtime_name: str,
     graph: IntegerGraph,
     batches: Iterable[Tensor],
     labels: Tensor,
@@ -49,7 +49,7 @@ def verify(
 
     Args:
         path: The file.
-        runtime: The plug-in that wrote it and runs it here.
+        runtime_name: Of the plug-in that wrote it and runs it here.
         graph: The network.
         batches: Preprocessed images of the network's resolution, [B, 3, H, W] each; gone through once.
         labels: int64, of all of them.
@@ -61,6 +61,7 @@ def verify(
     Raises:
         ArtifactError: The file cannot be loaded, or belongs to another network.
     """
+    runtime = RUNTIMES.load(runtime_name)
     stored = runtime.metadata(path)
     if stored.get(DIGEST) != digest(graph):
         raise ArtifactError(
@@ -99,7 +100,7 @@ def verify(
     first, share = first_difference(path, runtime, graph, first_images) if problems else ("", 0.0)
     return Verification(
         file=path.name,
-        runtime=f"{runtime.__name__.rsplit('.', 1)[-1].replace('_', '-')} {runtime.version()}",
+        runtime=f"{runtime_name} {runtime.version()}",
         exported_for=stored.get(PROFILE, "unknown"),
         verified_on=verified_on,
         num_images=num_images,
@@ -133,7 +134,7 @@ def compare(logits_BC: Tensor, reference_BC: Tensor) -> LogitAgreement:
     )
 
 
-def changed_constants(path: Path, runtime: ModuleType, graph: IntegerGraph, stored: dict[str, str]) -> tuple[str, ...]:
+def changed_constants(path: Path, runtime: Runtime, graph: IntegerGraph, stored: dict[str, str]) -> tuple[str, ...]:
     """Names of the constants of a file that another export of the network does not have, bit for bit."""
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder) / f"again{runtime.SUFFIX}"
@@ -146,7 +147,7 @@ def changed_constants(path: Path, runtime: ModuleType, graph: IntegerGraph, stor
     )
 
 
-def first_difference(path: Path, runtime: ModuleType, graph: IntegerGraph, images_BCHW: Tensor) -> tuple[str, float]:
+def first_difference(path: Path, runtime: Runtime, graph: IntegerGraph, images_BCHW: Tensor) -> tuple[str, float]:
     """The first tensor that a file computes otherwise than the integer reference, found by bisection.
 
     One tensor is looked at a time: reading many would keep the runtime from fusing what it fuses.
@@ -191,5 +192,5 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def _run_file(session: object, images_BCHW: Tensor) -> Tensor:
-    return torch.from_numpy(session.run(images_BCHW.numpy()))  # type: ignore[attr-defined]
+def _run_file(session: Session, images_BCHW: Tensor) -> Tensor:
+    return torch.from_numpy(session.run(images_BCHW.numpy()))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
-from spaceevo import interrupts, plugins
+from spaceevo import interrupts
 from spaceevo.artifacts import content_hash, read_file, storage_errors, write_atomically
 from spaceevo.errors import ArtifactError, EncodingError, InfeasibleBudgetError
 from spaceevo.measure.metrics import METRICS
@@ -152,7 +152,7 @@ def check_limits(context: Context, own: SearchSpace, latency_ms: Callable[[Subne
         InfeasibleBudgetError: No subnet within a budget meets the limits that follow from the architecture alone.
     """
     limits = context.recipe.subnets.limits
-    fits = [computed_metric(name) for name in limits if not plugins.load(METRICS, name).DEVICE]
+    fits = [computed_metric(name) for name in limits if METRICS.load(name).measure is None]
 
     def excess(subnet: Subnet) -> dict[str, float]:
         return {fit.metric: metric_value(fit, subnet) / limits[fit.metric] - 1 for fit in fits}

@@ -10,31 +10,29 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 import yaml
 
-from spaceevo import plugins
 from spaceevo.artifacts import RunFolder, content_hash, entry_of, storage_errors, write_atomically
 from spaceevo.config import DataSettings, EngineSettings, Recipe, load_recipe
 from spaceevo.engines import Engine, Needs, in_order, start
 from spaceevo.errors import DataError, EngineError, RecipeError
 from spaceevo.measure.store import Store
-from spaceevo.measure.target import RUNTIMES, describe
+from spaceevo.measure.target import describe
 from spaceevo.ownership import read_marker, write_marker
 from spaceevo.pipeline.provenance import versions
 from spaceevo.pipeline.stored_engine import StoredEngine
 from spaceevo.progress import LineCallback, ProgressCallback, mute, silent
 from spaceevo.records import Arithmetic, ImageData, TargetDescription
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.settings import parse
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
 from spaceevo.storage import Storage
 from spaceevo.train.batches import not_searched
-from spaceevo.train.datasets import told
+from spaceevo.train.datasets import DATASETS, Dataset, told
 from spaceevo.train.ranks import ALONE, Ranks
 
-DATASETS = "spaceevo.train.datasets"
 #: Data sets that are made, not read. Their options stay in `data_hash`, so that runs of earlier versions go on.
 MADE = ("digits", "procedural")
 RECIPE, PROVENANCE, STORE = "recipe.yaml", "provenance.json", "measurements.sqlite"
@@ -207,8 +205,7 @@ class Context:
     @property
     def arithmetic(self) -> Arithmetic:
         """How the runtime of the target rounds: quantized networks are evaluated accordingly."""
-        arithmetic: Arithmetic = plugins.load(RUNTIMES, self.target.runtime).ARITHMETIC
-        return arithmetic
+        return RUNTIMES.load(self.target.runtime).ARITHMETIC
 
     @property
     def work_dir(self) -> Path:
@@ -292,18 +289,17 @@ def load_data(settings: DataSettings, cache: Path) -> ImageData:
     """
     plugin, options = data_options(settings)
     with storage_errors(cache):
-        data: ImageData = plugin.load(options, settings.image_size, cache)
-    return data
+        return plugin.load(options, settings.image_size, cache)
 
 
-def data_options(settings: DataSettings) -> tuple[ModuleType, Any]:
+def data_options(settings: DataSettings) -> tuple[Dataset, Any]:
     """The plug-in of a data set and its options.
 
     Raises:
         PluginError: No such data set.
         RecipeError: An option is wrong.
     """
-    plugin = plugins.load(DATASETS, settings.name)
+    plugin = DATASETS.load(settings.name)
     return plugin, parse(plugin.Settings, settings.options, "The recipe, at 'data.options',")
 
 
@@ -328,7 +324,7 @@ def named_data(name: str, image_size: int) -> DataSettings:
         return load_recipe(path).data
     if os.path.isdir(path):  # also where nobody may look
         return DataSettings(name="folder", image_size=image_size, options={"path": str(path)})
-    known = [known for known in plugins.names(DATASETS) if known != "folder"]
+    known = [known for known in DATASETS.names() if known != "folder"]
     if name not in known:
         raise DataError(
             f"There is no data set {name!r}",

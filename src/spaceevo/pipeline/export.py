@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spaceevo import plugins
 from spaceevo.artifacts import INPUTS, FileEntry, Sealed, content_hash, entry_of, fault_of, read_file, write_atomically
 from spaceevo.measure.campaign import measure_files, measure_metric_of_file
 from spaceevo.measure.metrics import METRICS
@@ -186,15 +185,15 @@ def _measured(paths: list[Path], context: Context, progress: ProgressCallback) -
 
 
 def _metric(name: str, path: Path, latency_ms: float, context: Context, progress: ProgressCallback) -> float:
-    return measure_metric_of_file(context.target, plugins.load(METRICS, name), path, latency_ms)
+    return measure_metric_of_file(context.target, METRICS.load(name), path, latency_ms)
 
 
 def _limited_metrics(context: Context, subnet: Subnet, path: Path, latency_ms: float) -> dict[str, float]:
     """The metrics that the recipe limits, of an exported INT8 file."""
     values = {}
     for name in context.recipe.subnets.limits:
-        room = plugins.load(METRICS, name)
-        if room.DEVICE:
+        room = METRICS.load(name)
+        if room.measure:
             values[name] = context.at_device(partial(_metric, name, path.absolute(), latency_ms), silent)
         else:
             values[name] = metric_value(computed_metric(name), subnet)

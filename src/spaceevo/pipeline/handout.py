@@ -7,23 +7,21 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from spaceevo import plugins
 from spaceevo.config import ExportSettings
 from spaceevo.errors import ArtifactError, DataError, ExportError, TargetError
-from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
 from spaceevo.ownership import output_file
 from spaceevo.pipeline.classes import class_names_of, in_class_order
 from spaceevo.pipeline.context import Context, load_data, named_data
+from spaceevo.processors import Profile, profile_of, this_profile
 from spaceevo.progress import LineCallback, ProgressCallback, mute, part, silent
 from spaceevo.records import ExtractedNetwork, Preprocessing, Verification
-from spaceevo.runtimes import Profile, profile_of, this_profile
+from spaceevo.runtimes import RUNTIMES, Runtime
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import NORMALIZATION, Images, to_input
@@ -115,7 +113,7 @@ def hand_out(
         ExportError: The file breaks a bound: it stays under `NAME-unverified`, and is not handed out.
         TargetError: The runtime is not installed.
     """
-    runtime = plugins.load(RUNTIMES, runtime_name)
+    runtime = RUNTIMES.load(runtime_name)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {**network.metadata, DIGEST: digest(network.integer)}
     preprocessing = _preprocessing(network, runtime)
@@ -124,7 +122,7 @@ def hand_out(
     int8, fp32, unverified = _files(folder, name, runtime)
     runtime.export_int8(network.integer, unverified, {**metadata, PRECISION: "int8"})
     runtime.export_fp32(network.floating, fp32, {**metadata, PRECISION: "fp32"})
-    verification = _verify(unverified, runtime, network, images, min_agreement, part(progress, 0, 0.8))
+    verification = _verify(unverified, runtime_name, network, images, min_agreement, part(progress, 0, 0.8))
     if verification.problems:
         where = verification.first_difference
         raise ExportError(
@@ -140,12 +138,12 @@ def hand_out(
     return HandedOut(int8, fp32, top1(logits, images.labels), named, preprocessing)
 
 
-def _preprocessing(network: ExtractedNetwork, runtime: ModuleType | None = None) -> Preprocessing | None:
+def _preprocessing(network: ExtractedNetwork, runtime: Runtime | None = None) -> Preprocessing | None:
     """How a picture becomes the input of a runtime's files; None where the network does not tell all of it."""
     try:
         fields = json.loads(network.metadata.get(PREPROCESSING, "{}"))
         fields.pop("steps", None)
-        return Preprocessing.model_validate(fields | {"layout": getattr(runtime, "LAYOUT", "NCHW")})
+        return Preprocessing.model_validate(fields | {"layout": runtime.LAYOUT if runtime else "NCHW"})
     except (ValueError, TypeError, AttributeError):
         return None
 
@@ -181,10 +179,11 @@ def verify_file(
             found=f"Its precision is {stored.get(PRECISION, 'not told')}",
             remedy="Give the file that ends in -int8",
         )
-    runtime = plugins.load(RUNTIMES, runtime_name or written_for)
+    runtime_name = runtime_name or written_for
+    RUNTIMES.load(runtime_name)  # an unknown one is told before data are read
     extracted = load_extracted(network) if network else find_network(path, stored)
     images, bounds = validation_images(path, extracted, data, say), bounds_of(path)
-    return _verify(path, runtime, extracted, images, bounds.min_agreement, progress)
+    return _verify(path, runtime_name, extracted, images, bounds.min_agreement, progress)
 
 
 def export_network(
@@ -213,7 +212,7 @@ def export_network(
         ExportError: The file breaks a bound, or the runtime lacks an operator.
     """
     network = load_extracted(path)
-    for file in _files(folder, path.stem, plugins.load(RUNTIMES, runtime_name)):
+    for file in _files(folder, path.stem, RUNTIMES.load(runtime_name)):
         output_file(file, force=force, is_ours=_is_handed_out)
     if folder.resolve() != path.parent.resolve():
         output_file(folder / path.name, force=force)
@@ -224,7 +223,7 @@ def export_network(
     return out
 
 
-def _files(folder: Path, name: str, runtime: ModuleType) -> tuple[Path, Path, Path]:
+def _files(folder: Path, name: str, runtime: Runtime) -> tuple[Path, Path, Path]:
     """Of the INT8 model, of its twin, and of an INT8 model that is not verified."""
     int8, fp32, unverified = (folder / f"{name}-{what}{runtime.SUFFIX}" for what in ("int8", "fp32", "unverified"))
     return int8, fp32, unverified
@@ -275,7 +274,7 @@ def read_metadata(path: Path) -> tuple[str, dict[str, str]]:
     Raises:
         ArtifactError: No runtime has files of this suffix, or the file is damaged.
     """
-    runtimes = {name: plugins.load(RUNTIMES, name) for name in plugins.names(RUNTIMES)}
+    runtimes = {name: RUNTIMES.load(name) for name in RUNTIMES.names()}
     for runtime in runtimes.values():
         if path.name.endswith(runtime.SUFFIX):
             stored: dict[str, str] = runtime.metadata(path)
@@ -362,7 +361,7 @@ def validation_images(path: Path, network: ExtractedNetwork, data: str | None, s
 
 def _verify(
     path: Path,
-    runtime: ModuleType,
+    runtime_name: str,
     network: ExtractedNetwork,
     images: Images,
     min_agreement: float,
@@ -370,7 +369,7 @@ def _verify(
 ) -> Verification:
     return verify(
         path,
-        runtime,
+        runtime_name,
         network.integer,
         _batches(network, images),
         images.labels,

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from spaceevo import plugins
 from spaceevo.config import TrainingSettings, num_held_out
 from spaceevo.engines import ENGINES
 from spaceevo.measure import target
@@ -39,10 +38,10 @@ def check_names(context: Context, stages: Collection[str]) -> None:
     _ = context.hyperspace
     data_options(recipe.data)
     target.parse(recipe.target.name)
-    plugins.load(ENGINES, recipe.engine.name)
+    ENGINES.load(recipe.engine.name)
     if subnets.NAME in stages:
         for metric in recipe.subnets.limits:
-            plugins.load(METRICS, metric)
+            METRICS.load(metric)
     if compare.NAME in stages:
         for name in recipe.compare.handmade:
             compare.handmade_space(name)
@@ -62,7 +61,7 @@ def check_here(context: Context, stages: Collection[str]) -> None:
     """
     recipe = context.recipe
     plugin, options = data_options(recipe.data)
-    if hasattr(plugin, "check") and "data" not in vars(context):
+    if plugin.check and "data" not in vars(context):
         plugin.check(options)
     teacher = recipe.blocks.teacher_network
     if blocks.NAME in stages and not teacher:
@@ -92,7 +91,7 @@ def check_elsewhere(context: Context, stages: Collection[str]) -> None:
             list(context.engine.map(check_training, [recipe.supernet], silent, needs=needs))
     if subnets.NAME in stages:
         for metric in recipe.subnets.limits:
-            if plugins.load(METRICS, metric).DEVICE:
+            if METRICS.load(metric).measure:
                 context.at_device(partial(_try_metric, metric), silent)
 
 

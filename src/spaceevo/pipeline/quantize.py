@@ -20,7 +20,7 @@ from pydantic import Field
 from rich.console import Console
 from torch import Tensor
 
-from spaceevo import interrupts, plugins
+from spaceevo import interrupts
 from spaceevo.artifacts import RunFolder, content_hash, write_atomically
 from spaceevo.config import MAX_SEED, Recipe, TargetSettings, TrainingSettings, load_recipe
 from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError, SpaceEvoError
@@ -35,16 +35,17 @@ from spaceevo.pipeline.curves import write_curve
 from spaceevo.pipeline.handout import hand_out, metadata_of, run_of
 from spaceevo.pipeline.memory import peak_rss_mib
 from spaceevo.pipeline.provenance import versions
+from spaceevo.processors import profile_of
 from spaceevo.progress import LineCallback, ProgressCallback, lines, shown
 from spaceevo.records import ExtractedNetwork, ImageData, Record, TargetDescription, Verification
-from spaceevo.runtimes import profile_of
 from spaceevo.seeding import numpy_random
 from spaceevo.settings import Settings
 from spaceevo.spaces import zoo
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.handmade import every_mobilenet_v3
-from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
+from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.named import named_space, named_subnet
+from spaceevo.spaces.presets import PRESETS
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split
@@ -519,7 +520,7 @@ def _architectures(encoding: str, space: str, num_classes: int) -> Iterator[tupl
     elif kind == HANDMADE:
         alike = [
             (f"{HANDMADE}:{hyperspace.name}", subnet)
-            for hyperspace in map(load_hyperspace, [name] if name else plugins.names(PRESETS))
+            for hyperspace in map(load_hyperspace, [name] if name else PRESETS.names())
             for subnet in every_mobilenet_v3(hyperspace, num_classes)
             if encode(subnet) == encoding
         ]

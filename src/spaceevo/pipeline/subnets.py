@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from spaceevo import plugins
 from spaceevo.artifacts import write_atomically
 from spaceevo.graph.nodes import Program
 from spaceevo.measure.campaign import measure_metric
@@ -108,7 +107,7 @@ def _fit_limits(
     fits = []
     names = list(context.recipe.subnets.limits)
     for number, name in enumerate(names):
-        if plugins.load(METRICS, name).DEVICE:
+        if METRICS.load(name).measure:
             own = part(progress, number / len(names), (number + 1) / len(names))
             fits.append(fit_metric(name, subnets, context.at_device(partial(_metric, name, jobs, metadata), own)))
         else:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spaceevo import plugins
 from spaceevo.errors import TargetError
 from spaceevo.measure.metrics import METRICS
 from spaceevo.predict.regression import non_negative
@@ -34,7 +33,7 @@ def fit_metric(metric: str, subnets: Sequence[Subnet], values: Sequence[float]) 
             f"{metric} cannot be predicted from what was measured",
             found=f"{len(subnets)} networks, least value {measured.min(initial=np.inf):g}",
         )
-    room = plugins.load(METRICS, metric)
+    room = METRICS.load(metric)
     work = np.array([room.features(subnet) for subnet in subnets])
     held_out = np.arange(len(subnets)) % HELD_OUT == HELD_OUT - 1
     relative = work / measured[:, None]
@@ -53,11 +52,11 @@ def computed_metric(metric: str) -> MetricFit:
     Raises:
         PluginError: There is no such metric.
     """
-    plugins.load(METRICS, metric)
+    METRICS.load(metric)
     return MetricFit(metric=metric, coefficients=(1.0,), num_fit=0, mape=0.0)
 
 
 def metric_value(fit: MetricFit, subnet: Subnet) -> float:
     """The metric of an INT8 network, predicted or computed."""
-    features = plugins.load(METRICS, fit.metric).features(subnet)
+    features = METRICS.load(fit.metric).features(subnet)
     return float(np.dot(features, fit.coefficients))

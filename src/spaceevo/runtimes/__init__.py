@@ -1,34 +1,4 @@
-"""What executes an architecture: one file per runtime.
-
-A runtime is a module, without torch, with
-
-    SUFFIX: str                                      suffix of its files, for example ".onnx"
-    ARITHMETIC: Arithmetic                           where its integer results differ from the contract's
-    version() -> str                                 version of the runtime
-    w_qmax(profile) -> int                           largest weight code that is exact on such a processor
-    export_int8(graph: IntegerGraph, path, metadata) write the INT8 model; nothing is calibrated again
-    export_fp32(graph: FloatGraph, path, metadata)   write its FP32 twin in the form that is fastest there
-    metadata(path) -> {key: text}                    what `export_*` was given, and the versions
-    constants(path) -> {name: array}                 every scale, zero point, code and bias that a file holds
-    float_operators(path) -> tuple[str, ...]         what the runtime would still compute in float
-    Session(path, threads=1, taps=())                of such a file: .run(images) -> logits,
-                                                     .codes(images) -> {tap: codes} of the tensors named by `taps`
-
-and, for any model that the runtime reads, spaceevo's own or not,
-
-    open_model(path) -> Model                        its files and inputs (see `_models`); refuses what cannot be timed
-    load(path, threads=1)                            .time(repeats) -> [ms]
-    explain(message, version) -> (found, remedy)     what the runtime's words for refusing a model mean
-    profile(path, repeats, threads=1) -> {operator: ms}
-    LAYOUT: str                                      optional: "NHWC" where its files read images so; else NCHW
-
-and, where other machines are to run its files,
-
-    ON_DEVICE: Path                                  a stand-alone file that loads and times them (see `_on_device`)
-    operator_times(nodes) -> {operator: ms}          optional: of the nodes that its `profile` gives, where it has one
-    on_device_options(path, profile) -> {name: value}  optional: of its `load`, for a kind of processor
-    BENCHMARK: ModuleType                            optional: a program that times them where there is no Python; has
-                                                     what `_benchmark_model` has
+"""What executes an architecture: one file per runtime, a module without torch that is a `Runtime`.
 
 Exports are atomic: a file that exists is complete. A file that cannot be loaded is an `ArtifactError`; a runtime that
 is not installed is a `TargetError`.
@@ -37,145 +7,241 @@ is not installed is a `TargetError`.
 from __future__ import annotations
 
 import importlib
-import platform
-from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from spaceevo.errors import DataError, ExportError, TargetError
+from spaceevo.graph.graphs import FloatGraph, IntegerGraph
 from spaceevo.graph.nodes import Program
+from spaceevo.plugins import Registry
+from spaceevo.processors import Profile
+from spaceevo.records import Arithmetic
+
+if TYPE_CHECKING:
+    from spaceevo.runtimes._models import Model
 
 CountedNode = tuple[str, str, str, float]  # name, type, layers, ms: what runtimes count (see `_on_device`)
-SATURATION_FREE_CODE = 63  # 2 * 255 * 63 < 2**15
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """A kind of processor, as far as it matters for INT8.
+class Session(Protocol):
+    """A file that a runtime has written, loaded."""
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Logits, float32 [N, C], of preprocessed images, float32 [N, 3, H, W]; one image at a time.
+
+        Raises:
+            DataError: The images have another size.
+            ExportError: The runtime refuses to run the model.
+        """
+        ...
+
+    def codes(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Codes, uint8 [N, C, H, W], of every tapped tensor, for images as of `run`."""
+        ...
+
+
+class OpenSession(Protocol):
+    """Loads a file that the runtime has written."""
+
+    def __call__(self, path: Path, threads: int = 1, taps: Sequence[str] = ()) -> Session:
+        """The loaded file.
+
+        Args:
+            path: What `export_int8` or `export_fp32` wrote.
+            threads: Threads within an operator; operators run one after another.
+            taps: Nodes whose codes `codes` gives: no `Relabel` (it has its input's) and no `Linear`.
+
+        Raises:
+            ArtifactError: The file is missing, truncated, damaged or foreign, or has no such tensor.
+            TargetError: The runtime is not installed.
+        """
+        ...
+
+
+class Timed(Protocol):
+    """A model of anybody's, loaded."""
+
+    def time(self, repeats: int) -> list[float]:
+        """Latencies of `repeats` inferences in a row, each in ms."""
+        ...
+
+
+class LoadModel(Protocol):
+    """Loads a model of anybody's, to be timed."""
+
+    def __call__(self, path: Path, threads: int = 1) -> Timed:
+        """The loaded model.
+
+        Raises:
+            ArtifactError: Missing, damaged, or the runtime refuses it.
+            TargetError: The runtime is not installed.
+        """
+        ...
+
+
+class Benchmark(Protocol):
+    """A program that times a runtime's files where there is no Python.
 
     Attributes:
-        name: Recorded in exported files.
-        about: For people.
-        machines: Architectures, in lower case; empty for any.
-        flags: The processor has one of these; empty for any.
-        pair_sums_saturate: Whether its fastest u8 x s8 instruction adds two products in saturating 16 bit: exact
-            only while weight codes stay within `SATURATION_FREE_CODE`.
+        PROGRAM: Its name.
+        HOW_TO_GET: Where a user finds it.
     """
 
-    name: str
-    about: str
-    machines: frozenset[str]
-    flags: frozenset[str]
-    pair_sums_saturate: bool
+    PROGRAM: str
+    HOW_TO_GET: str
+
+    @property
+    def command(self) -> Callable[..., list[str]]:
+        """The words that start it: `command(program, file, repeats, threads, **more)`."""
+        ...
+
+    def samples_ms(self, output: str, repeats: int) -> list[float]:
+        """Latencies in its output, in ms."""
+        ...
+
+    def peak_memory_mib(self, output: str) -> float:
+        """Peak memory in its output, in MiB."""
+        ...
+
+    def operator_times(self, output: str) -> dict[str, float]:
+        """Milliseconds per kind of kernel in its output."""
+        ...
+
+    def complaints(self, output: str) -> Iterator[str]:
+        """What it complains about."""
+        ...
+
+    def delegated(self, output: str) -> bool:
+        """Whether the whole model ran where it is exact."""
+        ...
 
 
-_X86 = frozenset({"x86_64", "amd64", "x86", "i686"})
-_ARM = frozenset({"aarch64", "arm64"})
-#: The first that fits a processor is its profile.
-PROFILES = (
-    Profile("x86-vnni", "x86 with VNNI", _X86, frozenset({"avx512_vnni", "avx_vnni", "avx512vnni"}), False),
-    Profile("x86-avx2", "x86 without VNNI", _X86, frozenset(), True),
-    Profile("arm-dotprod", "ARM with dot products", _ARM, frozenset({"asimddp"}), False),
-    Profile("arm", "ARM without dot products", _ARM, frozenset(), False),
-    Profile("other", "another processor", frozenset(), frozenset(), False),
-)
-
-
-def profile_of(machine: str, flags: Collection[str]) -> Profile:
-    """The profile of a processor.
-
-    Args:
-        machine: Architecture, for example "x86_64" or "aarch64".
-        flags: What it names as its flags.
-
-    >>> profile_of("x86_64", ["avx2"]).name, profile_of("aarch64", ["asimddp"]).name
-    ('x86-avx2', 'arm-dotprod')
-    """
-    return next(
-        profile
-        for profile in PROFILES
-        if (not profile.machines or machine.lower() in profile.machines)
-        and (not profile.flags or not profile.flags.isdisjoint(flags))
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class CpuInfo:
-    """What Linux tells of a processor.
+class Runtime(Protocol):
+    """A module of this folder, or of an entry point in the group `spaceevo.runtimes`.
 
     Attributes:
-        model: The first of its names, or its board's; "" where nothing is told.
-        flags: Every flag of the first core.
-        cores: Numbers of the logical cores that are on; gaps are usual. Empty where none is told.
+        NAME: For people.
+        SUFFIX: Of its files, for example ".onnx".
+        LAYOUT: How its files read images: "NCHW" or "NHWC".
+        ARITHMETIC: Where its integer results differ from the contract's.
     """
 
-    model: str
-    flags: frozenset[str]
-    cores: frozenset[int]
+    NAME: str
+    SUFFIX: str
+    LAYOUT: str
+    ARITHMETIC: Arithmetic
+
+    @property
+    def Session(self) -> OpenSession:
+        """Loads a file that it has written."""
+        ...
+
+    @property
+    def load(self) -> LoadModel:
+        """Loads any model that it reads."""
+        ...
+
+    @property
+    def ON_DEVICE(self) -> Path | None:
+        """A stand-alone file that loads and times models on other machines (see `_on_device`); None for none."""
+        ...
+
+    @property
+    def on_device_options(self) -> Callable[[Path, Profile], dict[str, Any]] | None:
+        """Options of that file's `load`, for a model and a kind of processor; None for none."""
+        ...
+
+    @property
+    def operator_times(self) -> Callable[[Iterable[CountedNode]], dict[str, float]] | None:
+        """Milliseconds per operator, from the nodes that the file's `profile` counts; None without one."""
+        ...
+
+    @property
+    def BENCHMARK(self) -> Benchmark | None:
+        """A program that times its files where there is no Python; None for none."""
+        ...
+
+    def version(self) -> str:
+        """Version of the runtime.
+
+        Raises:
+            TargetError: It is not installed.
+        """
+        ...
+
+    def w_qmax(self, profile: Profile) -> int:
+        """Largest absolute weight code that is exact on a kind of processor, 1 to 127."""
+        ...
+
+    def export_int8(self, graph: IntegerGraph, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write a quantized network with exactly the graph's parameters; nothing is calibrated again.
+
+        Args:
+            graph: A whole network, or a part: without logits, the output is the last tensor, dequantized.
+            path: Written atomically.
+            metadata: Put into the file, beside the versions.
+
+        Raises:
+            ExportError: The runtime does not take it, or it is not quantized as devices compute.
+            NoSpaceError: The file cannot be written.
+        """
+        ...
+
+    def export_fp32(self, graph: FloatGraph, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the FP32 twin in the form that the runtime runs fastest; arguments and errors as of `export_int8`."""
+        ...
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """What an export was given as metadata, and the versions.
+
+        Raises:
+            ArtifactError: The file is none of the runtime's.
+        """
+        ...
+
+    def constants(self, path: Path) -> dict[str, np.ndarray]:
+        """Every scale, zero point, code and bias that a file holds, by name.
+
+        Raises:
+            ArtifactError: The file is none of the runtime's.
+        """
+        ...
+
+    def float_operators(self, path: Path) -> tuple[str, ...]:
+        """What the runtime would still compute in float; empty for a model that runs wholly in integers.
+
+        Raises:
+            ArtifactError: The file cannot be loaded.
+        """
+        ...
+
+    def open_model(self, path: Path) -> Model:
+        """The files and inputs of a model that anybody has made.
+
+        Raises:
+            ArtifactError: It cannot be timed.
+        """
+        ...
+
+    def explain(self, message: str, version: str) -> tuple[str, str]:
+        """What the runtime means when it refuses a model: what is wrong, and what to do."""
+        ...
+
+    def profile(self, path: Path, repeats: int, threads: int = 1) -> dict[str, float]:
+        """Milliseconds per operator, in the context of the whole network.
+
+        Raises:
+            ArtifactError: The file cannot be loaded.
+            TargetError: The runtime does not tell.
+        """
+        ...
 
 
-#: Names of cores, as /proc/cpuinfo numbers implementers and parts.
-_PARTS = {
-    "0x41": {
-        "0xc05": "Cortex-A5", "0xc07": "Cortex-A7", "0xc08": "Cortex-A8", "0xc09": "Cortex-A9", "0xc0f": "Cortex-A15",
-        "0xd01": "Cortex-A32", "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55",
-        "0xd07": "Cortex-A57", "0xd08": "Cortex-A72", "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75",
-        "0xd0b": "Cortex-A76", "0xd0c": "Neoverse-N1", "0xd0d": "Cortex-A77", "0xd40": "Neoverse-V1",
-        "0xd41": "Cortex-A78", "0xd44": "Cortex-X1", "0xd46": "Cortex-A510", "0xd47": "Cortex-A710",
-        "0xd48": "Cortex-X2", "0xd49": "Neoverse-N2", "0xd4d": "Cortex-A715", "0xd4e": "Cortex-X3",
-        "0xd4f": "Neoverse-V2", "0xd80": "Cortex-A520", "0xd81": "Cortex-A720", "0xd82": "Cortex-X4",
-    },
-    "0x51": {
-        "0x802": "Kryo-3xx-Gold", "0x803": "Kryo-3xx-Silver", "0x804": "Kryo-4xx-Gold", "0x805": "Kryo-4xx-Silver",
-    },
-}  # fmt: skip
-
-
-def parse_cpuinfo(text: str) -> CpuInfo:
-    """The processor that a text of the form of /proc/cpuinfo describes.
-
-    >>> parse_cpuinfo("processor : 4\\nmodel name : Fast 1\\nflags : avx2\\n")
-    CpuInfo(model='Fast 1', flags=frozenset({'avx2'}), cores=frozenset({4}))
-    """
-    fields: dict[str, str] = {}
-    parts: Counter[str] = Counter()
-    cores: set[int] = set()
-    implementer = ""
-    for line in text.splitlines():
-        key, separator, value = (part.strip() for part in line.partition(":"))
-        if not separator:
-            continue
-        fields.setdefault(key, value)  # of the first core
-        if key == "processor" and value.isdecimal():
-            cores.add(int(value))
-        implementer = value if key == "CPU implementer" else implementer
-        if key == "CPU part":
-            parts[_PARTS.get(implementer.lower(), {}).get(value.lower(), f"{implementer} {value}".strip())] += 1
-    flags = fields.get("flags") or fields.get("Features", "")  # x86, Arm
-    names = [
-        fields.get("model name") or fields.get("Hardware") or ("" if "flags" in fields else fields.get("Model", ""))
-    ]
-    names += [" + ".join(f"{number} x {name}" for name, number in parts.items())]
-    return CpuInfo(", ".join(filter(None, names)), frozenset(flags.split()), frozenset(cores))
-
-
-def this_cpuinfo() -> str:
-    """The text that Linux describes this machine's processor with; "" elsewhere."""
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-@cache
-def this_profile() -> Profile:
-    """The profile of the processor that this process runs on; without Linux's list of flags the most careful one."""
-    return profile_of(platform.machine(), parse_cpuinfo(this_cpuinfo()).flags)
+RUNTIMES = Registry("spaceevo.runtimes", Runtime)
 
 
 def require(package: str, runtime: str, extra: str) -> ModuleType:

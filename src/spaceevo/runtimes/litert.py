@@ -36,8 +36,9 @@ from spaceevo.graph.ops import (
     Sigmoid,
 )
 from spaceevo.graph.tensors import NUM_CODES, Shape
+from spaceevo.processors import Profile
 from spaceevo.records import Arithmetic
-from spaceevo.runtimes import Profile, _benchmark_model, check_images, check_placement, require
+from spaceevo.runtimes import _benchmark_model, check_images, check_placement, require
 from spaceevo.runtimes._models import Model, Timed, check_format, make_input, shortened
 from spaceevo.runtimes._on_device import litert as on_device
 
@@ -55,6 +56,7 @@ MAX_WEIGHT = 127
 MAX_BIAS = 2**30
 ON_DEVICE = Path(on_device.__file__)
 BENCHMARK = _benchmark_model
+on_device_options = operator_times = None
 # The version of an operator that takes int8 (per channel where there are weights); others have version 1
 INT8_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 12, "ADD": 2, "MUL": 2, "MEAN": 2,
                  "MAX_POOL_2D": 2, "PAD": 2, "LOGISTIC": 2, "CONCATENATION": 2, "DEQUANTIZE": 2}  # fmt: skip

@@ -13,22 +13,17 @@ import numpy as np
 
 from spaceevo.errors import ArtifactError, ExportError
 from spaceevo.graph.graphs import FloatGraph, IntegerGraph
+from spaceevo.processors import SATURATION_FREE_CODE, Profile, this_profile
 from spaceevo.records import Arithmetic
-from spaceevo.runtimes import (
-    SATURATION_FREE_CODE,
-    CountedNode,
-    Profile,
-    _qdq,
-    check_images,
-    check_placement,
-    this_profile,
-)
+from spaceevo.runtimes import CountedNode, _qdq, check_images, check_placement
 from spaceevo.runtimes._models import Model, Timed, check_format, check_links, open_onnx, shortened, without_cpp
 from spaceevo.runtimes._on_device import onnxruntime as on_device
 from spaceevo.runtimes._qdq import IMAGE, LARGEST_CODE, LOGITS, MARK, Fp32Writer, Int8Writer, largest_code, write_model
 
 NAME = "ONNX Runtime"
 SUFFIX = ".onnx"
+LAYOUT = "NCHW"
+BENCHMARK = None
 ARITHMETIC = Arithmetic()  # the contract is its arithmetic on x86; on ARM it adds and pools in fixed point
 ON_DEVICE = Path(on_device.__file__)
 metadata, constants = _qdq.metadata, _qdq.constants

@@ -32,14 +32,18 @@ from spaceevo.graph.graphs import FloatGraph, IntegerGraph, QuantParams
 from spaceevo.graph.nodes import Node
 from spaceevo.graph.ops import Conv, Convolution, Depthwise, Gate, Multiply, Pool, Quantize, Relabel
 from spaceevo.graph.tensors import NUM_CODES
+from spaceevo.processors import Profile
 from spaceevo.records import Arithmetic
-from spaceevo.runtimes import CountedNode, Profile, _qdq, check_images, check_placement, require
+from spaceevo.runtimes import CountedNode, _qdq, check_images, check_placement, require
 from spaceevo.runtimes._models import Model, Timed, check_format, check_links, make_input, open_onnx, shortened
 from spaceevo.runtimes._on_device import openvino as on_device
 from spaceevo.runtimes._qdq import IMAGE, LOGITS, MARK, Fp32Writer, Int8Writer, write_model
 
 NAME = "OpenVINO"
 SUFFIX = ".openvino.onnx"
+LAYOUT = "NCHW"
+BENCHMARK = None
+on_device_options = None
 ON_DEVICE = Path(on_device.__file__)
 metadata, constants = _qdq.metadata, _qdq.constants
 QUANTIZER = f"{MARK}q"  # ends the name of a node that quantizes an operator's output

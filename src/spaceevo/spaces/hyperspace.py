@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
-from spaceevo import plugins
 from spaceevo.errors import EncodingError
+from spaceevo.spaces.presets import PRESETS
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import Head
-
-PRESETS = "spaceevo.spaces.presets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +168,7 @@ def load_hyperspace(name: str) -> Hyperspace:
     >>> load_hyperspace("micro").num_spaces
     12500
     """
-    hyperspace: Hyperspace = plugins.load(PRESETS, name).HYPERSPACE
-    return hyperspace
+    return PRESETS.load(name).HYPERSPACE
 
 
 def _change_one(values: tuple[int, ...], limits: list[int], rng: random.Random) -> tuple[int, ...]:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from spaceevo import plugins
 from spaceevo.graph.nodes import HEAD, INPUT, Node, Program
 from spaceevo.graph.ops import Norm
 from spaceevo.graph.tensors import Shape, square
 from spaceevo.graph.trace import Activation, Counter, Feature, Tracer, input_node
+from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.choices import Block, Value
-
-BLOCKS = "spaceevo.spaces.blocks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,5 +234,5 @@ def _declare(block_type: BlockType, stride: int, block: Block, x: Feature, net: 
         activation=block_type.activation,
         added=block.added,
     )
-    output: Feature = plugins.load(BLOCKS, block_type.kind).declare(spec, x, net)
+    output: Feature = BLOCKS.load(block_type.kind).declare(spec, x, net)
     return output

@@ -8,7 +8,6 @@ from types import ModuleType
 import onnx
 import pytest
 
-from spaceevo import plugins
 from spaceevo.errors import TargetError
 from spaceevo.graph.nodes import peak_activation_bytes
 from spaceevo.measure.campaign import export_program, measure_metric
@@ -20,8 +19,8 @@ from spaceevo.spaces.named import named_space
 from spaceevo.spaces.subnet import Subnet, network_program
 
 SPACE = named_space("micro-014-120", 10)
-NAMES = plugins.names(METRICS)
-DEVICE_NAMES = [name for name in NAMES if plugins.load(METRICS, name).DEVICE]
+NAMES = METRICS.names()
+DEVICE_NAMES = [name for name in NAMES if METRICS.load(name).DEVICE]
 UNITS = ("-mib", "-mj")
 
 
@@ -45,7 +44,7 @@ def device() -> Iterator[Transport]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_ends_in_its_unit_and_tells_what_it_is(name: str) -> None:
-    room: ModuleType = plugins.load(METRICS, name)
+    room: ModuleType = METRICS.load(name)
     assert name.endswith(UNITS)
     assert room.ABOUT.endswith(".")
     assert hasattr(room, "measure") == room.DEVICE
@@ -53,7 +52,7 @@ def test_a_name_ends_in_its_unit_and_tells_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_are_sums_of_work(name: str) -> None:
-    room = plugins.load(METRICS, name)
+    room = METRICS.load(name)
     rng = Random(0)
     for subnet in (SPACE.smallest(), SPACE.largest(), *(SPACE.sample(rng) for _ in range(5))):
         features = room.features(subnet)
@@ -65,7 +64,7 @@ def test_features_are_sums_of_work(name: str) -> None:
 
 @pytest.mark.parametrize("name", DEVICE_NAMES)
 def test_larger_networks_cost_more(name: str, device: Transport, tmp_path: Path) -> None:
-    room, target, values = plugins.load(METRICS, name), describe("onnxruntime@fake"), []
+    room, target, values = METRICS.load(name), describe("onnxruntime@fake"), []
     for number, subnet in enumerate((SPACE.smallest(), SPACE.largest())):
         path = export_program(target, ("net", program(subnet), "int8"), tmp_path / str(number))
         values.append(room.measure(device, target, path, 1.0))
@@ -97,7 +96,7 @@ def test_too_little_to_fit(name: str, values: list[float]) -> None:
 def test_the_size_is_that_of_the_file(device: Transport, tmp_path: Path) -> None:
     target = describe("onnxruntime@fake")
     path = export_program(target, ("net", program(SPACE.smallest()), "int8"), tmp_path / "net")
-    room = plugins.load(METRICS, "size-mib")
+    room = METRICS.load("size-mib")
     assert room.measure(device, target, path, 1.0) == path.stat().st_size / 2**20
     onnx.save_model(onnx.load(path), tmp_path / "parts.onnx", save_as_external_data=True, location="parts.bin")
     size_bytes = sum((tmp_path / name).stat().st_size for name in ("parts.onnx", "parts.bin"))
@@ -127,4 +126,4 @@ def test_a_counter_that_stands_still_is_no_energy(device: Transport, tmp_path: P
     target = describe("onnxruntime@fake")
     path = export_program(target, ("net", program(SPACE.smallest()), "int8"), tmp_path / "net")
     with pytest.raises(TargetError, match="does not advance"):
-        plugins.load(METRICS, "energy-mj").measure(_Stuck(device), target, path, 1.0)
+        METRICS.load("energy-mj").measure(_Stuck(device), target, path, 1.0)

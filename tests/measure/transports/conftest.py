@@ -9,10 +9,10 @@ import pytest
 from fake_adb import Phone
 from loopback import Loopback
 
-from spaceevo import plugins
 from spaceevo.graph.tensors import square
 from spaceevo.graph.trace import Tracer
 from spaceevo.measure.random_graphs import random_integer_graph
+from spaceevo.runtimes import RUNTIMES
 
 
 def write_model(runtime: str, folder: Path, width: int = 8, seed: int = 0) -> Path:
@@ -21,7 +21,7 @@ def write_model(runtime: str, folder: Path, width: int = 8, seed: int = 0) -> Pa
     x = net.conv("a", net.input, width, kernel_size=3, activation="relu")
     x = net.pool("pool", net.conv("b", x, width, kernel_size=1, activation="relu"))
     net.linear("classes", x, 4)
-    plugin = plugins.load("spaceevo.runtimes", runtime)
+    plugin = RUNTIMES.load(runtime)
     path = folder / f"net{width}-{seed}{plugin.SUFFIX}"
     plugin.export_int8(random_integer_graph(net.program, seed, 63), path, {})
     return path

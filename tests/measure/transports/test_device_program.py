@@ -9,14 +9,11 @@ from typing import Any
 
 import pytest
 
-from spaceevo import plugins
-from spaceevo.measure.target import RUNTIMES
 from spaceevo.measure.transports import _device
+from spaceevo.runtimes import RUNTIMES
 
 FILES = [Path(_device.__file__)]
-FILES += [
-    plugin.ON_DEVICE for name in plugins.names(RUNTIMES) if hasattr(plugin := plugins.load(RUNTIMES, name), "ON_DEVICE")
-]
+FILES += [plugin.ON_DEVICE for name in RUNTIMES.names() if hasattr(plugin := RUNTIMES.load(name), "ON_DEVICE")]
 PACKAGES = {"onnxruntime", "ai_edge_litert", "openvino", "numpy"}
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from spaceevo import plugins
 from spaceevo.errors import ArtifactError, PluginError, SpaceEvoError, TargetError
 from spaceevo.measure import target
-from spaceevo.measure.transports import Processor, Transport
+from spaceevo.measure.transports import TRANSPORTS, Processor, Transport
+from spaceevo.runtimes import RUNTIMES
 
 #: transport -> targets; {device} is the loopback's, or the phone's serial.
 TARGETS = {
@@ -26,7 +26,7 @@ FIRST = [names[0] for names in TARGETS.values()]
 
 
 def test_every_transport_is_here() -> None:
-    assert set(TARGETS) == set(plugins.names(target.TRANSPORTS))
+    assert set(TARGETS) == set(TRANSPORTS.names())
 
 
 def named(name: str, request: pytest.FixtureRequest) -> str:
@@ -109,7 +109,7 @@ def test_a_core_that_is_not_there(name: str, device: Transport, models: Any) -> 
 @pytest.mark.parametrize("name", FIRST, indirect=True)
 def test_a_file_that_is_no_model(name: str, device: Transport, models: Any, tmp_path: Path) -> None:
     runtime = target.parse(name).runtime
-    bad = tmp_path / f"bad{plugins.load(target.RUNTIMES, runtime).SUFFIX}"
+    bad = tmp_path / f"bad{RUNTIMES.load(runtime).SUFFIX}"
     for content in (b"", b"no model at all", models(runtime).read_bytes()[:100]):
         bad.write_bytes(content)
         with pytest.raises(ArtifactError):
@@ -173,4 +173,4 @@ def test_a_closed_model_or_connection_is_told(name: str, models: Any) -> None:
 @pytest.mark.parametrize("device", ["-oProxyCommand=touch /tmp/x", "a b", "\n"])
 def test_a_name_that_is_no_device_of_it(transport: str, device: str) -> None:
     with pytest.raises(SpaceEvoError):
-        plugins.load(target.TRANSPORTS, transport).connect(device)
+        TRANSPORTS.load(transport).connect(device)

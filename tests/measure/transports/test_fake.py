@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.graph.nodes import Program
 from spaceevo.graph.ops import Depthwise
@@ -39,7 +38,7 @@ def every_block() -> Program:
 
 
 def export(runtime: str, program: Program, folder: Path, precision: str = "int8") -> Path:
-    module = plugins.load(target.RUNTIMES, runtime)
+    module = RUNTIMES.load(runtime)
     path = folder / f"{precision}{module.SUFFIX}"
     if precision == "int8":
         module.export_int8(random_integer_graph(program, 0), path, {})

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from made_models import Spec, made_onnx, made_tflite
-from spaceevo import plugins
 from spaceevo.errors import ArtifactError
 from spaceevo.measure import target
 from spaceevo.measure.transports import Transport, fake
@@ -85,7 +84,7 @@ def test_what_is_measured(kind: str, name: str, devices: Any, tmp_path: Path) ->
     runtime = target.parse(name).runtime
     inputs, batch = MEASURED[kind]
     path = made(runtime, tmp_path, *inputs)
-    opened = plugins.load(target.RUNTIMES, runtime).open_model(path)
+    opened = RUNTIMES.load(runtime).open_model(path)
     assert [(own.name, own.dtype) for own in opened.inputs] == [spec[:2] for spec in inputs]
     assert opened.batch == batch
     model = devices(name).load(runtime, path, 1)
@@ -199,7 +198,7 @@ def test_weights_in_files_of_their_own(name: str, devices: Any, tmp_path: Path) 
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "parts.onnx"
     onnx.save_model(whole, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    plugin = plugins.load(target.RUNTIMES, runtime)
+    plugin = RUNTIMES.load(runtime)
     before = plugin.open_model(path)
     assert before.weights == (tmp_path / "in" / "weights.bin",)
     assert before.size_bytes == path.stat().st_size + 256
@@ -226,7 +225,7 @@ def test_openvinos_own_format(place: str, file: str, devices: Any, tmp_path: Pat
     path = made_onnx(tmp_path / "mine.onnx", ("x", "uint8", ("n", 3)))
     on_device.package().save_model(on_device.opened(str(path)), tmp_path / "mine.xml")
     (tmp_path / "mine.xml").rename(tmp_path / file)
-    opened = plugins.load(target.RUNTIMES, "openvino").open_model(tmp_path / file)
+    opened = RUNTIMES.load("openvino").open_model(tmp_path / file)
     assert opened.weights == (tmp_path / "mine.bin",)
     assert [(own.name, own.dtype, own.shape) for own in opened.inputs] == [("x", "uint8", (1, 3))]
     device = devices(f"openvino@{place}")
@@ -239,8 +238,8 @@ def test_openvinos_own_format(place: str, file: str, devices: Any, tmp_path: Pat
 def test_openvino_knows_tflite_by_its_suffix(tmp_path: Path) -> None:
     path = made_tflite(tmp_path / "mine.tflite", ("x", "float32", (1, 3))).rename(tmp_path / "mine.lite")
     with pytest.raises(ArtifactError, match=r"mine\.lite is no model that OpenVINO can load.*Rename"):
-        plugins.load(target.RUNTIMES, "openvino").open_model(path)
-    assert plugins.load(target.RUNTIMES, "openvino").open_model(path.rename(tmp_path / "your.tflite")).inputs
+        RUNTIMES.load("openvino").open_model(path)
+    assert RUNTIMES.load("openvino").open_model(path.rename(tmp_path / "your.tflite")).inputs
 
 
 def test_a_phone_tells_which_model_it_refuses(phone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

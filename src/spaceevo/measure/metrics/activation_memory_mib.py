@@ -6,7 +6,7 @@ from spaceevo.graph.nodes import peak_activation_bytes
 from spaceevo.spaces.subnet import Subnet, network_program
 
 ABOUT = "Largest total of the INT8 tensors that are alive at once, operators run in order; computed."
-DEVICE = False
+measure = None  # the architecture decides
 
 
 def features(subnet: Subnet) -> tuple[float, ...]:

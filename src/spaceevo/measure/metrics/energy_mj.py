@@ -11,7 +11,6 @@ from spaceevo.records import TargetDescription
 from spaceevo.spaces.subnet import Subnet, network_program
 
 ABOUT = "Energy of an inference by the device's own counter, all that runs beside it included."
-DEVICE = True
 WINDOW_MS = 500.0  # counters advance in steps of about a millisecond
 MIN_RUNS = 20
 

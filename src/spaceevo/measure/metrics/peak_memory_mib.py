@@ -10,7 +10,6 @@ from spaceevo.records import TargetDescription
 from spaceevo.spaces.subnet import Subnet, network_program
 
 ABOUT = "Largest resident memory of a fresh process that loads the model and runs it a few times."
-DEVICE = True
 
 
 def measure(transport: Transport, target: TargetDescription, path: Path, latency_ms: float) -> float:

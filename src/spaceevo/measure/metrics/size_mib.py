@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spaceevo import plugins
 from spaceevo.graph.nodes import layers
-from spaceevo.measure.target import RUNTIMES
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
-from spaceevo.runtimes._models import Model
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.spaces.subnet import Subnet, network_program
 
 ABOUT = "Size of the model file, and of those that its weights lie in."
-DEVICE = True  # the runtime's format decides
 
 
 def measure(transport: Transport, target: TargetDescription, path: Path, latency_ms: float) -> float:
@@ -22,7 +19,7 @@ def measure(transport: Transport, target: TargetDescription, path: Path, latency
     Raises:
         ArtifactError: The file is missing or no model.
     """
-    opened: Model = plugins.load(RUNTIMES, target.runtime).open_model(path)
+    opened = RUNTIMES.load(target.runtime).open_model(path)
     return opened.size_bytes / 2**20
 
 

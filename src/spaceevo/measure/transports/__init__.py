@@ -1,12 +1,6 @@
-"""One file per transport: how to reach the machine that is measured.
+"""One file per transport: how to reach the machine that is measured. A file is a `TransportPlugin`.
 
-A transport is a module with one function
-
-    connect(device: str) -> Transport
-
-where `device` is what follows the colon in `runtime@transport:device` ("" where there is none). It raises
-TargetError when the device cannot be reached. The transport runs things there; what to run and how to read
-it, the runtime knows.
+The transport runs things there; what to run and how to read it, the runtime knows.
 """
 
 from __future__ import annotations
@@ -14,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from spaceevo.plugins import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +134,21 @@ class Transport(Protocol):
     def close(self) -> None:
         """End whatever runs there for this connection."""
         ...
+
+
+class TransportPlugin(Protocol):
+    """A module of this folder, or of an entry point in the group `spaceevo.measure.transports`."""
+
+    def connect(self, device: str) -> Transport:
+        """Reach a machine.
+
+        Args:
+            device: What follows the colon in `runtime@transport:device`; "" where there is none.
+
+        Raises:
+            TargetError: It cannot be reached.
+        """
+        ...
+
+
+TRANSPORTS = Registry("spaceevo.measure.transports", TransportPlugin)

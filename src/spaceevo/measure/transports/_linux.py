@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from spaceevo.errors import TargetError
 from spaceevo.measure.transports import DeviceState, Processor
-from spaceevo.runtimes import parse_cpuinfo
+from spaceevo.processors import parse_cpuinfo
 
 CPUINFO = "/proc/cpuinfo"
 STATUS = "/proc/self/status"  # of the program that reads it

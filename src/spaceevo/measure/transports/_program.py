@@ -24,13 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, _device, _linux
-from spaceevo.runtimes import profile_of
+from spaceevo.processors import profile_of
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.runtimes._models import Model
 
-RUNTIMES = "spaceevo.runtimes"
 _BOOTSTRAP = (
     "import sys;v=sys.version_info;v>=(3,8) or sys.exit('Python 3.8 or newer is needed, this is %d.%d'%v[:2]);"
     "exec(compile(sys.stdin.buffer.read({size}),'spaceevo','exec'))"
@@ -329,12 +328,12 @@ class Machine:
         return model
 
     def _model(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> _Model:
-        opened: Model = plugins.load(RUNTIMES, runtime).open_model(path)
+        opened = RUNTIMES.load(runtime).open_model(path)
         return _Model(self, runtime, opened, threads, cores, self._options(runtime, path))
 
     def _options(self, runtime: str, path: Path) -> dict[str, Any]:
         profile = profile_of(self.processor().machine, self.processor().flags)
-        make_options = getattr(plugins.load(RUNTIMES, runtime), "on_device_options", None)
+        make_options = RUNTIMES.load(runtime).on_device_options
         return make_options(path, profile) if make_options else {}
 
     def _load(self, model: _Model) -> None:
@@ -352,8 +351,8 @@ class Machine:
 
     def profile(self, runtime: str, path: Path, threads: int, repeats: int) -> dict[str, float]:
         """As the runtime there counts."""
-        plugin = plugins.load(RUNTIMES, runtime)
-        if not hasattr(plugin, "operator_times"):
+        plugin = RUNTIMES.load(runtime)
+        if plugin.operator_times is None:
             raise TargetError(
                 f"The runtime {runtime!r} does not tell how long operators take on {self._place.where}",
                 found="There is no profiler that Python can ask",
@@ -379,8 +378,7 @@ class Machine:
             raise TargetError(
                 f"{self._place.where} answered with what are no times of operators", found=f"{nodes!r:.200}"
             )
-        times: dict[str, float] = plugin.operator_times(nodes)
-        return times
+        return plugin.operator_times(nodes)
 
     def own_peak_memory_mib(self) -> float:
         """Of the program there, so far."""
@@ -482,8 +480,8 @@ class Machine:
     def _prepare(self, runtime: str) -> str:
         """Send what loads and times files of a runtime; the version there."""
         if runtime not in self._versions:
-            plugin = plugins.load(RUNTIMES, runtime)
-            if not hasattr(plugin, "ON_DEVICE"):
+            plugin = RUNTIMES.load(runtime)
+            if plugin.ON_DEVICE is None:
                 raise TargetError(
                     f"The runtime {runtime!r} does not run on other machines",
                     found="It has no ON_DEVICE, the file that loads and times models there",
@@ -514,7 +512,7 @@ class Machine:
                 options=model.options,
             )
         except _Unloadable as refusal:
-            explain = plugins.load(RUNTIMES, model.runtime).explain
+            explain = RUNTIMES.load(model.runtime).explain
             found, remedy = explain(str(refusal), self._versions[model.runtime])
             raise ArtifactError(
                 f"The runtime on {self._place.where} cannot load {model.opened.path}", found=found, remedy=remedy

@@ -14,13 +14,11 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 
-from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, Transport, _linux
+from spaceevo.runtimes import RUNTIMES, Benchmark
 
-RUNTIMES = "spaceevo.runtimes"
 FOLDER = "/data/local/tmp"
 TIMEOUT = 60.0  # seconds of a command
 TRANSFER_TIMEOUT = 600.0  # of a file
@@ -123,7 +121,7 @@ class _Adb:
 
     def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> LoadedModel:
         benchmark = _benchmark(runtime)
-        opened = plugins.load(RUNTIMES, runtime).open_model(path)  # refuses what is refused everywhere
+        opened = RUNTIMES.load(runtime).open_model(path)  # refuses what is refused everywhere
         model = _Model(self, benchmark, path, self._push(path), threads, cores, opened.is_ours)
         try:
             model.try_once()
@@ -159,7 +157,7 @@ class _Adb:
 
     def benchmark(
         self,
-        program: ModuleType,
+        program: Benchmark,
         path: Path,
         file: str,
         repeats: int,
@@ -201,7 +199,7 @@ class _Adb:
             raise ArtifactError(problem, found=found, remedy=remedy)
         return output
 
-    def check_delegated(self, program: ModuleType, output: str) -> None:
+    def check_delegated(self, program: Benchmark, output: str) -> None:
         """Refuse a benchmark program that does not run a file of spaceevo's as LiteRT does elsewhere."""
         if not program.delegated(output):
             raise TargetError(
@@ -220,7 +218,7 @@ class _Adb:
 
     def _watched(self, runtime: str, path: Path, threads: int, repeats: int, **watch: bool) -> str:
         """What the benchmark program prints of a file, watching more than times."""
-        opened = plugins.load(RUNTIMES, runtime).open_model(path)
+        opened = RUNTIMES.load(runtime).open_model(path)
         model = _Model(self, _benchmark(runtime), path, self._push(path), threads, (), opened.is_ours)
         try:
             return model.run(repeats, **watch)
@@ -228,7 +226,7 @@ class _Adb:
             model.close()
 
     @contextmanager
-    def _told(self, what: str, benchmark: ModuleType, or_else: str = "") -> Iterator[None]:
+    def _told(self, what: str, benchmark: Benchmark, or_else: str = "") -> Iterator[None]:
         try:
             yield
         except ValueError as error:
@@ -238,7 +236,7 @@ class _Adb:
                 remedy=f"Push a newer {benchmark.PROGRAM}{or_else}",
             ) from error
 
-    def _program(self, benchmark: ModuleType) -> str:
+    def _program(self, benchmark: Benchmark) -> str:
         program = f"{FOLDER}/{benchmark.PROGRAM}"
         if program in self._programs:
             return program
@@ -324,7 +322,7 @@ class _Model:
     def __init__(
         self,
         phone: _Adb,
-        program: ModuleType,
+        program: Benchmark,
         path: Path,
         file: str,
         threads: int,
@@ -371,11 +369,11 @@ class _Model:
             self._phone.unneeded(self._file)
 
 
-def _benchmark(runtime: str) -> ModuleType:
+def _benchmark(runtime: str) -> Benchmark:
     """The benchmark program of a runtime."""
-    benchmark = getattr(plugins.load(RUNTIMES, runtime), "BENCHMARK", None)
-    if not isinstance(benchmark, ModuleType):
-        having = [name for name in plugins.names(RUNTIMES) if hasattr(plugins.load(RUNTIMES, name), "BENCHMARK")]
+    benchmark = RUNTIMES.load(runtime).BENCHMARK
+    if benchmark is None:
+        having = [name for name in RUNTIMES.names() if RUNTIMES.load(name).BENCHMARK]
         raise TargetError(
             f"The runtime {runtime!r} has no benchmark program for phones",
             found=f"These have: {', '.join(having)}",

@@ -18,13 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spaceevo import plugins, seeding
+from spaceevo import seeding
 from spaceevo.errors import ArtifactError, TargetError, nearest
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, Transport
-from spaceevo.runtimes import _qdq, require
+from spaceevo.runtimes import RUNTIMES, _qdq, require
 from spaceevo.runtimes._models import Model, check_format, open_onnx, shortened
-
-RUNTIMES = "spaceevo.runtimes"
 
 #: Of one core: MACs or elements per ms in FP32, and how many times faster INT8 is.
 RATES: dict[str, tuple[float, float]] = {
@@ -392,7 +390,7 @@ class _Connection:
             model.close()
 
     def _check_runtime(self, runtime: str) -> None:
-        plugins.load(RUNTIMES, runtime)
+        RUNTIMES.load(runtime)
         if runtime == self._device.settings.missing:
             raise TargetError(
                 f"{runtime} is not installed on the simulated device {self._device.name!r}", remedy="Install it there"
@@ -401,7 +399,7 @@ class _Connection:
     @staticmethod
     def _opened(runtime: str, path: Path) -> Model:
         """A model that is refused here if it is elsewhere."""
-        opened: Model = plugins.load(RUNTIMES, runtime).open_model(path)
+        opened = RUNTIMES.load(runtime).open_model(path)
         return opened
 
     def _check_cores(self, cores: tuple[int, ...]) -> None:
@@ -538,7 +536,7 @@ _TFLITE_FUSED = frozenset({"RESHAPE", "DEQUANTIZE"})
 def _tflite_kernels(path: Path) -> Iterator[Kernel]:
     require("flatbuffers", "LiteRT", "litert")
     schema: Any = require("ai_edge_litert.schema_py_generated", "LiteRT", "litert")
-    is_ours = plugins.load(RUNTIMES, "litert").open_model(path).is_ours
+    is_ours = RUNTIMES.load("litert").open_model(path).is_ours
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     graph = model.subgraphs[0]
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spaceevo import plugins
 from spaceevo.errors import TargetError
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, Transport, _device, _linux
-from spaceevo.measure.transports._program import RUNTIMES, Place, peak_memory_mib
+from spaceevo.measure.transports._program import Place, peak_memory_mib
+from spaceevo.runtimes import RUNTIMES
 
 WHERE = "this machine"
 
@@ -47,19 +47,19 @@ class _Local:
         )
 
     def runtime_version(self, runtime: str) -> str:
-        return str(plugins.load(RUNTIMES, runtime).version())
+        return str(RUNTIMES.load(runtime).version())
 
     def state(self, cores: tuple[int, ...] = ()) -> DeviceState:
         return _linux.state(_read(_linux.STATE), cores)
 
     def load(self, runtime: str, path: Path, threads: int, cores: tuple[int, ...] = ()) -> LoadedModel:
-        return _Model(plugins.load(RUNTIMES, runtime).load, path, threads, cores)
+        return _Model(RUNTIMES.load(runtime).load, path, threads, cores)
 
     def peak_memory_mib(self, runtime: str, path: Path, threads: int) -> float:
         return peak_memory_mib(Place(WHERE, (), sys.executable, _not_started, quoted=False), runtime, path, threads)
 
     def profile(self, runtime: str, path: Path, threads: int, repeats: int) -> dict[str, float]:
-        times: dict[str, float] = plugins.load(RUNTIMES, runtime).profile(path, repeats, threads)
+        times: dict[str, float] = RUNTIMES.load(runtime).profile(path, repeats, threads)
         return times
 
     def energy_uj(self) -> float:

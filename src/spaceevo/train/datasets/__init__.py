@@ -1,4 +1,4 @@
-"""One file per data set; see `procedural` for the contract. Here: what they share, from files to cached pixels."""
+"""One file per data set, each a `Dataset`. Here: what they share, from files to cached pixels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from functools import partial
 from io import FileIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from pydantic import BaseModel
 
 from spaceevo.errors import DataError, NoSpaceError
 from spaceevo.machine import usable_cores
+from spaceevo.plugins import Registry
 from spaceevo.records import ImageData, PassedOver
 from spaceevo.train.datasets._listing import FORMATS
 from spaceevo.train.datasets._names import alike, difference, same_to_see, spelled, visible
@@ -42,6 +44,38 @@ _TURNS = {
 }
 # Pillow scales grey codes of two and four bits to eight, but not the one that is transparent
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
+
+
+class Dataset(Protocol):
+    """A module of this folder, or of an entry point in the group `spaceevo.train.datasets`; without torch or network.
+
+    Attributes:
+        Settings: A frozen pydantic model that forbids unknown keys; each field has a description and bounds.
+    """
+
+    Settings: type[BaseModel]
+
+    @property
+    def check(self) -> Callable[[Any], object] | None:
+        """Looks whether it is there and complete without reading its images: `check(settings)` raises `DataError`.
+
+        None where that cannot be told.
+        """
+        ...
+
+    @property
+    def load(self) -> Callable[[Any, int, Path], ImageData]:
+        """Reads it: `load(settings, image_size, cache)`.
+
+        Square uint8 RGB images of `image_size` pixels, int64 labels, every class in both splits. The same arguments
+        give the same arrays, with or without a cache. `cache` is a folder, possibly missing, for rendered or decoded
+        pixels (`cached`). `passed_over` accounts for what was not read: a line tells it to the user. A data set that
+        cannot be used raises `DataError`; a cache that cannot be written, `NoSpaceError`.
+        """
+        ...
+
+
+DATASETS = Registry("spaceevo.train.datasets", Dataset)
 
 
 def cached(

@@ -50,6 +50,9 @@ class Settings(BaseModel):
     label: str = Field("label", min_length=1, description="Column of the labels: numbers or names.")
 
 
+check = None  # nothing is looked at before it is read
+
+
 def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     """Decode the images, or read their pixels from the cache where the data set has not changed.
 

@@ -67,6 +67,9 @@ def _extensions() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*_FIRST, *(ending.removeprefix(".") for ending in endings()))))
 
 
+check = None  # nothing is looked at before it is read
+
+
 def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     """Decode the images, or read their pixels from the cache where no shard has changed.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from spaceevo import engines, plugins
+from spaceevo import engines
 from spaceevo.config import EngineSettings
 from spaceevo.errors import EngineError
 from spaceevo.progress import ProgressCallback, silent
@@ -40,7 +40,7 @@ def main() -> None:
     given = arguments.parse_args()
     cores = len(os.sched_getaffinity(0))
     console, results = Console(), {}
-    for name in plugins.names(engines.ENGINES):
+    for name in engines.ENGINES.names():
         own = 1 if name == "serial" else cores
         start = time.perf_counter()
         try:

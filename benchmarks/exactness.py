@@ -139,7 +139,7 @@ def main() -> None:
             file = options.out / f"{name}-{runtime_name}{runtime.SUFFIX}"
             metadata = {**network.metadata, DIGEST: digest(network.integer), PRECISION: "int8"}
             runtime.export_int8(network.integer, file, metadata)
-            one = verify(file, runtime, network.integer, inputs.split(BATCH_SIZE), labels, this_profile().name,
+            one = verify(file, runtime_name, network.integer, inputs.split(BATCH_SIZE), labels, this_profile().name,
                          min_agreement=0.99, threads=torch.get_num_threads())  # fmt: skip
             found.append((runtime_name, one))
             print(f"{one.file}: same class as integers {one.integer.top1:.2%}, as fake-quantized "

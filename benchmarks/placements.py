@@ -38,8 +38,8 @@ from spaceevo.graph.ops import (
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.nets import arithmetic, executors
 from spaceevo.nets.verification import compare
-from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.processors import this_profile
+from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.spaces.subnet import network_program
 from spaceevo.spaces.zoo import load_network
 

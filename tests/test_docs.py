@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import spaceevo
-from spaceevo import plugins
+from spaceevo.cli import VERBS
 from spaceevo.config import Recipe
 from spaceevo.pipeline import STAGES
 from spaceevo.records import ModelResult, Summary
@@ -75,8 +75,8 @@ def test_every_option_of_a_data_set_is_described(name: str) -> None:
 
 def test_every_verb_is_in_the_readme() -> None:
     app = typer.Typer()
-    for name in plugins.names("spaceevo.cli"):
-        plugins.load("spaceevo.cli", name).register(app)
+    for name in VERBS.names():
+        VERBS.load(name).register(app)
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     verbs |= {group.name for group in app.registered_groups if group.name}
     assert {"init", "run", *(stage.NAME for stage in STAGES)} <= verbs

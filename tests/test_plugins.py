@@ -1,14 +1,25 @@
 """A folder is a registry: names, unknown names, duplicates, third parties."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
 from spaceevo import plugins
+from spaceevo.cli import VERBS
+from spaceevo.engines import ENGINES
 from spaceevo.errors import PluginError
+from spaceevo.measure.metrics import METRICS
+from spaceevo.measure.transports import TRANSPORTS
+from spaceevo.runtimes import RUNTIMES
+from spaceevo.spaces.blocks import BLOCKS
+from spaceevo.spaces.presets import PRESETS
+from spaceevo.train.datasets import DATASETS
 
 FOLDERS = {
     "spaceevo.cli": {"init", "run"},
@@ -86,3 +97,64 @@ def test_duplicate_names_are_an_error(package: str, twice: tuple[str, ...], monk
     monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
     with pytest.raises(PluginError, match=rf"Two plug-ins of {package} are named '{twice[0]}'.*json"):
         plugins.names(package)
+
+
+class Painted(Protocol):
+    """What the made-up plug-ins are."""
+
+    COLOUR: str
+
+    @property
+    def thinner(self) -> str | None: ...
+
+    def mix(self, other: str) -> str: ...
+
+
+def test_a_plugin_is_checked_once_and_all_that_it_lacks_is_told(package: str, tmp_path: Path) -> None:
+    whole = "COLOUR = 'green'\nthinner = None\ndef mix(other):\n    return COLOUR + other\n"
+    (tmp_path / package / "whole_green.py").write_text(whole)
+    colours = plugins.Registry(package, Painted)
+    assert colours.names() == ["blue", "red-green", "whole-green"]
+    with pytest.raises(PluginError) as caught:
+        colours.load("blue")
+    text = str(caught.value)
+    assert "The plug-in 'blue' is no Painted" in text
+    assert "made_up_plugins.blue has no mix, thinner" in text
+    found = colours.load("whole-green")
+    assert found.mix("ish") == "greenish"
+    assert found.thinner is None
+
+
+ROOMS: dict[str, plugins.Registry[Any]] = {
+    "BLOCKS": BLOCKS, "DATASETS": DATASETS, "ENGINES": ENGINES, "METRICS": METRICS, "PRESETS": PRESETS,
+    "RUNTIMES": RUNTIMES, "TRANSPORTS": TRANSPORTS, "VERBS": VERBS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_plugin_of_a_room_has_what_its_protocol_asks_for(room: str) -> None:
+    for name in ROOMS[room].names():
+        assert ROOMS[room].load(name)
+
+
+def test_the_type_checker_takes_every_plugin_for_what_it_should_be(tmp_path: Path) -> None:
+    """A parameter or a result of another type is found here, and what is missing, too."""
+    lines, wanted = [], 0
+    for room in ROOMS.values():
+        protocol = room.protocol.__name__
+        lines.append(f"from {room.package} import {protocol}")
+        for name in room.names():
+            module = f"{room.package}.{name.replace('-', '_')}"
+            lines += [f"import {module}", f"p{wanted}: {protocol} = {module}"]
+            wanted += 1
+    assert wanted > 50
+    lines += ["import json", "wrong: Runtime = json"]  # so that an error would be seen
+    file = tmp_path / "plugins_as_types.py"
+    file.write_text("\n".join(lines) + "\n")
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "mypy", "--config-file", str(root / "pyproject.toml"), str(file)]
+    environment = os.environ | {"MYPYPATH": str(root / "src")}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    errors = [line for line in done.stdout.splitlines() if " error: " in line]
+    assert len(errors) == 1, done.stdout
+    assert "Module" in errors[0]

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 from PIL import Image
 
 from spaceevo.pipeline import handout
-from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.processors import profile_of
+from spaceevo.runtimes import onnxruntime as runtime
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def file(tmp_path):
 
 def verification(path):
     batches = [IMAGES[:10], IMAGES[10:]]
-    return verify(path, runtime, GRAPH, batches, torch.arange(16) % 10, "x86-vnni", min_agreement=0.99)
+    return verify(path, "onnxruntime", GRAPH, batches, torch.arange(16) % 10, "x86-vnni", min_agreement=0.99)
 
 
 def test_untouched(file):

@@ -66,7 +66,7 @@ def file(runtime, tmp_path):
 
 def verification(runtime, path, graph=GRAPH, count=32):
     labels = torch.arange(count) % 10
-    return verify(path, runtime, graph, images(count).split(128), labels, "x86-vnni", min_agreement=0.99)
+    return verify(path, name_of(runtime), graph, images(count).split(128), labels, "x86-vnni", min_agreement=0.99)
 
 
 def test_file_computes_what_the_reference_does(runtime, file):

@@ -47,13 +47,12 @@ _GREY_STEPS = {"L;2": 85, "L;4": 17}
 
 
 class Dataset(Protocol):
-    """A module of this folder, or of an entry point in the group `spaceevo.train.datasets`; without torch or network.
+    """A module of this folder, or of an entry point in the group `spaceevo.train.datasets`, without torch."""
 
-    Attributes:
-        Settings: A frozen pydantic model that forbids unknown keys; each field has a description and bounds.
-    """
-
-    Settings: type[BaseModel]
+    @property
+    def Settings(self) -> type[BaseModel]:
+        """A frozen pydantic model that forbids unknown keys; each field has a description and bounds."""
+        ...
 
     @property
     def check(self) -> Callable[[Any], object] | None:

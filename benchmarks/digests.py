@@ -58,7 +58,7 @@ NUM_RANDOM = 50
 TINY = Path(__file__).parents[1] / "tests" / "pipeline" / "tiny"
 #: Of an artifact, what names a version, a time or another file's hash.
 LEFT_OUT = re.compile(
-    "seconds|hash|sha256|version|created|time|format|spaceevo|peak_rss|provenance|about|digest|cost|size_bytes|candidate"
+    "seconds|hash|sha256|version|created|time|format|spaceevo|peak_rss|provenance|about|digest|cost|size_bytes|candidate|origin"
 )
 Subjects = Iterator[tuple[str, object]]
 

@@ -643,11 +643,15 @@ class Verification(Record):
     problems: tuple[str, ...] = ()
 
 
+Origin = Literal["found", "hand-made"]
+
+
 class ModelResult(Record):
     """One exported model, verified and measured on the target. Accuracies and shares are 0 to 1.
 
     Attributes:
         budget_ms: The latency budget that it was made for.
+        origin: Whether the search has found it, or it is a hand-made network to compare with.
         encoding: Published string of the subnet.
         macs: For one image.
         params: Trained parameters.
@@ -668,6 +672,7 @@ class ModelResult(Record):
     """
 
     budget_ms: float
+    origin: Origin = "found"
     encoding: str
     macs: int
     params: int

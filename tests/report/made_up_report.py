@@ -117,7 +117,9 @@ def make_summary(**changes: object) -> Summary:
             make_model(2.0, 0.866, int8_ms=1.93, fp32_ms=3.5, predicted_ms=1.85, speedup=1.81),
         ),
     }
-    return Summary.model_validate(values | changes)
+    summary = Summary.model_validate(values | changes)
+    baselines = tuple(model.model_copy(update={"origin": "hand-made"}) for model in summary.baselines)
+    return summary.model_copy(update={"baselines": baselines})
 
 
 def make_study(target: TargetDescription) -> Study:

@@ -20,7 +20,7 @@ from spaceevo.errors import ExportError
 from spaceevo.graph import trace
 from spaceevo.graph.graphs import FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.graph.largest import elementwise_maximum
-from spaceevo.graph.nodes import SHORTCUT, Node, Program, last_reads
+from spaceevo.graph.nodes import HEAD, SHORTCUT, Node, Program, last_reads
 from spaceevo.graph.ops import Add, Convolution, Depthwise, Linear, Weighted
 from spaceevo.graph.trace import Placement, published
 from spaceevo.nets.arithmetic import dequantize
@@ -32,6 +32,10 @@ from spaceevo.records import Arithmetic
 from spaceevo.spaces.subnet import Subnet, network_program
 
 BATCH_NORM_EPS = 1e-5
+#: Keys of a state dict: of all weights and norms, and of the classifier's weights.
+WEIGHTED = "weighted."
+LOGITS_WEIGHT = f"{WEIGHTED}{HEAD}/logits.weight"
+WEIGHT_SCALE = "weight_scale"
 T = TypeVar("T")
 
 
@@ -350,6 +354,16 @@ class Network(nn.Module):
         for weighted in self.weighted.values():
             assert isinstance(weighted, WeightedOperator)
             yield weighted
+
+    def float_parameters(self) -> dict[str, Tensor]:
+        """By the keys of the state dict, what is trained in the FP32 phase: weights, biases and gammas."""
+        parts = ((f"{WEIGHTED}{weighted_id}", weighted) for weighted_id, weighted in self.weighted.items())
+        return {
+            f"{key}.{name}": parameter
+            for key, weighted in parts
+            for name, parameter in weighted.named_parameters()
+            if name != WEIGHT_SCALE
+        }
 
     def weights_of(self, node: Node) -> WeightedOperator:
         """Weights of a node."""

@@ -27,7 +27,7 @@ from spaceevo.errors import ArtifactError, DataError, EncodingError, RecipeError
 from spaceevo.graph.graphs import FloatGraph
 from spaceevo.graph.nodes import Program
 from spaceevo.nets.extracted import FORMAT, SUFFIX, load_extracted, save_extracted
-from spaceevo.nets.network import Network, program_of, single_network
+from spaceevo.nets.network import LOGITS_WEIGHT, WEIGHTED, Network, program_of, single_network
 from spaceevo.nets.weights import misfits, read_notes, read_safetensors, weight
 from spaceevo.pipeline.classes import class_names_of, in_class_order
 from spaceevo.pipeline.context import Context, is_recipe, named_data, write_recipe
@@ -61,7 +61,6 @@ FILES = (f"{FINETUNING}-*.safetensors", CURVE)
 FP32_FILE, INT8_FILE, RESULT_FILE = "fp32.safetensors", "int8.safetensors", "quantize.json"
 ZOO = "zoo"  # spaces of networks that belong to no search space: zoo:NAME, hand-made:HYPERSPACE
 HANDMADE = "hand-made"
-LOGITS = "weighted.head/logits.weight"
 MIN_IMAGE_SIZE = 16
 _COUNT = "num_batches_tracked"
 
@@ -499,13 +498,13 @@ def _class_names(path: Path, notes: Mapping[str, Any]) -> tuple[str, ...] | None
 
 
 def _num_classes(path: Path, tensors: Mapping[str, Tensor]) -> int:
-    if LOGITS not in tensors or tensors[LOGITS].dim() != 2:
+    if LOGITS_WEIGHT not in tensors or tensors[LOGITS_WEIGHT].dim() != 2:
         raise ArtifactError(
             f"{path} is not a file of weights of a whole network",
-            found=f"{LOGITS} is missing; there are {', '.join(list(tensors)[:3]) or 'no tensors'}",
+            found=f"{LOGITS_WEIGHT} is missing; there are {', '.join(list(tensors)[:3]) or 'no tensors'}",
             remedy="Give a file that spaceevo wrote, for example RUN/baselines/baseline0-fp32.safetensors",
         )
-    return len(tensors[LOGITS])
+    return len(tensors[LOGITS_WEIGHT])
 
 
 def _architectures(encoding: str, space: str, num_classes: int) -> Iterator[tuple[str, Subnet, SearchSpace | None]]:
@@ -538,9 +537,7 @@ def _architectures(encoding: str, space: str, num_classes: int) -> Iterator[tupl
 
 def _read_keys(network: Network) -> dict[str, Tensor]:
     """What is read: not scales, which are set, nor running statistics, which are recalibrated."""
-    ignored = ("weight_scale", "running_mean", "running_var")
-    state = network.state_dict().items()
-    return {key: tensor for key, tensor in state if key.startswith("weighted.") and not key.endswith(ignored)}
+    return network.float_parameters()
 
 
 def _misfits(network: Network, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -549,7 +546,7 @@ def _misfits(network: Network, tensors: Mapping[str, Tensor]) -> list[str]:
     return misfits(_read_keys(network), tensors) + [
         f"{key}, {list(tensor.shape)}, has no place in the network"
         for key, tensor in tensors.items()
-        if key.startswith("weighted.") and key not in known
+        if key.startswith(WEIGHTED) and key not in known
     ]
 
 

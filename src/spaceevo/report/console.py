@@ -31,13 +31,12 @@ def summary_table(summary: Summary) -> Table:
         table.add_column(header, no_wrap=True)
     for header in ("INT8", "predicted", "INT8 top-1", "FP32 top-1", "speed-up"):
         table.add_column(header, justify="right", no_wrap=True)
-    found = set(map(id, summary.models))
     previous: float | None = None
     for model, _ in words.named_models(summary):
         if previous not in (None, model.budget_ms):
             table.add_row()
         previous = model.budget_ms
-        is_found = id(model) in found
+        is_found = model.origin == "found"
         table.add_row(*_cells(model, is_found), style="bold" if is_found else "")
     return table
 

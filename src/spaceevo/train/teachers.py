@@ -17,7 +17,7 @@ from spaceevo import plugins
 from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import RecipeError, TrainingError
 from spaceevo.graph.nodes import Program, blocks
-from spaceevo.nets.network import program_of, single_network
+from spaceevo.nets.network import LOGITS_WEIGHT, program_of, single_network
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
 from spaceevo.spaces import zoo
@@ -31,7 +31,6 @@ from spaceevo.train.loop import train
 from spaceevo.train.recalibration import recalibrate
 
 DEPTH = 2
-LOGITS = "weighted.head/logits.weight"
 Maps = Callable[[Tensor], Sequence[Tensor]]
 Size = tuple[int, int]  # height and width of a feature map
 
@@ -321,7 +320,7 @@ def _zoo(rest: str, hyperspace: Hyperspace) -> Teacher:
             f"The teacher zoo:{name} has no weights", remedy=f"Write zoo:{name}:WEIGHTS, a file of `spaceevo quantize`"
         )
     path = Path(weights).expanduser()
-    logits = load_tensors(path)[0].get(LOGITS)
+    logits = load_tensors(path)[0].get(LOGITS_WEIGHT)
     # What has no rows is no weight of logits, which `load_weights` tells
     subnet = replace(subnet, num_classes=len(logits) if logits is not None and logits.dim() else zoo.NUM_CLASSES)
     programs = _programs(subnet, hyperspace)

@@ -51,13 +51,13 @@ def test_a_space_without_published_checkpoints(cli, tmp_path):
 def checkpoint_of(network, kinds):
     """A checkpoint in the published layout with the network's own weights, offsets a quarter of a step off."""
     state = {}
-    for name, weighted in network.weighted.items():
-        module, norm = published._modules(name, kinds)
+    for weighted in network.weighted_operators():
+        module, norm = published._modules(weighted.node.role, kinds)
         state[f"{module}.weight"] = weighted.weight.detach()
         state[f"{module}.sw"] = weighted.weight.detach().abs().max().view(1) / 127
         state[f"{module}.sa"] = torch.tensor([0.1])
         state[f"{module}.beta"] = torch.tensor([-100.25 * 0.1])
-        if hasattr(weighted, "gamma"):
+        if weighted.gamma is not None:
             state |= {f"{norm}.weight": weighted.gamma.detach(), f"{norm}.bias": weighted.bias.detach()}
             state |= {f"{norm}.{leaf}": getattr(weighted, leaf) for leaf in ("running_mean", "running_var")}
         else:

@@ -1,8 +1,20 @@
 """Names, costs, layers, blocks and memory of programs, against numbers worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
-from spaceevo.graph.nodes import HEAD, INPUT, Node, Role, blocks, last_reads, layers, peak_activation_bytes
+from spaceevo.graph.nodes import (
+    HEAD,
+    INPUT,
+    Node,
+    Role,
+    blocks,
+    hard_swish_gates,
+    last_reads,
+    layers,
+    peak_activation_bytes,
+)
 from spaceevo.graph.ops import Add, Conv, Depthwise, Linear
 from spaceevo.graph.tensors import Shape, Tensor, square
 from spaceevo.graph.trace import Tracer
@@ -134,6 +146,21 @@ def test_last_reads(small_network):
     assert found["block/depthwise"] == numbers["block/se/scale"]
     assert found[INPUT] == numbers["stem"]
     assert "logits" not in found
+
+
+def test_hard_swish_gates(small_network):
+    assert hard_swish_gates(small_network) == {"block/depthwise:gate"}
+
+
+def test_a_gate_of_another_tensor_or_with_another_reader_is_no_half_of_a_hard_swish():
+    net = Tracer(square(4, 8))
+    net.conv("conv", net.input, 4, activation="hard_swish")
+    first, conv, gate, product = net.program
+    assert hard_swish_gates((first, conv, gate, product)) == {"conv:gate"}
+    assert hard_swish_gates((first, conv, gate)) == frozenset()
+    assert hard_swish_gates((first, conv, gate, replace(product, inputs=(INPUT, "conv:gate")))) == frozenset()
+    again = Node("again", Add(), ("conv", "conv:gate"), product.out_shape, product.out, product.role)
+    assert hard_swish_gates((first, conv, gate, product, again)) == frozenset()
 
 
 def test_peak_activation_bytes(small_network, small_rectangle):

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from float_evaluation import evaluate
 from spaceevo.errors import ArtifactError, DataError, ExportError, NoSpaceError, TargetError
 from spaceevo.graph.graphs import IntegerWeights, QuantParams
-from spaceevo.graph.ops import Conv, Depthwise
-from spaceevo.graph.trace import published
+from spaceevo.graph.nodes import Node, Role
+from spaceevo.graph.ops import Conv, Depthwise, Gate, Linear, Multiply, Relabel
+from spaceevo.graph.tensors import Shape, Tensor
+from spaceevo.graph.trace import Tracer, published
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.executors import run_integer
 from spaceevo.nets.extracted import digest
@@ -196,6 +198,78 @@ def test_fp32_twin(runtime, tmp_path):
     logits = runtime.Session(path).run(images(4).numpy())
     np.testing.assert_allclose(logits, evaluate(graph, images(4)).numpy(), rtol=1e-3, atol=1e-3)
     assert min(runtime.load(path).time(3)) > 0
+
+
+def rectangle(height, width):
+    """Every operator, on images that are not square."""
+    net = Tracer(Shape(3, height, width))
+    x = source = net.conv("stem", net.input, 8, kernel_size=3, stride=2, activation="hard_swish")
+    x = net.depthwise("depthwise", x, kernel_size=5, activation="relu")
+    x = net.squeeze_excite("se", x, 4)
+    x = net.conv("project", x, 8)
+    x = source = net.max_pool("smaller", net.residual(x, source, activation="relu"))
+    x = net.conv("down", x, 12, kernel_size=3, stride=2, activation="swish")
+    with net.scope("other"):
+        x = net.shortcut(x, source, stride=2)
+    x = net.depthwise("cropped", x, kernel_size=5, crop=1, activation="relu6")
+    net.linear("logits", net.pool("pool", x), 10)
+    return net.program
+
+
+RECTANGLES = [(40, 24), (29, 46), (23, 64)]  # even, odd, and padded otherwise on either axis
+
+
+def patterns(height, width, count=6):
+    noise = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(noise * 1.5, size=(height, width), mode="bilinear")
+
+
+@pytest.mark.parametrize(("height", "width"), RECTANGLES)
+def test_rectangle(runtime, tmp_path, height, width):
+    graph = random_integer_graph(rectangle(height, width), SEED, 63)
+    path, inputs = tmp_path / f"net{runtime.SUFFIX}", patterns(height, width)
+    runtime.export_int8(graph, path, {})
+    assert runtime.float_operators(path) == ()
+    expected = {}
+    logits = run_integer(
+        graph, inputs, lambda name, codes: expected.update({name: codes.numpy()}), runtime.ARITHMETIC
+    ).numpy()
+    # One by one: a tensor that is put out may change what a runtime makes of those beside it
+    names = [node.id for node in graph.nodes if not isinstance(node.op, Relabel | Linear)]
+    found = {name: runtime.Session(path, taps=[name]).codes(inputs.numpy())[name] for name in names}
+    wrong = {name: int((found[name] != expected[name]).sum()) for name in names}
+    assert wrong == dict.fromkeys(names, 0)
+    assert {codes.shape[2] == codes.shape[3] for codes in found.values()} == {False, True}  # the latter are pooled
+    np.testing.assert_allclose(runtime.Session(path).run(inputs.numpy()), logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), RECTANGLES)
+def test_fp32_rectangle(runtime, tmp_path, height, width):
+    path, inputs = tmp_path / f"net{runtime.SUFFIX}", patterns(height, width)
+    graph = random_float_graph(rectangle(height, width), SEED)
+    runtime.export_fp32(graph, path, {})
+    logits = runtime.Session(path).run(inputs.numpy())
+    np.testing.assert_allclose(logits, evaluate(graph, inputs).numpy(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(DataError, match="takes images of the shape"):
+        runtime.Session(path).run(patterns(width, height).numpy())
+
+
+def test_gate_that_is_no_half_of_a_hard_swish(runtime, tmp_path):
+    """The last of a part, or of a pooled tensor for another one: where hard-swish is one operator, it is not this."""
+    net = Tracer(Shape(3, 12, 20))
+    pooled = net.pool("pool", net.conv("a", net.input, 8))
+    b = net.conv("b", net.input, 8)
+    small = Shape(8)
+    gate = Node("gate", Gate(), (pooled.id,), small, Tensor(small, "gate"), Role("", None, "gate"))
+    product = Node(
+        "y", Multiply(per_channel=True), (b.id, "gate"), b.shape, Tensor(b.shape, "free"), Role("", None, "y")
+    )
+    for program in ((*net.program, gate), (*net.program, gate, product)):
+        graph = random_float_graph(program, SEED)
+        path, inputs = tmp_path / f"net{runtime.SUFFIX}", patterns(12, 20)
+        runtime.export_fp32(graph, path, {})
+        found = runtime.Session(path).run(inputs.numpy())
+        np.testing.assert_allclose(found, evaluate(graph, inputs).numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("use", ["Session", "load", "open_model", "metadata", "constants", "float_operators"])

@@ -36,6 +36,15 @@ def test_a_garbled_file_is_refused_or_whole(
         plugin.open_model(path)
 
 
+def test_names_in_a_file_that_are_no_text(tmp_path: Path) -> None:
+    content = made_onnx(tmp_path / "mine.onnx", *INPUTS).read_bytes()
+    (tmp_path / "axis.onnx").write_bytes(content.replace(b"batch", b"\xffatch"))
+    assert [made.shape for made in _models.open_onnx(tmp_path / "axis.onnx").inputs] == [(1, 8, 8, 3), (1, 5)]
+    (tmp_path / "input.onnx").write_bytes(content.replace(b"pixels", b"\xffixels"))
+    with pytest.raises(ArtifactError, match=r"xffixels.* no UTF-8 text"):
+        _models.open_onnx(tmp_path / "input.onnx")
+
+
 @pytest.mark.parametrize(
     ("shapes", "batch"),
     [

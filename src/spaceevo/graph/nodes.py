@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
-from spaceevo.graph.ops import Conv, Depthwise, Op
+from spaceevo.graph.ops import Conv, Depthwise, Gate, Multiply, Op
 from spaceevo.graph.tensors import Shape, Tensor
 
 #: Name of a program's input, and of the node that quantizes it.
@@ -132,6 +132,23 @@ def blocks(program: Sequence[Node]) -> Iterator[tuple[Node, ...]]:
 def last_reads(program: Program) -> dict[str, int]:
     """For each tensor, the number of the last node that reads it."""
     return {name: index for index, node in enumerate(program) for name in node.inputs}
+
+
+@lru_cache(maxsize=1024)
+def hard_swish_gates(program: Program) -> frozenset[str]:
+    """Ids of the gates that are half of a hard-swish, which runtimes have as one operator.
+
+    Nothing reads such a gate but the product with the tensor that the gate reads itself.
+    """
+    readers: dict[str, list[tuple[type[Op], tuple[str, ...]]]] = {}
+    for node in program:
+        for name in node.inputs:
+            readers.setdefault(name, []).append((type(node.op), node.inputs))
+    return frozenset(
+        node.id
+        for node in program
+        if isinstance(node.op, Gate) and readers.get(node.id) == [(Multiply, (*node.inputs, node.id))]
+    )
 
 
 def peak_activation_bytes(program: Sequence[Node], bytes_per_element: int = 1) -> int:

@@ -270,8 +270,14 @@ def open_onnx(path: Path) -> Model:
                 found=f"It is no tensor, but a {str(kind).removesuffix('_type')}",
                 remedy="Export the model with tensors as its inputs",
             )
+        if isinstance(value.name, bytes):  # as protobuf hands out what is no UTF-8
+            raise ArtifactError(
+                f"The input {value.name!r} of {path} cannot be made up",
+                found="Its name is no UTF-8 text",
+                remedy="Copy or download the model again, or export it again",
+            )
         tensor = value.type.tensor_type
-        dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim]
+        dims = [dim.dim_value if dim.HasField("dim_value") else str(dim.dim_param) for dim in tensor.shape.dim]
         known = {number: name.lower() for name, number in TensorProto.DataType.items()}
         name = known.get(tensor.elem_type, str(tensor.elem_type))
         dtype = {"float": "float32", "double": "float64"}.get(name, name)
@@ -329,9 +335,12 @@ def _external_weights(path: Path, graphs: Iterable[Any]) -> tuple[Path, ...]:
 
 def _tensors(graph: Any) -> Iterator[Any]:
     """All constant tensors of an ONNX graph, or function, and of those within it."""
-    yield from getattr(graph, "initializer", ())  # a function has none
-    for sparse in getattr(graph, "sparse_initializer", ()):
-        yield from (sparse.values, sparse.indices)
+    from onnx import GraphProto
+
+    if isinstance(graph, GraphProto):  # a function has none
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
     for node in graph.node:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)

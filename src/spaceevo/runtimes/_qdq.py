@@ -126,7 +126,6 @@ class Writer(Interpreter[str]):
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.by_id = {node.id: node for node in program}
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 

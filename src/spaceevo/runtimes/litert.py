@@ -20,7 +20,7 @@ from spaceevo.artifacts import content_hash, write_atomically
 from spaceevo.errors import ArtifactError, ExportError, TargetError
 from spaceevo.graph.graphs import FloatGraph, IntegerGraph, QuantParams
 from spaceevo.graph.interpret import Interpreter
-from spaceevo.graph.nodes import Node, Program
+from spaceevo.graph.nodes import Node, Program, hard_swish_gates
 from spaceevo.graph.ops import (
     Add,
     Conv,
@@ -700,21 +700,12 @@ class _Fp32Writer(_Writer):
         super().__init__(graph.nodes)
         self.graph = graph
         self.zero_is_lowest = set()
-        readers: dict[str, list[Node]] = {}
         for node in graph.nodes:
-            for source in node.inputs:
-                readers.setdefault(source, []).append(node)
             if node.out.quantizer in ("relu", "relu6") or (
                 node.out.quantizer == "input" and node.inputs[0] in self.zero_is_lowest
             ):
                 self.zero_is_lowest.add(node.id)
-        # XNNPACK has hard-swish in one operator
-        self.hard_swish_gates = {
-            node.id
-            for node in graph.nodes
-            if isinstance(node.op, Gate)
-            and [(type(r.op), r.inputs) for r in readers.get(node.id, [])] == [(Multiply, (node.inputs[0], node.id))]
-        }
+        self.hard_swish_gates = hard_swish_gates(graph.nodes)
 
     def quantize(self, node: Node, op: Quantize, x: str) -> str:
         self.index[node.id] = self.index[x]
@@ -729,7 +720,8 @@ class _Fp32Writer(_Writer):
         return self.convolve(node, op, x, self.weights(node), output, self.activation(node))
 
     def gate(self, node: Node, op: Gate, x: str) -> str:
-        return node.id if node.id in self.hard_swish_gates else self.hard_sigmoid(node, x)
+        # Of a hard-swish there is no tensor: its product reads what the gate would
+        return x if node.id in self.hard_swish_gates else self.hard_sigmoid(node, x)
 
     def relabel(self, node: Node, op: Relabel, x: str) -> str:
         return self.hard_sigmoid(node, x)

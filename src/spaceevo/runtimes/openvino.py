@@ -29,8 +29,8 @@ import numpy as np
 
 from spaceevo.errors import ArtifactError, ExportError
 from spaceevo.graph.graphs import FloatGraph, IntegerGraph, QuantParams
-from spaceevo.graph.nodes import Node
-from spaceevo.graph.ops import Conv, Convolution, Depthwise, Gate, Multiply, Pool, Quantize, Relabel
+from spaceevo.graph.nodes import Node, hard_swish_gates
+from spaceevo.graph.ops import Conv, Convolution, Depthwise, Gate, Multiply, Pool, Quantize
 from spaceevo.graph.tensors import NUM_CODES
 from spaceevo.processors import Profile
 from spaceevo.records import Arithmetic
@@ -378,15 +378,21 @@ class _Int8Writer(Int8Writer):
 class _Fp32Writer(Fp32Writer):
     """Writes hard-swish as one node, and a hard sigmoid as a clip."""
 
+    def __init__(self, graph: FloatGraph) -> None:
+        super().__init__(graph)
+        self.hard_swish_gates = hard_swish_gates(graph.nodes)
+
     def gate(self, node: Node, op: Gate, x: str) -> str:
-        return node.id  # only its product reads it, which needs no such tensor
+        # Of a hard-swish there is no tensor: its product reads what the gate would
+        return x if node.id in self.hard_swish_gates else super().gate(node, op, x)
 
     def multiply(self, node: Node, op: Multiply, a: str, b: str) -> str:
-        if any(isinstance(self.by_id[name].op, Gate) for name in node.inputs[1:]):
+        if node.inputs[1] in self.hard_swish_gates:
             return self.node("HardSwish", [a], node.id, node.id + MARK)
         return super().multiply(node, op, a, b)
 
-    def relabel(self, node: Node, op: Relabel, x: str) -> str:
+    def hard_sigmoid(self, node: Node, x: str) -> str:
+        """A clip, then a sixth of it."""
         mark = node.id + MARK
         three, zero, six, sixth = (
             self.constant(f"{mark}{what}", np.array(value, np.float32))
@@ -419,9 +425,13 @@ def _compile(path: Path, threads: int = 1, taps: Sequence[str] = ()) -> Any:
     except RuntimeError as error:
         found, _ = explain(str(error), version())
         raise ArtifactError(f"{path} is no model that {NAME} can load", found=found, remedy=remedy) from error
-    names = [port.get_any_name() for port in (*compiled.inputs, *compiled.outputs)]
-    if names != [IMAGE, LOGITS, *(f"{name}{MARK}tap" for name in taps)]:
-        found = f"Its inputs and outputs are {', '.join(names)}; expected {IMAGE}, {LOGITS}"
+    ports = [*compiled.inputs, *compiled.outputs]  # one may have several names
+    expected = [IMAGE, LOGITS, *(f"{name}{MARK}tap" for name in taps)]
+    if len(ports) != len(expected) or any(
+        name not in port.get_names() for name, port in zip(expected, ports, strict=True)
+    ):
+        names = ", ".join(port.get_any_name() for port in ports)
+        found = f"Its inputs and outputs are {names}; expected {IMAGE}, {LOGITS}"
         raise ArtifactError(f"{path} was not written by spaceevo", found=found, remedy=remedy)
     return compiled
 

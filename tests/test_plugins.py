@@ -18,7 +18,7 @@ from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.transports import TRANSPORTS
 from spaceevo.runtimes import RUNTIMES
 from spaceevo.spaces.blocks import BLOCKS
-from spaceevo.spaces.presets import PRESETS
+from spaceevo.spaces.hyperspace import PRESETS
 from spaceevo.train.datasets import DATASETS
 
 FOLDERS = {
@@ -142,7 +142,7 @@ def test_the_type_checker_takes_every_plugin_for_what_it_should_be(tmp_path: Pat
     lines, wanted = [], 0
     for room in ROOMS.values():
         protocol = room.protocol.__name__
-        lines.append(f"from {room.package} import {protocol}")
+        lines.append(f"from {room.protocol.__module__} import {protocol}")
         for name in room.names():
             module = f"{room.package}.{name.replace('-', '_')}"
             lines += [f"import {module}", f"p{wanted}: {protocol} = {module}"]

@@ -13,8 +13,7 @@ from spaceevo.graph.nodes import INPUT
 from spaceevo.graph.ops import Conv, Depthwise, Gate, Linear, MaxPool, Multiply, Quantize
 from spaceevo.graph.tensors import FIXED_QUANTIZERS, RELU6_MAX_SCALE, Shape, Tensor, square
 from spaceevo.graph.trace import Tracer, published
-from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.presets import PRESETS
+from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
 from spaceevo.spaces.subnet import network_program
 from spaceevo.spaces.zoo import load_network, zoo
 

@@ -27,8 +27,7 @@ from spaceevo.graph.nodes import Role
 from spaceevo.graph.ops import Conv, Depthwise, Gate, MaxPool, Multiply, Pool, Relabel, Sigmoid
 from spaceevo.graph.tensors import Shape, Tensor
 from spaceevo.graph.trace import published
-from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.presets import PRESETS
+from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
 from spaceevo.spaces.subnet import network_program
 from spaceevo.spaces.zoo import load_network, zoo
 

@@ -18,8 +18,7 @@ from spaceevo.graph.nodes import (
 from spaceevo.graph.ops import Add, Conv, Depthwise, Linear
 from spaceevo.graph.tensors import Shape, Tensor, square
 from spaceevo.graph.trace import Tracer
-from spaceevo.spaces.blocks import BLOCKS
-from spaceevo.spaces.subnet import BlockSpec
+from spaceevo.spaces.blocks import BLOCKS, BlockSpec
 
 
 def test_names_and_wiring(small_network):

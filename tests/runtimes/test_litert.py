@@ -21,9 +21,9 @@ from spaceevo.measure.random_graphs import random_float_graph, random_integer_gr
 from spaceevo.nets.executors import run_integer
 from spaceevo.processors import PROFILES
 from spaceevo.runtimes import litert as runtime
-from spaceevo.spaces.blocks import BLOCKS
+from spaceevo.spaces.blocks import BLOCKS, BlockSpec
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.subnet import BlockSpec, network_program
+from spaceevo.spaces.subnet import network_program
 from spaceevo.spaces.zoo import load_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")

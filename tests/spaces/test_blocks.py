@@ -11,8 +11,7 @@ from spaceevo.graph.nodes import INPUT, SHORTCUT, layers
 from spaceevo.graph.ops import Add, Conv, Depthwise, Gate, Multiply, Sigmoid
 from spaceevo.graph.tensors import Shape, square
 from spaceevo.graph.trace import Counter, Tracer
-from spaceevo.spaces.blocks import BLOCKS
-from spaceevo.spaces.subnet import BlockSpec
+from spaceevo.spaces.blocks import BLOCKS, BlockSpec
 
 NAMES = BLOCKS.names()
 TWO_KERNELS = ("uib",)

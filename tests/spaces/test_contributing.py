@@ -9,8 +9,9 @@ import pytest
 from spaceevo.graph.check import program_faults
 from spaceevo.graph.tensors import Shape, square
 from spaceevo.graph.trace import Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.hyperspace import SpaceChoice
-from spaceevo.spaces.subnet import BlockSpec, network_program
+from spaceevo.spaces.subnet import network_program
 
 PAGES = Path(__file__).parents[2]
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from spaceevo.errors import EncodingError, PluginError
 from spaceevo.spaces.blocks import BLOCKS
-from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
-from spaceevo.spaces.presets import PRESETS
+from spaceevo.spaces.hyperspace import PRESETS, SpaceChoice, load_hyperspace
 
 MICRO = load_hyperspace("micro")
 PRESET_NAMES = PRESETS.names()

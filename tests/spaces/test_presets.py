@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from spaceevo.graph.nodes import HEAD
 from spaceevo.graph.trace import published
 from spaceevo.spaces import encoding
-from spaceevo.spaces.hyperspace import load_hyperspace
-from spaceevo.spaces.presets import PRESETS
+from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
 from spaceevo.spaces.subnet import network_program
 
 NAMES = PRESETS.names()

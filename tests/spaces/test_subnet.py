@@ -10,10 +10,9 @@ from spaceevo.graph.check import program_faults
 from spaceevo.graph.nodes import HEAD, INPUT, blocks
 from spaceevo.graph.tensors import Shape, square
 from spaceevo.graph.trace import Tracer
-from spaceevo.spaces.blocks import BLOCKS
+from spaceevo.spaces.blocks import BLOCKS, BlockSpec
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.subnet import (
-    BlockSpec,
     block_cost,
     block_program,
     head_cost,

@@ -16,10 +16,9 @@ from spaceevo.measure.campaign import Precision, measure_programs
 from spaceevo.measure.session import Plan, Progress
 from spaceevo.measure.store import Store
 from spaceevo.records import Measurement, Study, StudyRow, TargetDescription
-from spaceevo.spaces.blocks import BLOCKS
+from spaceevo.spaces.blocks import BLOCKS, BlockSpec
 from spaceevo.spaces.choices import make_divisible
 from spaceevo.spaces.hyperspace import Hyperspace
-from spaceevo.spaces.subnet import BlockSpec
 
 WIDTHS = (16, 48, 128)
 SIZES = (6, 12, 24)

@@ -43,9 +43,8 @@ from spaceevo.settings import Settings
 from spaceevo.spaces import zoo
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.handmade import every_mobilenet_v3
-from spaceevo.spaces.hyperspace import load_hyperspace
+from spaceevo.spaces.hyperspace import PRESETS, load_hyperspace
 from spaceevo.spaces.named import named_space, named_subnet
-from spaceevo.spaces.presets import PRESETS
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,9 +20,7 @@ from spaceevo.graph.nodes import Program
 from spaceevo.plugins import Registry
 from spaceevo.processors import Profile
 from spaceevo.records import Arithmetic
-
-if TYPE_CHECKING:
-    from spaceevo.runtimes._models import Model
+from spaceevo.runtimes._models import Model
 
 CountedNode = tuple[str, str, str, float]  # name, type, layers, ms: what runtimes count (see `_on_device`)
 

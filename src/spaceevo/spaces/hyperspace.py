@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
+from typing import Protocol
 
 from spaceevo.errors import EncodingError
-from spaceevo.spaces.presets import PRESETS
+from spaceevo.plugins import Registry
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import Head
 
@@ -157,6 +158,19 @@ class Hyperspace:
         """Change the width window of one stage; the same choice where no stage has another."""
         limits = [stage.num_windows for stage in self.searched]
         return replace(choice, windows=_change_one(choice.windows, limits, rng))
+
+
+class Preset(Protocol):
+    """A module of `presets/`, or of an entry point in the group `spaceevo.spaces.presets`.
+
+    Attributes:
+        HYPERSPACE: Its name is the file's.
+    """
+
+    HYPERSPACE: Hyperspace
+
+
+PRESETS = Registry("spaceevo.spaces.presets", Preset)
 
 
 def load_hyperspace(name: str) -> Hyperspace:

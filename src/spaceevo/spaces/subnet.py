@@ -11,37 +11,8 @@ from spaceevo.graph.nodes import HEAD, INPUT, Node, Program
 from spaceevo.graph.ops import Norm
 from spaceevo.graph.tensors import Shape, square
 from spaceevo.graph.trace import Activation, Counter, Feature, Tracer, input_node
-from spaceevo.spaces.blocks import BLOCKS
-from spaceevo.spaces.choices import Block, Value
-
-
-@dataclass(frozen=True, slots=True)
-class BlockSpec:
-    """What a block's declaration depends on.
-
-    Attributes:
-        in_width: Input channels.
-        out_width: Output channels.
-        kernel_sizes: As many as the block type has, one in most; odd in most.
-        expand_ratio: Hidden over input width (inverted residuals) or over output width (bottlenecks).
-        stride: 1 or 2.
-        activation: Of the block.
-        added: Value by name on every axis that the block type adds.
-    """
-
-    in_width: int
-    out_width: int
-    kernel_sizes: tuple[int, ...]
-    expand_ratio: float
-    stride: int
-    activation: Activation
-    added: tuple[tuple[str, Value], ...] = ()
-
-    @property
-    def kernel_size(self) -> int:
-        """The only one."""
-        (kernel_size,) = self.kernel_sizes
-        return kernel_size
+from spaceevo.spaces.blocks import BLOCKS, BlockSpec
+from spaceevo.spaces.choices import Block
 
 
 class BlockType(NamedTuple):

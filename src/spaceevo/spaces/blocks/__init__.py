@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.graph.trace import Activation, Feature, Tracer
 from spaceevo.plugins import Registry
+from spaceevo.spaces.choices import Value
 
-if TYPE_CHECKING:
-    from spaceevo.spaces.subnet import BlockSpec
+
+@dataclass(frozen=True, slots=True)
+class BlockSpec:
+    """What a block's declaration depends on.
+
+    Attributes:
+        in_width: Input channels.
+        out_width: Output channels.
+        kernel_sizes: As many as the block type has, one in most; odd in most.
+        expand_ratio: Hidden over input width (inverted residuals) or over output width (bottlenecks).
+        stride: 1 or 2.
+        activation: Of the block.
+        added: Value by name on every axis that the block type adds.
+    """
+
+    in_width: int
+    out_width: int
+    kernel_sizes: tuple[int, ...]
+    expand_ratio: float
+    stride: int
+    activation: Activation
+    added: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def kernel_size(self) -> int:
+        """The only one."""
+        (kernel_size,) = self.kernel_sizes
+        return kernel_size
 
 
 class BlockPlugin(Protocol):

@@ -1,7 +1,7 @@
 """Residual block of two convolutions (ResNet, CVPR 2016, Section 3.3)."""
 
 from spaceevo.graph.trace import Feature, Tracer
-from spaceevo.spaces.subnet import BlockSpec
+from spaceevo.spaces.blocks import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

@@ -1,8 +1,8 @@
 """Residual bottleneck (ResNet, CVPR 2016, Section 4.1), hidden width relative to the output width."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.choices import make_divisible
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

@@ -1,8 +1,8 @@
 """Residual bottleneck with squeeze-and-excite (RegNet, CVPR 2020, Section 4)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.blocks.bottleneck import bottleneck
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

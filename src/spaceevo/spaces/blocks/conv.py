@@ -1,7 +1,7 @@
 """One convolution: the stem of a network."""
 
 from spaceevo.graph.trace import Feature, Tracer
-from spaceevo.spaces.subnet import BlockSpec
+from spaceevo.spaces.blocks import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

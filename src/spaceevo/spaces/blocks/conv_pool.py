@@ -1,7 +1,7 @@
 """A convolution and a max pool: the stem of a ResNet (CVPR 2016, Table 1)."""
 
 from spaceevo.graph.trace import Feature, Tracer
-from spaceevo.spaces.subnet import BlockSpec
+from spaceevo.spaces.blocks import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

@@ -1,8 +1,8 @@
 """FBNetV3's strided block whose depthwise convolution crops a pixel (released model definitions)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.blocks.mbv2 import inverted_residual
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

@@ -1,9 +1,9 @@
 """FBNetV3's block with SE on a quarter of the input width (CVPR 2021; released model definitions)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.blocks.mbv2 import inverted_residual
 from spaceevo.spaces.choices import make_divisible
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

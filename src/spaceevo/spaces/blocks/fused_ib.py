@@ -1,8 +1,8 @@
 """Fused inverted bottleneck without a projected shortcut (MobileNetV4, ECCV 2024, Section 4)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.blocks.fused_mbconv import fused_mbconv
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

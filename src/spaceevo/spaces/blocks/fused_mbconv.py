@@ -1,8 +1,8 @@
 """Fused MBConv: expansion and depthwise convolution in one dense k x k (EfficientNetV2, ICML 2021, Section 3.2)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.choices import make_divisible
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

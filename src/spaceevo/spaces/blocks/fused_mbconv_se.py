@@ -1,8 +1,8 @@
 """Fused MBConv with squeeze-and-excite (EfficientNetV2, ICML 2021, Section 3.2)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.blocks.fused_mbconv import fused_mbconv
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

@@ -1,8 +1,8 @@
 """MBConv as in EfficientNet: SE relative to the block's input width, gated by a sigmoid (ICML 2019, Section 4)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.blocks.mbv2 import inverted_residual
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

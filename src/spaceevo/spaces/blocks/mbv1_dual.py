@@ -1,7 +1,7 @@
 """MBv1-dual: two depthwise-separable convolutions and a shortcut (SpaceEvo, Section 4.1)."""
 
 from spaceevo.graph.trace import Feature, Tracer
-from spaceevo.spaces.subnet import BlockSpec
+from spaceevo.spaces.blocks import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

@@ -1,8 +1,8 @@
 """MBv2: inverted residual with a linear bottleneck (MobileNetV2, CVPR 2018, Section 3)."""
 
 from spaceevo.graph.trace import Activation, Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.choices import make_divisible
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

@@ -1,8 +1,8 @@
 """MBv2 as in MobileNetV2: no shortcut where shapes differ (CVPR 2018, Section 3)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.blocks.mbv2 import inverted_residual
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

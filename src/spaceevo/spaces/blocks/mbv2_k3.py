@@ -1,8 +1,8 @@
 """MBv2-K3: the depthwise k x k of MBv2 as a stack of depthwise 3x3 (SpaceEvo, Section 4.1)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.blocks.mbv2 import inverted_residual
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

@@ -1,9 +1,9 @@
 """MBv3 as in MobileNetV3: no shortcut where shapes differ (ICCV 2019, Section 5)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.blocks.mbv2 import hidden_width, inverted_residual
 from spaceevo.spaces.choices import make_divisible
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

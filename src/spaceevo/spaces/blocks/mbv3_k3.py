@@ -1,9 +1,9 @@
 """MBv3-K3: the depthwise k x k of MBv3 as a stack of depthwise 3x3 (SpaceEvo, Section 4.1)."""
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.blocks.mbv2 import hidden_width, inverted_residual
 from spaceevo.spaces.choices import make_divisible
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

@@ -5,8 +5,8 @@ ExtraDW, (3, 0) ConvNext-like, (0, 5) an inverted bottleneck, (0, 0) feed-forwar
 """
 
 from spaceevo.graph.trace import Feature, Tracer
+from spaceevo.spaces.blocks import BlockSpec
 from spaceevo.spaces.choices import make_divisible
-from spaceevo.spaces.subnet import BlockSpec
 
 
 def declare(spec: BlockSpec, x: Feature, net: Tracer) -> Feature:

@@ -127,7 +127,7 @@ def test_how_it_ends(
 
 
 def _start(script: str, **options: Any) -> subprocess.Popen[str]:
-    code = f"from spaceevo.cli import main, plugins\n{script}\nmain()"
+    code = f"from spaceevo import plugins\nfrom spaceevo.cli import main\n{script}\nmain()"
     return subprocess.Popen([sys.executable, "-c", code, "zoo"], stderr=subprocess.PIPE, text=True, **options)
 
 

@@ -45,10 +45,10 @@ TEXT = "d1#2#1_k3#3#5#3_w8#16#24#16_e0#0#0#2.0_repeats0#1#4#0_kernel-sizes-after
 def _plugin(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugin")
     (folder / "repeated_convolution.py").write_text(MODULE)
-    entry = EntryPoint("repeated-convolution", "repeated_convolution", BLOCKS)
+    entry = EntryPoint("repeated-convolution", "repeated_convolution", BLOCKS.package)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        patch.setattr(plugins, "entry_points", lambda group: [entry] if group == BLOCKS else [])
+        patch.setattr(plugins, "entry_points", lambda group: [entry] if group == BLOCKS.package else [])
         plugins._locations.cache_clear()
         yield
     sys.modules.pop("repeated_convolution", None)

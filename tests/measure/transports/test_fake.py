@@ -14,11 +14,12 @@ from spaceevo.measure import target
 from spaceevo.measure.campaign import reference_program
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.measure.transports import fake
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import network_program
 
-RUNTIMES = ("onnxruntime", "litert")
+NAMES = ("onnxruntime", "litert")
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def loaded(device: str, path: Path) -> fake.LoadedModel:
     return fake.connect(device).load("onnxruntime", path, 1)
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", NAMES)
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
 def test_every_operator_of_a_file_costs_what_it_computes(runtime: str, precision: str, tmp_path: Path) -> None:
     program = every_block()

@@ -11,10 +11,11 @@ from made_models import Spec, made_onnx, made_tflite
 from spaceevo.errors import ArtifactError
 from spaceevo.measure import target
 from spaceevo.measure.transports import Transport, fake
+from spaceevo.runtimes import RUNTIMES
 
-RUNTIMES = ("onnxruntime", "litert", "openvino")
+NAMES = ("onnxruntime", "litert", "openvino")
 WHERE = {"local": "local", "ssh": "ssh:box", "fake": "fake:exact"}
-TARGETS = [f"{runtime}@{place}" for runtime in RUNTIMES for place in WHERE.values()]
+TARGETS = [f"{runtime}@{place}" for runtime in NAMES for place in WHERE.values()]
 IMAGE = (1, 3, 8, 8)
 #: What is measured: the inputs, and the images in an inference.
 MEASURED: dict[str, tuple[list[Spec], int]] = {
@@ -94,7 +95,7 @@ def test_what_is_measured(kind: str, name: str, devices: Any, tmp_path: Path) ->
     model.close()
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", NAMES)
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_refused(kind: str, runtime: str, devices: Any, tmp_path: Path) -> None:
     spec, told = REFUSED[kind]

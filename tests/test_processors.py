@@ -1,12 +1,9 @@
-"""Which profile a processor has, and what a runtime that is missing says."""
+"""Which profile a processor has, and what Linux tells of one."""
 
-import numpy as np
 import pytest
 
-from spaceevo import runtimes
-from spaceevo.errors import DataError, TargetError
+from spaceevo import processors
 from spaceevo.processors import PROFILES, CpuInfo, parse_cpuinfo, profile_of, this_profile
-from spaceevo.runtimes import check_images, require
 
 
 @pytest.mark.parametrize(
@@ -31,21 +28,6 @@ def test_names_are_unique():
 
 def test_the_largest_code_that_does_not_saturate():
     assert 2 * 255 * 63 < 2**15 <= 2 * 255 * 65
-
-
-def test_missing_runtime_says_what_to_install():
-    with pytest.raises(TargetError, match=r"Fast is not installed.*pip install 'spaceevo\[fast\]'"):
-        require("no_such_package", "Fast", "fast")
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 32, 31), (2, 1, 32, 32), (3, 32, 32), (2, 32, 32, 3)])
-def test_images_of_the_wrong_size(shape):
-    with pytest.raises(DataError, match=r"takes images of the shape \[3, 32, 32\]"):
-        check_images(np.zeros(shape, np.float32), (1, 3, 32, 32))
-
-
-def test_images_of_the_right_size():
-    check_images(np.zeros((2, 3, 32, 32), np.float32), (1, 3, 32, 32))
 
 
 ARM = """processor\t: 0
@@ -82,10 +64,10 @@ def test_processors_as_linux_describes_them():
 
 def test_profile_of_this_machine_follows_from_that_text(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    monkeypatch.setattr(runtimes, "this_cpuinfo", lambda: ARM)
+    monkeypatch.setattr(processors, "this_cpuinfo", lambda: ARM)
     this_profile.cache_clear()
     assert this_profile().name == "arm-dotprod"
-    monkeypatch.setattr(runtimes, "this_cpuinfo", lambda: "")
+    monkeypatch.setattr(processors, "this_cpuinfo", lambda: "")
     this_profile.cache_clear()
     assert this_profile().name == "arm"
     this_profile.cache_clear()

@@ -12,9 +12,11 @@ import argparse
 import platform
 import statistics
 import tempfile
+import time
 from pathlib import Path
 from typing import assert_never
 
+import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,7 @@ from spaceevo.graph.ops import (
     Relabel,
     Sigmoid,
 )
+from spaceevo.graph.tensors import Shape
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.nets import arithmetic, executors
 from spaceevo.nets.verification import compare
@@ -114,8 +117,8 @@ def simulate_published(graph: IntegerGraph, images_BCHW: Tensor) -> Tensor:
         match node.op:
             case Conv() | Depthwise() | Linear() as op:
                 params, weights = graph.quant_params[node.inputs[0]], graph.weights[node.id]
-                codes = arithmetic.quantize(x, params)
-                y = arithmetic.accumulate(node, codes, params, weights).float()
+                codes = arithmetic.to_codes(x, params)
+                y = arithmetic.accumulate(op, codes, params, weights).float()
                 step = arithmetic.sum_scales(params, weights)
                 y = y * step if isinstance(op, Linear) else y * step.view(-1, 1, 1)
             case Gate() | Relabel():
@@ -136,6 +139,13 @@ def simulate_published(graph: IntegerGraph, images_BCHW: Tensor) -> Tensor:
                 assert_never(op)
         values[node.id] = {"relu": F.relu, "relu6": F.relu6}.get(node.out.quantizer, lambda value: value)(y)
     return values[graph.nodes[-1].id]
+
+
+def time_ms(session: runtime.Session, shape: Shape) -> float:
+    image = np.zeros((1, *shape), np.float32)
+    start = time.perf_counter()
+    session.run(image)
+    return 1e3 * (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -160,7 +170,7 @@ def main() -> None:
             samples: dict[str, list[float]] = {key: [] for key in paths}
             for _ in range(options.rounds):
                 for key, session in sessions.items():
-                    samples[key].append(min(session.time(3)))
+                    samples[key].append(min(time_ms(session, subnet.in_shape) for _ in range(3)))
             found: dict[str, list[Tensor]] = {"ours": [], "published": [], "our simulation": [], "theirs": []}
             for part in patterns.split(25):
                 images = F.interpolate(part, size=(subnet.resolution, subnet.resolution), mode="bilinear")

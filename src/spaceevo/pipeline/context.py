@@ -165,6 +165,7 @@ class Context:
     @cached_property
     def data_hash(self) -> str:
         """Hash over all images and labels, and over what else of the settings a training depends on."""
+        # The names by their `repr`, as earlier versions had them: their trainings go on
         digest = hashlib.sha256(repr(self.data.class_names).encode())
         for array in (
             self.data.train_images,

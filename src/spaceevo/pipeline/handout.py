@@ -140,10 +140,11 @@ def hand_out(
 
 def _preprocessing(network: ExtractedNetwork, runtime: Runtime | None = None) -> Preprocessing | None:
     """How a picture becomes the input of a runtime's files; None where the network does not tell all of it."""
+    layout = runtime.LAYOUT if runtime else "NCHW"
     try:
         fields = json.loads(network.metadata.get(PREPROCESSING, "{}"))
         fields.pop("steps", None)
-        return Preprocessing.model_validate(fields | {"layout": runtime.LAYOUT if runtime else "NCHW"})
+        return Preprocessing.model_validate(fields | {"layout": layout})
     except (ValueError, TypeError, AttributeError):
         return None
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import types
 from itertools import product
 
 import numpy as np

@@ -415,6 +415,10 @@ class PredictorAssessment(Record):
     reference_ms: float | None = None
 
 
+#: The NSR loss of predicting nothing is 1. A block whose sub-stages are above this has not learnt.
+FAILED_LOSS = 0.95
+
+
 class DistilledCell(Record):
     """Block-wise distillation of one (stage, block type).
 
@@ -502,7 +506,7 @@ class SpaceSearchResult(Record):
         within_tolerance: All evaluated spaces within the relative tolerance of the best, best first.
         tolerance: Relative.
         num_evaluated: Distinct spaces scored.
-        history: Progress.
+        history: The steps of the search, in order.
         sampled_score: Score of the best space by the sampled evaluator, as a cross-check; None without one.
         excluded: Failed cells (stage/block type) that no space may use.
         choices: Every block type and width window that some space within tolerance chooses.

@@ -127,7 +127,7 @@ class About(Record):
     """A target, its state, and what was measured there.
 
     Attributes:
-        target: The target.
+        target: Device, runtime, threads and cores.
         profile: Of its processor, see docs/quantization.md.
         num_cores: Logical cores.
         state: Now.

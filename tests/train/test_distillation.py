@@ -13,6 +13,7 @@ from spaceevo.config import BlocksSettings
 from spaceevo.errors import ArtifactError, NoSpaceError, TrainingError
 from spaceevo.graph.tensors import square
 from spaceevo.progress import silent
+from spaceevo.records import FAILED_LOSS
 from spaceevo.spaces.choices import Block
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
 from spaceevo.spaces.search_space import BlockChoice
@@ -20,7 +21,6 @@ from spaceevo.spaces.subnet import BlockType, Head, Stage
 from spaceevo.train import distillation, loop
 from spaceevo.train.batches import Images
 from spaceevo.train.distillation import (
-    FAILED_LOSS,
     cell_work,
     decode_blocks,
     distill_cell,

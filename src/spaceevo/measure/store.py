@@ -167,7 +167,7 @@ class Store:
 
         Args:
             subject: What it is of.
-            measurement: It.
+            measurement: Latencies and how they were measured.
             replace: Whether an older one of the subject is replaced, or else kept.
 
         Raises:

@@ -51,7 +51,7 @@ def train_alone(
         subnet: The network.
         number: Names it within the folder.
         folder: For its files.
-        seed: Of all draws.
+        seed: All that is random follows from it.
         settings: Of the training.
         progress: Called with work done and in all.
     """

@@ -80,7 +80,7 @@ def train_supernet(
         context: Data, settings and what weights may be.
         own: The space.
         folder: For its files.
-        seed: Of all draws.
+        seed: All that is random follows from it.
         latency_ms: Predicts.
         progress: Called with work done and in all.
         ranks: The processes that train together.

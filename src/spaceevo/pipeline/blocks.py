@@ -85,7 +85,7 @@ class Distillation(Record):
         settings: Of the teacher and the distillation.
         w_qmax: Largest weight code.
         per_channel: Whether each output channel of a weight learns a scale of its own.
-        seed: Of all draws.
+        seed: All that is random follows from it.
     """
 
     hyperspace: str

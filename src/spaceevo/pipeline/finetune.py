@@ -87,7 +87,7 @@ def tune(
         program: The subnet's.
         own: Of the training, of which only the LSQ+ phase is done.
         name: Names it within the folder, and its draws.
-        seed: Of all draws.
+        seed: All that is random follows from it.
         folder: For its files.
         progress: Called with work done and in all.
 
@@ -145,7 +145,7 @@ def tune_found(
         trained: As of `tune`.
         program: The subnet's.
         number: Of the budget.
-        seed: Of all draws.
+        seed: All that is random follows from it.
         folder: For its files, which `load_tuned` reads.
         progress: Called with work done and in all.
 

@@ -402,7 +402,7 @@ def plot_latencies(
     Args:
         draws: By space, loss and latency [num].
         budgets: In the unit of the latencies.
-        unit: Theirs.
+        unit: Of budgets and latencies, for the axis; another than "ms" names another metric.
     """
     name = "Latency" if unit == "ms" else escape(unit)
     figure = _distributions({space: latency for space, (_, latency) in draws.items()},

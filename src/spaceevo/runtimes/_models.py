@@ -112,7 +112,7 @@ class Timed:
     """A model that a runtime of this machine has loaded and run once.
 
     Args:
-        model: It.
+        model: Its files and inputs.
         on_device: The runtime's file that loads and times (see `_on_device`).
         explain: Turns what the runtime says of a model that it refuses into (found, remedy).
         runtime: For people.
@@ -289,7 +289,7 @@ def check_links(model: Model, runtime: str, *folders: Path) -> Model:
     """The model, where none of its weights lies behind a link that a runtime does not follow.
 
     Args:
-        model: It.
+        model: Its file, and those that its weights lie in.
         runtime: For people.
         folders: Where the runtime looks for weights.
 

@@ -83,7 +83,7 @@ def search_subnets(
         latency_ms: Predicted latency of a subnet; must be a pure function.
         top1: Accuracy of a subnet, 0 to 1, higher is better; must be a pure function.
         each: Calls `top1` for several distinct subnets, like `map`: where it is called, and how many at a time.
-        method: How.
+        method: Which of the two ways above.
         excess: By name of another metric how far a subnet lies above its limit, relative to the limit; metrics that
             meet theirs are missing or not positive. Must be a pure function.
         trained: Subnets that every step of the training had part in: in the start population of each budget that

@@ -32,7 +32,7 @@ from spaceevo.graph.nodes import INPUT, Node, Program
 from spaceevo.graph.tensors import Shape
 from spaceevo.nets.network import Network
 from spaceevo.progress import ProgressCallback
-from spaceevo.records import DistilledCell
+from spaceevo.records import FAILED_LOSS, DistilledCell
 from spaceevo.seeding import python_random
 from spaceevo.spaces.choices import Axis, Block, from_text, to_text
 from spaceevo.spaces.hyperspace import Hyperspace
@@ -50,7 +50,6 @@ from spaceevo.train.checkpoints import (
 from spaceevo.train.losses import nsr_loss
 from spaceevo.train.teachers import Size, Teacher, map_sizes
 
-FAILED_LOSS = 0.95
 MAX_ATTEMPTS = 2
 FEATURE_BATCH = 128
 POSITIONS_AT_ONCE = 2**16  # of a map, that sums in float64 are taken over

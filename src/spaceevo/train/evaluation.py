@@ -11,6 +11,8 @@ from spaceevo.train.batches import Images, equal_parts, to_input
 from spaceevo.train.recalibration import recalibrate
 
 BATCH_SIZE = 128
+#: Of training images, on which the batch norm of a network that is handed out is recalibrated.
+RECALIBRATION_BATCHES = 16
 
 
 @torch.no_grad()

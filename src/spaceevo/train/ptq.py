@@ -84,7 +84,7 @@ def with_ranges(
         network: Not quantized, in evaluation mode, with running statistics of its own.
         program: Its program.
         pixels: Calibration images, uint8 [N, 3, size, size], N at least 1.
-        settings: How.
+        settings: How ranges and weight scales are set, and on how many images.
         seed: Draws the values that stand for a tensor.
         progress: Called with tensors done and in all.
 

@@ -102,7 +102,7 @@ class Sandwich:
         """The subnets that meet a condition.
 
         Args:
-            within: They.
+            within: The subnets of a space that meet it.
             smaller: Those of them that the small one is to be one of: it shares as many weights with the large one as
                 it can. None: it is `within.small`.
             seed: Decides the two.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from logging import getLogger
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -91,6 +93,68 @@ class Estimate:
             return None
         since, then = max(point for point in points if point[0] <= start + elapsed * 2 / 3)
         return (1 - share) * (now - since) / (share - then) if share > then else None
+
+
+class Display(Protocol):
+    """Where long work tells how it goes."""
+
+    def line(self, text: str) -> None:
+        """What is begun or done."""
+        ...
+
+    def say(self, sentence: str) -> None:
+        """What people should know, as it stands; the same sentence is told once."""
+        ...
+
+    def task(self, label: str) -> AbstractContextManager[ProgressCallback]:
+        """Show the progress of one piece of work: the callback to report to."""
+        ...
+
+
+class Logged:
+    """A display for programs: lines and sentences go to the logger `spaceevo`, progress to a callback.
+
+    Args:
+        progress: Called with (done, total) of the piece of work at hand.
+    """
+
+    def __init__(self, progress: ProgressCallback = silent) -> None:
+        self._log, self._progress = getLogger("spaceevo"), progress
+        self._said: set[str] = set()
+
+    def line(self, text: str) -> None:
+        """See `Display.line`."""
+        self._log.info(text)
+
+    def say(self, sentence: str) -> None:
+        """See `Display.say`."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self._log.info(sentence)
+
+    @contextmanager
+    def task(self, label: str) -> Iterator[ProgressCallback]:
+        """See `Display.task`."""
+        yield self._progress
+
+
+class Shown:
+    """A display for people, on a console.
+
+    Args:
+        console: Where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console, self.say = console, lines(console)
+
+    def line(self, text: str) -> None:
+        """See `Display.line`."""
+        self._console.print(text, highlight=False)
+
+    def task(self, label: str) -> AbstractContextManager[ProgressCallback]:
+        """See `Display.task`."""
+        return shown(self._console, label)
 
 
 @contextmanager

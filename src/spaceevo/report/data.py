@@ -18,6 +18,23 @@ from spaceevo.records import (
 from spaceevo.spaces.hyperspace import Hyperspace
 
 
+@dataclass(frozen=True)
+class Section:
+    """What a stage adds to the report, for stages that the report itself does not know.
+
+    Attributes:
+        title: Of the section.
+        text: A paragraph.
+        columns: Heads of a table; empty for none.
+        rows: Of the table, one cell per column.
+    """
+
+    title: str
+    text: str = ""
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """The records of one run.
@@ -32,6 +49,7 @@ class ReportData:
         hyperspace: The one that `search` and `table` refer to.
         curves: Training curves by name, for example "teacher", "supernet", "baseline 1.2 ms".
         subnets: The search over subnets.
+        sections: Of further stages, in order.
     """
 
     summary: Summary
@@ -43,3 +61,4 @@ class ReportData:
     hyperspace: Hyperspace
     curves: Mapping[str, Sequence[TrainingPoint]]
     subnets: SubnetSearchResult
+    sections: tuple[Section, ...] = ()

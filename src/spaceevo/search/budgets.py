@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from decimal import ROUND_CEILING, Context
 
+#: Where automatic budgets lie among the predicted latencies of random subnets of random spaces.
+AUTO_QUANTILES = (0.35, 0.75)
+
 
 def rounded_up(latency_ms: float, digits: int = 4) -> float:
     """A budget of so many significant digits that a latency meets: never below it.

@@ -143,6 +143,15 @@ def _least_budgets(evaluator: SpaceEvaluator) -> str:
     return f"The closest feasible budget is {evaluator.least_budget(evaluator.fastest):g}"
 
 
+def most_trials(num_tried: int) -> int:
+    """How many spaces are tried by a training at most: the best of so many block types, then others of their widths.
+
+    Args:
+        num_tried: At least 1; 1 tries none.
+    """
+    return 2 * num_tried - 1 if num_tried > 1 else 0
+
+
 def best_of_block_types(result: SpaceSearchResult, hyperspace: Hyperspace) -> tuple[ScoredSpace, ...]:
     """Of each combination of block types within tolerance the best space, the best first."""
     best: dict[tuple[int, ...], ScoredSpace] = {}

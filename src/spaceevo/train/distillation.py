@@ -57,6 +57,8 @@ NUM_RANDOM = 2
 CURVE_EVERY = 5
 MAX_CALIBRATION_DRAWS = 60
 PASSES_PER_STEP = 3  # a backward pass takes about as long as two forward passes
+#: Index of a searched stage, index of one of its block types.
+Cell = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,11 @@ class CellResult:
 
     cell: DistilledCell
     rows: tuple[ScoredSubstage, ...]
+
+
+def all_cells(hyperspace: Hyperspace) -> list[Cell]:
+    """(Index of the searched stage, index of the block type) of every cell."""
+    return [(index, block) for index, stage in enumerate(hyperspace.searched) for block in range(len(stage.choices))]
 
 
 def write_features(

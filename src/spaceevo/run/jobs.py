@@ -11,7 +11,7 @@ import torch
 from spaceevo.measure.campaign import Precision, measure_programs
 from spaceevo.measure.session import Plan
 from spaceevo.nets.network import program_of
-from spaceevo.pipeline.context import Context
+from spaceevo.run.context import Context
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import Measurement
 from spaceevo.spaces.encoding import encode

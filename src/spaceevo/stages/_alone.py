@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spaceevo.config import TrainingSettings
 from spaceevo.nets.network import Network, program_of, single_network
-from spaceevo.pipeline.context import Context
+from spaceevo.run.context import Context
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
 from spaceevo.spaces.subnet import Subnet

@@ -1,4 +1,4 @@
-"""Stage 7: fine-tune the found subnets, each alone, if the recipe asks for it.
+"""Fine-tune the found subnets, each alone, if the recipe asks for it.
 
 A supernet that was trained for minutes leaves something to gain; one that was trained for long should not.
 """
@@ -12,28 +12,62 @@ from pathlib import Path
 from spaceevo.config import TrainingSettings
 from spaceevo.graph.nodes import Program
 from spaceevo.nets.network import Network, extract, program_of
-from spaceevo.pipeline import space, subnets, supernet
-from spaceevo.pipeline.alone import settings_alone
-from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.curves import read_curve, write_curve
-from spaceevo.pipeline.jobs import one_core
-from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
+from spaceevo.run.context import Context
+from spaceevo.run.curves import read_curve, write_curve
+from spaceevo.run.jobs import one_core
+from spaceevo.run.memory import return_free_memory
+from spaceevo.run.planning import Planning, StageWork
+from spaceevo.run.stage import Checks, Given, Stage
+from spaceevo.run.work import FILES_PER_WEIGHT
 from spaceevo.spaces.encoding import decode
+from spaceevo.stages import space, subnets, supernet
+from spaceevo.stages._alone import settings_alone
+from spaceevo.stages.supernet import TrainedSupernet
 from spaceevo.train.batches import split
 from spaceevo.train.checkpoints import load_weights
 from spaceevo.train.loop import train
 
-NAME = "finetune"
-TITLE = "Fine-tune the found subnets, each alone"
-NEEDS = (supernet.NAME, subnets.NAME)
-#: Reaches it through the supernet, whose files differ with the space.
-READS = (space.NAME,)
-FILES = ("subnet[0-9]*-*.safetensors", "subnet[0-9]*-curve.json", "tensorboard/*")
+
+@dataclass(frozen=True)
+class FineTuned:
+    """The fine-tuned subnets, if there are any.
+
+    Attributes:
+        folder: Of their weights.
+        curves: Losses of each, by the number of its budget; none where the recipe does not ask for them.
+    """
+
+    folder: Path
+    curves: tuple[Sequence[TrainingPoint], ...]
+
+    def curve(self, number: int) -> Sequence[TrainingPoint]:
+        """Losses of the subnet of a budget; none where it was not fine-tuned."""
+        return self.curves[number] if self.curves else ()
+
+    def network(self, trained: Network, program: Program, number: int) -> Network:
+        """A fine-tuned subnet, in evaluation mode, with the supernet's rounding.
+
+        Args:
+            trained: The supernet at the end of its LSQ+ phase.
+            program: The subnet's.
+            number: Of its budget.
+        """
+        return load_tuned(trained, program, number, self.folder)
 
 
-def inputs(context: Context) -> dict[str, object]:
+class _Files:
+    def save(self, value: FineTuned, folder: Path) -> list[Path]:
+        names = ("int8.safetensors", "curve.json")
+        return [folder / f"subnet{number}-{name}" for number in range(len(value.curves)) for name in names]
+
+    def load(self, folder: Path, context: Context, given: Given) -> FineTuned:
+        count = len(given[subnets.STAGE].result.found) if is_wanted(context) else 0
+        return FineTuned(folder, tuple(read_curve(_curve_path(folder, number)) for number in range(count)))
+
+
+def _inputs(context: Context, folder: Path) -> dict[str, object]:
     """Data and settings."""
     return {
         "data": context.data_hash,
@@ -42,20 +76,18 @@ def inputs(context: Context) -> dict[str, object]:
     }
 
 
-def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+def _make(context: Context, given: Given, folder: Path, progress: ProgressCallback) -> FineTuned:
     """Train one subnet per budget, as jobs of their own; none without epochs."""
     if not is_wanted(context):
-        return []
-    best = space.load_space(context)
+        return FineTuned(folder, ())
+    chosen, trained = given[space.STAGE].space, given[supernet.STAGE]
     jobs = [
-        _Job(context, program_of(decode(found.encoding, best)), number, folder.absolute())
-        for number, found in enumerate(subnets.load(context).found)
+        _Job(context, trained, program_of(decode(found.encoding, chosen)), number, folder.absolute())
+        for number, found in enumerate(given[subnets.STAGE].result.found)
     ]
     for _ in context.engine.map(_fit, jobs, progress, needs=context.training):
         pass
-    return [
-        folder / f"subnet{number}-{name}" for number in range(len(jobs)) for name in ("int8.safetensors", "curve.json")
-    ]
+    return FineTuned(folder, tuple(read_curve(_curve_path(folder, number)) for number in range(len(jobs))))
 
 
 def is_wanted(context: Context) -> bool:
@@ -73,7 +105,7 @@ def tune(
     context: Context,
     trained: Network,
     program: Program,
-    own: TrainingSettings,
+    training: TrainingSettings,
     name: str,
     seed: int,
     folder: Path,
@@ -85,7 +117,7 @@ def tune(
         context: Data.
         trained: The supernet at the end of its LSQ+ phase; it stays as it is.
         program: The subnet's.
-        own: Of the training, of which only the LSQ+ phase is done.
+        training: Its settings, of which only the LSQ+ phase is done.
         name: Names it within the folder, and its draws.
         seed: All that is random follows from it.
         folder: For its files.
@@ -101,7 +133,7 @@ def tune(
         network,
         lambda rng: [program],
         images,
-        own,
+        training,
         recipe.data,
         seed=seed,
         purpose=name,
@@ -115,6 +147,7 @@ def tune(
 @dataclass(frozen=True)
 class _Job:
     context: Context
+    trained: TrainedSupernet
     program: Program
     number: int
     folder: Path
@@ -124,9 +157,9 @@ class _Job:
 
 
 def _fit(job: _Job, progress: ProgressCallback) -> None:
-    context, trained = job.context, supernet.load_supernet(job.context, "int8")
+    context, trained = job.context, job.trained.network("int8")
     curve = tune_found(context, trained, job.program, job.number, context.recipe.seed, job.folder, progress)
-    write_curve(job.folder / f"subnet{job.number}-curve.json", curve)
+    write_curve(_curve_path(job.folder, job.number), curve)
 
 
 def tune_found(
@@ -152,16 +185,11 @@ def tune_found(
     Returns:
         The losses.
     """
-    own = settings(context, context.recipe.finetune.epochs)
+    training = settings(context, context.recipe.finetune.epochs)
     with one_core():
-        _, curve = tune(context, trained, program, own, f"subnet{number}", seed, folder, progress)
+        _, curve = tune(context, trained, program, training, f"subnet{number}", seed, folder, progress)
     return_free_memory()
     return curve
-
-
-def load_network(context: Context, program: Program, number: int) -> Network:
-    """A fine-tuned subnet, in evaluation mode, with the rounding of the target's runtime."""
-    return load_tuned(supernet.load_supernet(context, "int8"), program, number, context.run.stage(NAME).path)
 
 
 def load_tuned(trained: Network, program: Program, number: int, folder: Path) -> Network:
@@ -171,8 +199,26 @@ def load_tuned(trained: Network, program: Program, number: int, folder: Path) ->
     return network.eval()
 
 
-def load_curve(context: Context, number: int) -> list[TrainingPoint]:
-    """Losses of one subnet; none where it was not fine-tuned."""
-    if not is_wanted(context):
-        return []
-    return read_curve(context.path(NAME, f"subnet{number}-curve.json"))
+def _curve_path(folder: Path, number: int) -> Path:
+    return folder / f"subnet{number}-curve.json"
+
+
+def _work(planning: Planning) -> StageWork:
+    work, epochs = planning.work, planning.recipe.finetune.epochs
+    jobs = [(0.0, macs) for macs in work.finetune]
+    files = FILES_PER_WEIGHT - 1 if epochs else 0  # there is no FP32 phase
+    return StageWork(planning.networks(jobs), disk_mib=work.num_budgets * files * work.network_mib)
+
+
+STAGE: Stage[FineTuned] = Stage(
+    name="finetune",
+    title="Fine-tune the found subnets, each alone",
+    needs=(supernet.STAGE, subnets.STAGE),
+    through=(space.STAGE,),
+    inputs=_inputs,
+    make=_make,
+    artifact=_Files(),
+    files=("subnet[0-9]*-*.safetensors", "subnet[0-9]*-curve.json", "tensorboard/*"),
+    checks=Checks(trains=is_wanted),
+    work=_work,
+)

@@ -1,4 +1,4 @@
-"""Beside a run: its search space against others, trained with equal effort and searched under equal latency.
+"""Compare the space with hand-made and random ones, trained with equal effort and searched under equal latency.
 
     FOLDER/NAME-SEED/    supernet, evaluated and fine-tuned subnets of one space and seed
     FOLDER/comparison.json, comparison.html
@@ -24,36 +24,30 @@ from spaceevo.artifacts import write_atomically
 from spaceevo.engines import in_order
 from spaceevo.errors import RecipeError
 from spaceevo.nets.network import Network, program_of
-from spaceevo.pipeline import baselines, finetune, predict, space
-from spaceevo.pipeline.alone import load_alone, settings_alone, train_alone
-from spaceevo.pipeline.any_space import NOTES, load_network, train_and_search
-from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.jobs import measured_subnets, one_core
-from spaceevo.pipeline.memory import return_free_memory
-from spaceevo.pipeline.subnets import NUM_MEASURED, first_that_holds
 from spaceevo.predict.fit import fit_networks, fit_subnets
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, FrontPoint, read_record
+from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, FrontPoint, SpaceKind, read_record
 from spaceevo.report.html import render_comparison
+from spaceevo.run.context import Context
+from spaceevo.run.jobs import measured_subnets, one_core
+from spaceevo.run.memory import return_free_memory
+from spaceevo.run.stage import Checks, Given, Stage
 from spaceevo.search.pareto import hypervolume, pareto_front
-from spaceevo.search.subnet_search import RatedSubnet, best_within
+from spaceevo.search.subnet_search import PredictedSubnet, RatedSubnet, best_within
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice, load_hyperspace
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
+from spaceevo.stages import baselines, finetune, predict, space
+from spaceevo.stages._alone import load_alone, settings_alone, train_alone
+from spaceevo.stages._any_space import NOTES, load_network, train_and_search
+from spaceevo.stages.subnets import NUM_MEASURED, first_that_holds
 from spaceevo.train.batches import split
 from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_top1
 
-NAME = "compare"
-TITLE = "Compare the space with hand-made and random ones"
-NEEDS = (predict.NAME, space.NAME)
 COMPARISON, PAGE = "comparison.json", "comparison.html"
-FILES = (
-    *(COMPARISON, PAGE),
-    *(f"*-[0-9]*/{name}" for name in ("supernet-*", "subnet[0-9]*", "baseline[0-9]*", NOTES, "tensorboard/*")),
-)
 # Of the time, for the progress only:
 FIT_SHARE, TRAINED_SHARE, CHOSEN_SHARE, MEASURED_SHARE, JUDGED_SHARE = 0.05, 0.8, 0.82, 0.84, 0.92
 #: The area under a front is taken up to this many times the largest budget.
@@ -67,7 +61,7 @@ class _Entry:
     """Something that is compared: a space; or a network of each budget, trained alone."""
 
     name: str
-    kind: str
+    kind: SpaceKind
     space: SearchSpace | None = None
 
 
@@ -93,16 +87,26 @@ class _Result:
 
 @dataclass(frozen=True)
 class _Found:
-    """The candidates of an entry, a seed and a budget, the most accurate first."""
+    """The candidates of an entry, a seed and a budget, the most accurate first; one where it is trained alone."""
 
     entry: _Entry
     seed: int
     budget_ms: float
-    candidates: tuple[RatedSubnet, ...]
+    candidates: tuple[PredictedSubnet, ...]
     folder: Path
 
 
-def inputs(context: Context) -> dict[str, object]:
+class _Files:
+    def save(self, value: Comparison, folder: Path) -> list[Path]:
+        write_atomically(folder / COMPARISON, value.model_dump_json(indent=1))
+        write_atomically(folder / PAGE, render_comparison(value))
+        return [folder / COMPARISON, folder / PAGE]
+
+    def load(self, folder: Path, context: Context, given: Given) -> Comparison:
+        return read_record(Comparison, folder / COMPARISON)
+
+
+def _inputs(context: Context, folder: Path) -> dict[str, object]:
     """Data, target, and the settings of training, search and comparison."""
     recipe = context.recipe
     return {
@@ -117,18 +121,19 @@ def inputs(context: Context) -> dict[str, object]:
     }
 
 
-def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+def _make(context: Context, given: Given, folder: Path, progress: ProgressCallback) -> Comparison:
     """Train and search every space with every seed, then measure and judge what was found."""
-    settings, budgets = context.recipe.compare, predict.load_budgets(context)
-    entries = _entries(context)
-    predictor = context.at_device(_predictor, part(progress, 0, FIT_SHARE))
+    settings, predicted = context.recipe.compare, given[predict.STAGE]
+    budgets, entries = predicted.budgets_ms, _entries(context, given[space.STAGE].space)
+    near = baselines.fit_subnets(context, predicted)
+    predictor = context.at_device(partial(_predictor, near), part(progress, 0, FIT_SHARE))
     jobs = [
         _Job(entry, seed, number)
         for seed in settings.seeds
         for entry in entries
         for number in (range(len(budgets)) if entry.space is None else [None])
     ]
-    find = partial(_find, context, folder.absolute(), predictor)
+    find = partial(_find, context, folder.absolute(), predictor, budgets)
     trained = context.engine.map(find, jobs, part(progress, FIT_SHARE, TRAINED_SHARE), needs=context.training)
     results = in_order(trained, len(jobs))
     found = [one for result in results for one in result.found]
@@ -136,7 +141,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     subnets = _chosen(context, found, part(progress, TRAINED_SHARE, CHOSEN_SHARE))
     measured = measured_subnets(context, subnets, ("int8", "fp32"), part(progress, CHOSEN_SHARE, MEASURED_SHARE))
     latencies = [one.latency_ms for one in measured]
-    judge, chosen = partial(_judge, context), list(zip(found, subnets, strict=True))
+    judge, chosen = partial(_judge, context, budgets), list(zip(found, subnets, strict=True))
     judged = context.engine.map(judge, chosen, part(progress, MEASURED_SHARE, JUDGED_SHARE), needs=context.training)
     networks: dict[tuple[str, int], list[ComparedNetwork]] = {}
     for number, (top1_int8, top1_fp32) in enumerate(in_order(judged, len(chosen))):
@@ -154,7 +159,7 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         )
     fronts = _fronts(context, folder.absolute(), jobs, results, part(progress, JUDGED_SHARE, 1))
     reference = REFERENCE_SHARE * budgets[-1], 1 / context.data.num_classes
-    comparison = Comparison(
+    return Comparison(
         target=context.target,
         data=context.data.name,
         num_val_images=len(context.data.val_labels),
@@ -164,33 +169,36 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         seeds=settings.seeds,
         spaces=tuple(_compared(entry, settings.seeds, networks, fronts, reference) for entry in entries),
     )
-    paths = [folder / COMPARISON, folder / PAGE]
-    write_atomically(paths[0], comparison.model_dump_json(indent=1))
-    write_atomically(paths[1], render_comparison(comparison))
-    return paths
 
 
 def _find(
-    context: Context, folder: Path, predictor: LatencyPredictor, job: _Job, progress: ProgressCallback
+    context: Context,
+    folder: Path,
+    predictor: LatencyPredictor,
+    budgets_ms: Sequence[float],
+    job: _Job,
+    progress: ProgressCallback,
 ) -> _Result:
     """Train and search a space, or train a network, with a seed."""
-    own = _folder(folder, job.entry, job.seed)
-    own.mkdir(exist_ok=True)
-    budgets, front = predict.load_budgets(context), list[RatedSubnet]()
+    folder = _folder(folder, job.entry, job.seed)
+    folder.mkdir(exist_ok=True)
+    front = list[RatedSubnet]()
     with one_core():
         if job.entry.space is None:
             assert job.number is not None
-            subnet = baselines.matching_subnets(context, predictor)[job.number]
-            train_alone(context, subnet, job.number, own, job.seed, settings_alone(context), progress)
-            best = {budgets[job.number]: [RatedSubnet(subnet, predictor.network_ms(subnet), 0.0)]}
+            subnet = baselines.matching_subnets(context, predictor, budgets_ms)[job.number]
+            settings, latency_ms = settings_alone(context), predictor.network_ms(subnet)
+            train_alone(context, subnet, job.number, folder, job.seed, settings, progress)
+            best = {budgets_ms[job.number]: [PredictedSubnet(subnet, latency_ms)]}
         else:
-            rated = train_and_search(context, job.entry.space, own, job.seed, predictor.network_ms, progress)
-            best = {budget_ms: best_within(rated, budget_ms) for budget_ms in budgets}
-            front = _front(best[budgets[-1]])
+            rated = train_and_search(
+                context, job.entry.space, folder, job.seed, predictor.network_ms, budgets_ms, progress
+            )
+            ranked = {budget_ms: best_within(rated, budget_ms) for budget_ms in budgets_ms}
+            best = {ms: [PredictedSubnet(one.subnet, one.latency_ms) for one in found] for ms, found in ranked.items()}
+            front = _front(ranked[budgets_ms[-1]])
     return_free_memory()
-    found = [
-        _Found(job.entry, job.seed, ms, tuple(ranked[:NUM_MEASURED]), own) for ms, ranked in best.items() if ranked
-    ]
+    found = [_Found(job.entry, job.seed, ms, tuple(some[:NUM_MEASURED]), folder) for ms, some in best.items() if some]
     return _Result(found, front)
 
 
@@ -242,17 +250,12 @@ def _folder(folder: Path, entry: _Entry, seed: int) -> Path:
     return folder / f"{entry.name}-{seed}"
 
 
-def load(context: Context) -> Comparison:
-    """The comparison."""
-    return read_record(Comparison, context.path(NAME, COMPARISON))
-
-
-def _entries(context: Context) -> list[_Entry]:
+def _entries(context: Context, searched: SearchSpace) -> list[_Entry]:
     settings, hyperspace, num_classes = context.recipe.compare, context.hyperspace, context.data.num_classes
-    entries = [_Entry("searched", "searched", space.load_space(context))]
+    entries = [_Entry("searched", "searched", searched)]
     for name in settings.handmade:
         entries.append(_Entry(name, "hand-made", handmade_space(name).space(SpaceChoice((), ()), num_classes)))
-    rng = python_random(context.recipe.seed, NAME, "random spaces")
+    rng = python_random(context.recipe.seed, "compare", "random spaces")
     for number in range(settings.num_random):
         entries.append(_Entry(f"random{number}", "random", hyperspace.space(hyperspace.sample(rng), num_classes)))
     return [*entries, _Entry("mobilenetv3-alone", "network")]
@@ -275,13 +278,13 @@ def handmade_space(name: str) -> Hyperspace:
     return handmade
 
 
-def _predictor(context: Context, progress: ProgressCallback) -> LatencyPredictor:
+def _predictor(handmade: Sequence[Subnet], context: Context, progress: ProgressCallback) -> LatencyPredictor:
     """Fitted on networks of the hyperspace, as for the run, of every hand-made space, and hand-made ones."""
     recipe, num_classes = context.recipe, context.data.num_classes
     subnets = fit_subnets(context.hyperspace, recipe.predict.num_fit, recipe.seed, num_classes)
     for name in recipe.compare.handmade:
         subnets += fit_subnets(load_hyperspace(name), recipe.compare.num_fit, recipe.seed, num_classes)
-    subnets += baselines.fit_subnets(context)
+    subnets += handmade
     with context.store() as store:
         return fit_networks(subnets, context.target, store, context.work_dir, progress)
 
@@ -292,29 +295,33 @@ def _chosen(context: Context, found: Sequence[_Found], progress: ProgressCallbac
     return [first_that_holds(context, own.candidates, own.budget_ms).subnet for own in found]
 
 
-def _judge(context: Context, job: tuple[_Found, Subnet], progress: ProgressCallback) -> tuple[float, float]:
+def _judge(
+    context: Context, budgets_ms: Sequence[float], job: tuple[_Found, Subnet], progress: ProgressCallback
+) -> tuple[float, float]:
     """INT8 and FP32 top-1 on validation images; what a space has found is fine-tuned first, if the recipe says so."""
-    one, subnet = job
+    found, subnet = job
+    number = budgets_ms.index(found.budget_ms)
     train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
     top1, program = {}, program_of(subnet)
     for precision in ("int8", "fp32"):
-        network = _trained(context, one, subnet, precision, progress)
+        network = _trained(context, found, number, subnet, precision, progress)
         with one_core():
             top1[precision] = calibrated_top1(network, program, train_images, RECALIBRATION_BATCHES, val_images)
     return top1["int8"], top1["fp32"]
 
 
-def _trained(context: Context, one: _Found, subnet: Subnet, precision: str, progress: ProgressCallback) -> Network:
+def _trained(
+    context: Context, found: _Found, number: int, subnet: Subnet, precision: str, progress: ProgressCallback
+) -> Network:
     """The network whose weights a subnet is judged with."""
-    number = predict.load_budgets(context).index(one.budget_ms)
-    if one.entry.space is None:
-        return load_alone(context, subnet, number, one.folder, precision)
-    network = load_network(context, one.entry.space, one.folder, precision)
+    if found.entry.space is None:
+        return load_alone(context, subnet, number, found.folder, precision)
+    network = load_network(context, found.entry.space, found.folder, precision)
     if precision == "fp32" or not finetune.is_wanted(context):
         return network
     program = program_of(subnet)
-    finetune.tune_found(context, network, program, number, one.seed, one.folder, progress)
-    return finetune.load_tuned(network, program, number, one.folder)
+    finetune.tune_found(context, network, program, number, found.seed, found.folder, progress)
+    return finetune.load_tuned(network, program, number, found.folder)
 
 
 def _compared(
@@ -351,3 +358,23 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     half = float(student.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / count**0.5
     return mean - half, mean + half
+
+
+def _check_names(context: Context) -> None:
+    for name in context.recipe.compare.handmade:
+        handmade_space(name)
+
+
+STAGE: Stage[Comparison] = Stage(
+    name="compare",
+    title="Compare the space with hand-made and random ones",
+    needs=(predict.STAGE, space.STAGE),
+    inputs=_inputs,
+    make=_make,
+    artifact=_Files(),
+    files=(
+        *(COMPARISON, PAGE),
+        *(f"*-[0-9]*/{name}" for name in ("supernet-*", "subnet[0-9]*", "baseline[0-9]*", NOTES, "tensorboard/*")),
+    ),
+    checks=Checks(names=_check_names, trains=lambda context: True),
+)

@@ -1,4 +1,4 @@
-"""Stage 9: extract, export, verify against the integer reference, measure on the target."""
+"""Export, verify against the integer reference, measure on the target."""
 
 from __future__ import annotations
 
@@ -16,25 +16,22 @@ from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
 from spaceevo.nets.extracted import SUFFIX, save_extracted
 from spaceevo.nets.network import Network, program_of
-from spaceevo.pipeline import baselines, finetune, predict, space, subnets, supernet
-from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.handout import hand_out, metadata_in_run
 from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import ExtractedNetwork, Measurement, ModelResult, Origin, Verification
+from spaceevo.run.context import Context
+from spaceevo.run.planning import Planning, StageWork
+from spaceevo.run.stage import Given, Stage
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.subnet import Subnet
+from spaceevo.stages import baselines, finetune, predict, space, subnets, supernet
+from spaceevo.tools.handout import hand_out, metadata_in_run
 from spaceevo.train.batches import Images, split
 from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_subnet, calibrated_top1
 
-NAME = "export"
-TITLE = "Export, verify against the integer reference, measure on the target"
-NEEDS = (predict.NAME, supernet.NAME, subnets.NAME, finetune.NAME, baselines.NAME)
-#: Reaches it through the supernet, whose files differ with the space.
-READS = (space.NAME,)
 RESULTS = "results"
 _FILE_KEYS = ("int8_file", "fp32_file", "network_file")
-FILES = ("models.json", f"{RESULTS}/*.json", "models/subnet-*ms*", "models/baseline-*ms*")
+MODELS = "models.json"
 
 #: Where `models.json` lists results.
 _LISTS: dict[Origin, str] = {"found": "models", "hand-made": "baselines"}
@@ -47,11 +44,43 @@ class _Candidate:
     budget_ms: float
     subnet: Subnet
     predicted_ms: float
+    space: str
     network: Callable[[str], Network]
     inherited: Network | None = None  # what it was fine-tuned from
 
 
-def inputs(context: Context) -> dict[str, object]:
+@dataclass(frozen=True)
+class Exported:
+    """The exported models.
+
+    Attributes:
+        models: The found subnets, in order of their budgets.
+        baselines: The hand-made networks of the same budgets.
+    """
+
+    models: tuple[ModelResult, ...]
+    baselines: tuple[ModelResult, ...]
+
+
+class _Files:
+    def save(self, value: Exported, folder: Path) -> list[Path]:
+        results = {"found": value.models, "hand-made": value.baselines}
+        content = {_LISTS[origin]: [model.model_dump() for model in found] for origin, found in results.items()}
+        write_atomically(folder / MODELS, json.dumps(content, indent=1))
+        every = (*value.models, *value.baselines)
+        names = (name for model in every for name in (model.int8_file, model.fp32_file, model.network_file))
+        return [folder / MODELS, *(folder.parent / name for name in names)]
+
+    def load(self, folder: Path, context: Context, given: Given) -> Exported:
+        content = json.loads((folder / MODELS).read_text(encoding="utf-8"))
+        models, others = (
+            tuple(ModelResult.model_validate({**model, "origin": origin}) for model in content[key])  # earlier: not told
+            for origin, key in _LISTS.items()
+        )
+        return Exported(models, others)
+
+
+def _inputs(context: Context, folder: Path) -> dict[str, object]:
     """Data, target and bounds."""
     return {
         "data": context.data_hash,
@@ -61,16 +90,15 @@ def inputs(context: Context) -> dict[str, object]:
     }
 
 
-def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+def _make(context: Context, given: Given, folder: Path, progress: ProgressCallback) -> Exported:
     """Every model in turn, then all files measured together."""
     train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
-    candidates = list(_candidates(context))
+    candidates = list(_candidates(context, given))
     results: list[dict[str, Any]] = []
     for number, candidate in enumerate(candidates):
         results.append(_exported(context, candidate, folder, train_images, val_images))
         part(progress, 0, 0.8)(number + 1, len(candidates))
-    paths = [context.run.path / result[key] for result in results for key in ("int8_file", "fp32_file")]
-    networks = [context.run.path / result["network_file"] for result in results]
+    paths = [folder.parent / result[key] for result in results for key in ("int8_file", "fp32_file")]
     measured = context.at_device(partial(_measured, [path.absolute() for path in paths]), part(progress, 0.8, 1))
     models: dict[Origin, list[ModelResult]] = {"found": [], "hand-made": []}
     for number, (candidate, result) in enumerate(zip(candidates, results, strict=True)):
@@ -78,41 +106,34 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         result["metrics"] = _limited_metrics(context, candidate.subnet, paths[2 * number], int8_ms)
         result |= {"origin": candidate.origin, "int8_ms": int8_ms, "fp32_ms": fp32_ms, "speedup": fp32_ms / int8_ms}
         models[candidate.origin].append(ModelResult(**result))
-    path = folder / "models.json"
-    content = {_LISTS[origin]: [model.model_dump() for model in found] for origin, found in models.items()}
-    write_atomically(path, json.dumps(content, indent=1))
-    return [path, *paths, *networks]
+    return Exported(tuple(models["found"]), tuple(models["hand-made"]))
 
 
-def load(context: Context) -> tuple[tuple[ModelResult, ...], tuple[ModelResult, ...]]:
-    """(models, baselines)."""
-    content = json.loads(context.path(NAME, "models.json").read_text(encoding="utf-8"))
-    models, others = (
-        tuple(ModelResult.model_validate({**model, "origin": origin}) for model in content[key])  # earlier: not told
-        for origin, key in _LISTS.items()
-    )
-    return models, others
-
-
-def _candidates(context: Context) -> Iterator[_Candidate]:
-    best = space.load_space(context)
-    supernets = {precision: supernet.load_supernet(context, precision) for precision in ("fp32", "int8")}
-    for number, found in enumerate(subnets.load(context).found):
-        name, subnet = f"subnet-{found.budget_ms:g}ms", decode(found.encoding, best)
+def _candidates(context: Context, given: Given) -> Iterator[_Candidate]:
+    chosen, trained, tuned = given[space.STAGE].space, given[supernet.STAGE], given[finetune.STAGE]
+    supernets = {precision: trained.network(precision) for precision in ("fp32", "int8")}
+    for number, found in enumerate(given[subnets.STAGE].result.found):
+        name, subnet = f"subnet-{found.budget_ms:g}ms", decode(found.encoding, chosen)
         networks, inherited = supernets, None
         if finetune.is_wanted(context):
-            networks = {**supernets, "int8": finetune.load_network(context, program_of(subnet), number)}
+            networks = {**supernets, "int8": tuned.network(trained.network("int8"), program_of(subnet), number)}
             inherited = supernets["int8"]
-        yield _Candidate(name, "found", found.budget_ms, subnet, found.predicted_ms, networks.__getitem__, inherited)
-    predictor = baselines.load_predictor(context)
-    handmade = baselines.matching_subnets(context, predictor)
-    for number, (budget_ms, subnet) in enumerate(zip(predict.load_budgets(context), handmade, strict=True)):
-
-        def network(precision: str, subnet: Subnet = subnet, number: int = number) -> Network:
-            return baselines.load_network(context, subnet, number, precision)
-
-        predicted_ms = predictor.network_ms(subnet)
-        yield _Candidate(f"baseline-{budget_ms:g}ms", "hand-made", budget_ms, subnet, predicted_ms, network)
+        network = networks.__getitem__
+        yield _Candidate(
+            name, "found", found.budget_ms, subnet, found.predicted_ms, chosen.encoding, network, inherited
+        )
+    handmade = given[baselines.STAGE]
+    for number, budget_ms in enumerate(given[predict.STAGE].budgets_ms):
+        subnet = handmade.subnets[number]
+        yield _Candidate(
+            name=f"baseline-{budget_ms:g}ms",
+            origin="hand-made",
+            budget_ms=budget_ms,
+            subnet=subnet,
+            predicted_ms=handmade.predictor.network_ms(subnet),
+            space="hand-made",
+            network=partial(handmade.network, number),
+        )
 
 
 class _Exported(Sealed):
@@ -139,10 +160,10 @@ def _exported(
     with suppress(FileNotFoundError, ValueError):
         done = _Exported.model_validate_json(read_file(path))
         is_whole = done.sha256 == done.own_hash and done.candidate == own
-        if is_whole and not any(fault_of(context.run.path / name, entry) for name, entry in done.files.items()):
+        if is_whole and not any(fault_of(folder.parent / name, entry) for name, entry in done.files.items()):
             return done.result | {"verification": Verification.model_validate(done.result["verification"])}
     result = _export(context, candidate, folder, train_images, val_images)
-    files = {result[key]: entry_of(context.run.path / result[key]) for key in _FILE_KEYS}
+    files = {result[key]: entry_of(folder.parent / result[key]) for key in _FILE_KEYS}
     done = _Exported(candidate=own, files=files, result={**result, "verification": result["verification"].model_dump()})
     write_atomically(path, done.sealed().model_dump_json(indent=1))
     return result
@@ -176,9 +197,9 @@ def _export(
         "top1_fake_quant": out.verification.top1_fake_quantized,
         "top1_int8": out.verification.top1,
         "verification": out.verification,
-        "int8_file": str(out.int8.relative_to(context.run.path)),
-        "fp32_file": str(out.fp32.relative_to(context.run.path)),
-        "network_file": str(network_path.relative_to(context.run.path)),
+        "int8_file": str(out.int8.relative_to(folder.parent)),
+        "fp32_file": str(out.fp32.relative_to(folder.parent)),
+        "network_file": str(network_path.relative_to(folder.parent)),
         "preprocessing": out.preprocessing,
     }
 
@@ -210,6 +231,27 @@ def _extract(context: Context, candidate: _Candidate, images: Images) -> Extract
         calibrated_subnet(candidate.network(precision), program, images, RECALIBRATION_BATCHES)
         for precision in ("fp32", "int8")
     )
-    space_name = space.load(context).chosen.encoding if candidate.origin == "found" else candidate.origin
-    metadata = metadata_in_run(context, candidate.subnet, space_name)
+    metadata = metadata_in_run(context, candidate.subnet, candidate.space)
     return ExtractedNetwork(int8.integer_graph(program), fp32.float_graph(program), metadata)
+
+
+def _work(planning: Planning) -> StageWork:
+    work = planning.work
+    return StageWork(
+        planning.evaluated(work.export),
+        measured=work.num_budgets * 2 * 2,
+        disk_mib=work.num_budgets * 2 * 2.25 * work.network_mib,  # float32, 8 bits, and what both come from
+    )
+
+
+STAGE: Stage[Exported] = Stage(
+    name="export",
+    title="Export, verify against the integer reference, measure on the target",
+    needs=(predict.STAGE, supernet.STAGE, subnets.STAGE, finetune.STAGE, baselines.STAGE),
+    through=(space.STAGE,),
+    inputs=_inputs,
+    make=_make,
+    artifact=_Files(),
+    files=(MODELS, f"{RESULTS}/*.json", "models/subnet-*ms*", "models/baseline-*ms*"),
+    work=_work,
+)

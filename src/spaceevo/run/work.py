@@ -11,25 +11,19 @@ import numpy as np
 
 from spaceevo.config import BlocksSettings, Recipe, SubnetsSettings, num_held_out
 from spaceevo.graph.tensors import Shape
-from spaceevo.measure.study import num_chains
-from spaceevo.pipeline import baselines
-from spaceevo.pipeline.blocks import all_cells
-from spaceevo.pipeline.predict import AUTO_QUANTILES
-from spaceevo.pipeline.space import most_trials
-from spaceevo.pipeline.subnets import NUM_MEASURED
+from spaceevo.search.budgets import AUTO_QUANTILES
+from spaceevo.search.space_search import most_trials
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Stage, stage_program
-from spaceevo.train.distillation import NUM_RANDOM, in_widths_of
+from spaceevo.train.distillation import NUM_RANDOM, all_cells, in_widths_of
 from spaceevo.train.evaluation import BATCH_SIZE, RECALIBRATION_BATCHES
 from spaceevo.train.supernet import Sandwich, Within
 from spaceevo.train.teachers import builtin_teacher, map_sizes
 
 NUM_SPACES = 15
 NUM_SAMPLES = 24
-#: Cells that are trained a second time, as a share; a guess.
-AGAIN_SHARE = 0.1
 AUTO_BUDGETS = 2
 #: float32 weights of the FP32 and the LSQ+ phase, and a checkpoint with momentum and a copy to go back to.
 FILES_PER_WEIGHT = 2 + 4
@@ -50,7 +44,8 @@ class RunWork:
     """What a recipe asks for.
 
     Attributes:
-        measured: By stage, networks that are measured.
+        hyperspace: Of the recipe.
+        num_budgets: Latency budgets; of automatic ones, as many as are chosen.
         teacher: MACs of the teacher's training, which is a training of a network like the supernet.
         maps: MACs of the teacher's feature maps.
         cells: Of each cell.
@@ -62,11 +57,14 @@ class RunWork:
         finetune: MACs of each found subnet's fine-tuning.
         baselines: MACs (FP32, LSQ+) of each hand-made network's training.
         export: MACs of recalibrating and judging what is exported.
-        disk_mib: By stage.
+        maps_mib: Of the teacher's feature maps.
+        supernet_mib: Of the supernet's weights after both phases and while it trains.
+        network_mib: Of the float32 weights of a subnet.
         data_mib: Of the decoded images.
     """
 
-    measured: dict[str, int]
+    hyperspace: Hyperspace
+    num_budgets: int
     teacher: float
     maps: float
     cells: tuple[CellMacs, ...]
@@ -78,7 +76,9 @@ class RunWork:
     finetune: tuple[float, ...]
     baselines: tuple[tuple[float, float], ...]
     export: float
-    disk_mib: dict[str, float]
+    maps_mib: float
+    supernet_mib: float
+    network_mib: float
     data_mib: float
 
 
@@ -128,15 +128,9 @@ def work_of(
     epochs_alone = own.epochs_fp32, own.epochs_int8 + recipe.finetune.epochs
     alone = epochs_alone[0] * num_images * subnet, epochs_alone[1] * num_images * subnet
     num_trials = most_trials(recipe.space.num_tried)
-    own_weights = mean(_random(space, "num_params") for space in spaces) * 4
     return RunWork(
-        measured={
-            "study": num_chains(hyperspace, recipe.study.conv_widths, recipe.study.widths, recipe.study.sizes),
-            "predict": recipe.predict.num_fit + recipe.predict.num_unseen,
-            "subnets": num_budgets * NUM_MEASURED,
-            "baselines": baselines.NUM_FIT,
-            "export": num_budgets * 2 * 2,
-        },
+        hyperspace=hyperspace,
+        num_budgets=num_budgets,
         teacher=0.0 if blocks.teacher_network else blocks.teacher.epochs_fp32 * num_images * teacher_macs,
         maps=maps_macs(hyperspace, num_classes, num_maps),
         cells=cells,
@@ -150,13 +144,9 @@ def work_of(
         # Both precisions are recalibrated; the network is judged as fake-quantized and in integers, and both files by
         # the runtime, which is several times faster. What was fine-tuned is judged as the supernet left it, too
         export=num_budgets * ((subnet + own_subnet) * exported + is_tuned * own_subnet * (recalibrated_last + num_val)),
-        disk_mib={
-            "blocks": maps_bytes / MIB,
-            "supernet": weights / MIB,
-            "finetune": num_budgets * (FILES_PER_WEIGHT - 1) * own_weights / MIB if recipe.finetune.epochs else 0.0,
-            "baselines": num_budgets * FILES_PER_WEIGHT * own_weights / MIB,
-            "export": num_budgets * 2 * 2.25 * own_weights / MIB,  # float32, 8 bits, and what both come from
-        },
+        maps_mib=maps_bytes / MIB,
+        supernet_mib=weights / MIB,
+        network_mib=mean(_random(space, "num_params") for space in spaces) * 4 / MIB,
         data_mib=(num_train + num_val) * 3 * recipe.data.image_size**2 / MIB,
     )
 

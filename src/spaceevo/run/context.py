@@ -7,10 +7,10 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -21,8 +21,8 @@ from spaceevo.errors import DataError, EngineError, RecipeError
 from spaceevo.measure.store import Store
 from spaceevo.measure.target import describe
 from spaceevo.ownership import read_marker, write_marker
-from spaceevo.pipeline.provenance import versions
-from spaceevo.pipeline.stored_engine import StoredEngine
+from spaceevo.run.provenance import versions
+from spaceevo.run.stored_engine import StoredEngine
 from spaceevo.progress import LineCallback, ProgressCallback, mute, silent
 from spaceevo.records import Arithmetic, ImageData, TargetDescription
 from spaceevo.runtimes import RUNTIMES
@@ -36,42 +36,9 @@ from spaceevo.train.ranks import ALONE, Ranks
 #: Data sets that are made, not read. Their options stay in `data_hash`, so that runs of earlier versions go on.
 MADE = ("digits", "procedural")
 RECIPE, PROVENANCE, STORE = "recipe.yaml", "provenance.json", "measurements.sqlite"
+#: What is the same in a context with other data or another folder, once it is there.
+_SHARED = ("engine", "target", "hyperspace")
 R = TypeVar("R")
-
-
-class StageModule(Protocol):
-    """One stage: a module of this package with these names."""
-
-    @property
-    def NAME(self) -> str:
-        """Name of the stage, of its folder and of its verb."""
-        ...
-
-    @property
-    def TITLE(self) -> str:
-        """What it does, for people."""
-        ...
-
-    @property
-    def NEEDS(self) -> tuple[str, ...]:
-        """Names of the stages whose results it reads, and whose hashes are part of its own.
-
-        A module may name more of them in `READS`: those that a need of it needs, whose changes reach it through that.
-        """
-        ...
-
-    @property
-    def FILES(self) -> tuple[str, ...]:
-        """Patterns of all files that it writes in its folder, finished or not; what else is there is the user's."""
-        ...
-
-    def inputs(self, context: Context) -> dict[str, object]:
-        """Everything beside the needed stages that the result depends on, JSON-serialisable."""
-        ...
-
-    def run(self, context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
-        """Do the work, continuing what an interrupted attempt left in the folder; returns the lasting files."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -147,6 +114,23 @@ class Context:
         self.say(told(data))
         return data
 
+    @property
+    def has_data(self) -> bool:
+        """Whether the data set has been read."""
+        return "data" in vars(self)
+
+    def with_data(self, data: ImageData) -> Context:
+        """The same with a data set at hand, which is then not read again."""
+        other = replace(self)
+        vars(other).update({name: vars(self)[name] for name in _SHARED if name in vars(self)} | {"data": data})
+        return other
+
+    def moved_to(self, folder: Path) -> Context:
+        """The same in another folder, with what has been read and started at hand."""
+        other = replace(self, run=RunFolder(folder))
+        vars(other).update({name: vars(self)[name] for name in (*_SHARED, "data") if name in vars(self)})
+        return other
+
     @cached_property
     def not_searched(self) -> tuple[str, ...]:
         """Names of the classes that the subnet search does not see.
@@ -216,10 +200,6 @@ class Context:
     def store(self) -> Store:
         """The measurements of this run."""
         return Store(self.run.path / STORE)
-
-    def path(self, stage: str, name: str) -> Path:
-        """A file of a stage."""
-        return self.run.stage(stage).path / name
 
 
 def _describe(context: Context, progress: ProgressCallback) -> TargetDescription:

@@ -1,7 +1,8 @@
-"""Stage 2: a latency predictor for the hyperspace, judged on networks it has not seen; the latency budgets."""
+"""Fit the INT8 latency predictor and judge it on unseen networks; check or choose the latency budgets."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,23 +10,19 @@ import numpy as np
 from spaceevo.artifacts import write_atomically
 from spaceevo.errors import InfeasibleBudgetError
 from spaceevo.graph.identity import identity
-from spaceevo.pipeline.context import Context
 from spaceevo.predict.assess import assess
 from spaceevo.predict.extremes import fastest, slowest
 from spaceevo.predict.fit import fit, random_subnets
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import PredictorAssessment, Record, read_record
-from spaceevo.search.budgets import rounded_up
-
-NAME = "predict"
-TITLE = "Fit the INT8 latency predictor and judge it on unseen networks"
-NEEDS: tuple[str, ...] = ()
-FILES = ("predictor.json", "assessment.json", "budgets.json")
+from spaceevo.run.context import Context
+from spaceevo.run.planning import Planning, StageWork
+from spaceevo.run.stage import Given, Stage
+from spaceevo.search.budgets import AUTO_QUANTILES, rounded_up
 
 NUM_RANDOM = 400
-#: Where "auto" puts the budgets among random subnets of random spaces.
-AUTO_QUANTILES = (0.35, 0.75)
+PREDICTOR, ASSESSMENT, BUDGETS = "predictor.json", "assessment.json", "budgets.json"
 
 
 class Budgets(Record):
@@ -44,7 +41,46 @@ class Budgets(Record):
     repeated_ms: tuple[float, ...] = ()
 
 
-def inputs(context: Context) -> dict[str, object]:
+@dataclass(frozen=True)
+class Predicted:
+    """What latencies follow from.
+
+    Attributes:
+        predictor: Of subnets of the hyperspace.
+        assessment: How good it is.
+        budgets: The latency budgets.
+    """
+
+    predictor: LatencyPredictor
+    assessment: PredictorAssessment
+    budgets: Budgets
+
+    @property
+    def budgets_ms(self) -> tuple[float, ...]:
+        """The latency budgets in ms, ascending."""
+        return self.budgets.budgets_ms
+
+
+class _Files:
+    def save(self, value: Predicted, folder: Path) -> list[Path]:
+        contents = {
+            PREDICTOR: value.predictor.to_json(),
+            ASSESSMENT: value.assessment.model_dump_json(indent=1),
+            BUDGETS: value.budgets.model_dump_json(indent=1, exclude_defaults=True),
+        }
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
+        return [folder / name for name in contents]
+
+    def load(self, folder: Path, context: Context, given: Given) -> Predicted:
+        return Predicted(
+            LatencyPredictor.from_json((folder / PREDICTOR).read_text(encoding="utf-8")),
+            read_record(PredictorAssessment, folder / ASSESSMENT),
+            read_record(Budgets, folder / BUDGETS),
+        )
+
+
+def _inputs(context: Context, folder: Path) -> dict[str, object]:
     """Target, hyperspace and how many networks."""
     recipe = context.recipe
     return {
@@ -57,17 +93,10 @@ def inputs(context: Context) -> dict[str, object]:
     }
 
 
-def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
+def _make(context: Context, given: Given, folder: Path, progress: ProgressCallback) -> Predicted:
     """Measure, fit, assess; then check or choose the budgets."""
     predictor, assessment = context.at_device(_fit, progress)
-    files = {
-        "predictor.json": predictor.to_json(),
-        "assessment.json": assessment.model_dump_json(indent=1),
-        "budgets.json": _budgets(context, predictor).model_dump_json(indent=1, exclude_defaults=True),
-    }
-    for name, content in files.items():
-        write_atomically(folder / name, content)
-    return [folder / name for name in files]
+    return Predicted(predictor, assessment, _budgets(context, predictor))
 
 
 def _fit(context: Context, progress: ProgressCallback) -> tuple[LatencyPredictor, PredictorAssessment]:
@@ -99,24 +128,9 @@ def _fit(context: Context, progress: ProgressCallback) -> tuple[LatencyPredictor
     return predictor, assessment
 
 
-def load_predictor(context: Context) -> LatencyPredictor:
-    """The fitted predictor."""
-    return LatencyPredictor.from_json(context.path(NAME, "predictor.json").read_text(encoding="utf-8"))
-
-
-def load_assessment(context: Context) -> PredictorAssessment:
-    """How good it is."""
-    return read_record(PredictorAssessment, context.path(NAME, "assessment.json"))
-
-
-def load_budgets(context: Context) -> tuple[float, ...]:
-    """The latency budgets in ms, ascending."""
-    return read_record(Budgets, context.path(NAME, "budgets.json")).budgets_ms
-
-
-def notes(context: Context) -> list[str]:
+def _notes(context: Context, given: Given) -> list[str]:
     """What people should know of the budgets: which bind nothing, which are not searched."""
-    found = read_record(Budgets, context.path(NAME, "budgets.json"))
+    found = given[STAGE].budgets
     sentences = []
     if found.largest_ms is not None:
         sentences.append(
@@ -156,3 +170,21 @@ def _budgets(context: Context, predictor: LatencyPredictor) -> Budgets:
         largest_ms=largest_ms if budgets[-1] >= largest_ms else None,
         repeated_ms=tuple(budget for budget in wanted if budget not in budgets),
     )
+
+
+def _work(planning: Planning) -> StageWork:
+    settings = planning.recipe.predict
+    return StageWork(measured=settings.num_fit + settings.num_unseen)
+
+
+STAGE: Stage[Predicted] = Stage(
+    name="predict",
+    title="Fit the INT8 latency predictor and judge it on unseen networks",
+    needs=(),
+    inputs=_inputs,
+    make=_make,
+    artifact=_Files(),
+    files=(PREDICTOR, ASSESSMENT, BUDGETS),
+    notes=_notes,
+    work=_work,
+)

@@ -33,7 +33,9 @@ class PassedOver:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A classification data set, all images square and of one size; its arrays may be mapped from files.
+    """A classification data set, all images square and of one size.
+
+    Its arrays may be mapped from files, and then larger than memory.
 
     Attributes:
         name: Name of the data set, for reports.
@@ -404,7 +406,8 @@ class StudyRow(Record):
         operator: Operator type, for example "conv3x3", "depthwise5x5", "se", "hard_swish", "fused-mbconv".
         width: Channels.
         size: Height = width of the feature map.
-        fp32_ms: Latency of one operator in a chain, from lower quartiles of whole chains (see `Measurement`).
+        fp32_ms: Latency of one operator: of a chain with copies of it less that of the chain without, over the number
+            of copies. Those of the chains are as in `Measurement`: lower quartiles, or medians on a busy target.
         int8_ms: Likewise.
     """
 

@@ -108,6 +108,16 @@ def test_what_was_fine_tuned_shows_what_it_was_before() -> None:
     assert "before fine-tuning" not in Page(html.render(make_data())).text
 
 
+@pytest.mark.parametrize(
+    ("busy", "told", "not_told"),
+    [(False, "the lower quartile, over the quiet visits", "the median, over"), (True, "the median, over", "quartile")],
+)
+def test_what_a_latency_is(busy: bool, told: str, not_told: str) -> None:
+    text = Page(html.render(make_data(busy=busy))).text
+    assert f"Latencies are measured on the target: {told}" in text
+    assert not_told not in text
+
+
 def test_links_to_the_files_are_relative(page: Page) -> None:
     links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
     assert links[:2] == ["export/model_0.8ms_int8.onnx", "export/model_0.8ms_fp32.onnx"]

@@ -1,4 +1,4 @@
-"""The plots of the report, each in two parts: `*_numbers` (plain values) and `plot_*` (a plotly figure).
+"""The plots of the report: `plot_*` (a plotly figure), most of them from `*_numbers` (plain values).
 
 Texts from records are escaped before plotly reads them, because plotly renders some HTML in labels.
 """

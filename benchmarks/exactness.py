@@ -23,7 +23,6 @@ from rich.console import Console
 from spaceevo import plugins
 from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import TargetError
-from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import digest, load_extracted, save_extracted
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.nets.verification import DIGEST, verify
@@ -32,7 +31,7 @@ from spaceevo.pipeline.handout import PRECISION, metadata_of
 from spaceevo.progress import silent
 from spaceevo.records import ExtractedNetwork
 from spaceevo.report.console import verification_table
-from spaceevo.runtimes import this_profile
+from spaceevo.runtimes import RUNTIMES, this_profile
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.subnet import BLOCKS, Subnet

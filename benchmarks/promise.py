@@ -26,14 +26,13 @@ from spaceevo.nets.network import Network, Program, program_of
 from spaceevo.pipeline import finetune, predict, space, supernet
 from spaceevo.pipeline.any_space import trained_subnets
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.progress import ProgressCallback, silent
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split
-from spaceevo.train.evaluation import calibrated_top1
+from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_top1
 
 NUM_SAMPLED = 1000
 

@@ -22,11 +22,12 @@ from spaceevo import plugins
 from spaceevo.measure.campaign import reference_program
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.measure.session import Plan, Reference, measure
-from spaceevo.measure.target import RUNTIMES, describe
+from spaceevo.measure.target import describe
 from spaceevo.nets.network import program_of
 from spaceevo.predict.fit import random_subnets
 from spaceevo.progress import silent
 from spaceevo.records import Measurement
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.spaces.hyperspace import load_hyperspace
 
 

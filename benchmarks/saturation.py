@@ -20,7 +20,7 @@ import numpy as np
 
 from spaceevo import plugins
 from spaceevo.errors import TargetError
-from spaceevo.measure.target import RUNTIMES
+from spaceevo.runtimes import RUNTIMES
 
 NUM_IMAGES = 2
 RESOLUTION = 32

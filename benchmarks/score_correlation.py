@@ -30,13 +30,12 @@ from spaceevo.nets.network import program_of
 from spaceevo.pipeline import predict, space
 from spaceevo.pipeline.any_space import NOTES, load_network, search_supernet, train_supernet
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.progress import ProgressCallback, shown, silent
 from spaceevo.search.qt_score import ExactEvaluator
 from spaceevo.seeding import python_random
 from spaceevo.train.batches import split
-from spaceevo.train.evaluation import calibrated_top1
+from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_top1
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 NUM_SAMPLED = 1500

@@ -38,7 +38,8 @@ from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.operators import FIXED_QUANTIZERS, RELU6_MAX_SCALE, Operator
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.train.batches import to_input
-from spaceevo.train.loop import CLIP_VALUE, _optimizer, _step
+from spaceevo.train.loop import _optimizer, _step
+from spaceevo.train.schedule import CLIP_VALUE
 
 PHASES = ("fp32", "lsq+")
 STEPPERS = ("plain", "ours")

@@ -480,6 +480,10 @@ class PredictorAssessment(Record):
     reference_ms: float | None = None
 
 
+#: The NSR loss of predicting nothing is 1. A block whose sub-stages are above this has not learnt.
+FAILED_LOSS = 0.95
+
+
 class DistilledCell(Record):
     """Block-wise distillation of one (stage, block type).
 

@@ -30,7 +30,7 @@ from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store
 from spaceevo.measure.study import study
-from spaceevo.measure.target import RUNTIMES, connect, describe
+from spaceevo.measure.target import connect, describe
 from spaceevo.ownership import at_home, claim_folder
 from spaceevo.predict.assess import assess_networks
 from spaceevo.predict.batch import BatchPredictor
@@ -51,7 +51,7 @@ from spaceevo.records import (
     read_record,
 )
 from spaceevo.report.html import render_target
-from spaceevo.runtimes import profile_of
+from spaceevo.runtimes import RUNTIMES, profile_of
 from spaceevo.runtimes._models import MODEL_SUFFIXES
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.named import is_encoding, named_space, named_subnet

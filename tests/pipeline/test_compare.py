@@ -11,7 +11,6 @@ from spaceevo.nets.network import program_of
 from spaceevo.pipeline import compare, finetune, predict
 from spaceevo.pipeline.any_space import load_network
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.space import load_space
 from spaceevo.records import Comparison
@@ -20,7 +19,7 @@ from spaceevo.search.subnet_search import RatedSubnet
 from spaceevo.spaces.encoding import decode
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.train.batches import split
-from spaceevo.train.evaluation import calibrated_top1
+from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_top1
 
 
 def test_compare(tiny: Any, tmp_path: Any, cli: Any) -> None:

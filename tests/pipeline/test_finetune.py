@@ -15,7 +15,7 @@ from spaceevo.pipeline.supernet import load_supernet
 from spaceevo.progress import silent
 from spaceevo.spaces.encoding import decode
 from spaceevo.train.batches import split
-from spaceevo.train.evaluation import calibrated_top1
+from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_top1
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_accuracies_before_and_after(context: Context) -> None:
         program = program_of(decode(model.encoding, load_space(context)))
         networks = load_supernet(context, "int8"), finetune.load_network(context, program, number)
         before, after = (
-            calibrated_top1(network, program, images, export.RECALIBRATION_BATCHES, held_out) for network in networks
+            calibrated_top1(network, program, images, RECALIBRATION_BATCHES, held_out) for network in networks
         )
         # As the runtime rounds; an image or two of so few may be a draw
         assert model.top1_inherited == pytest.approx(before, abs=0.012)

@@ -13,12 +13,11 @@ from spaceevo.nets.network import program_of
 from spaceevo.nets.verification import compare
 from spaceevo.pipeline import finetune
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.space import load_space
 from spaceevo.pipeline.supernet import load_supernet
 from spaceevo.spaces.encoding import decode
 from spaceevo.train.batches import split, to_input
-from spaceevo.train.evaluation import calibrated_subnet, predict_logits
+from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_subnet, predict_logits
 
 
 @pytest.mark.parametrize("runtime", ["litert", "openvino"])

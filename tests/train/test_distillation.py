@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from spaceevo.config import BlocksSettings
 from spaceevo.errors import ArtifactError, NoSpaceError, TrainingError
 from spaceevo.progress import silent
+from spaceevo.records import FAILED_LOSS
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
 from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import Block, BlockType, Head, Stage
 from spaceevo.train import distillation, loop
 from spaceevo.train.batches import Images
 from spaceevo.train.distillation import (
-    FAILED_LOSS,
     cell_work,
     decode_blocks,
     distill_cell,

@@ -144,7 +144,7 @@ def _tell_files(console: Console, check: Any) -> None:
 def _runtimes(wanted: list[str] | None, console: Console) -> list[str]:
     from spaceevo import plugins
     from spaceevo.errors import TargetError
-    from spaceevo.measure.target import RUNTIMES
+    from spaceevo.runtimes import RUNTIMES
 
     installed = []
     for name in wanted or plugins.names(RUNTIMES):

@@ -21,8 +21,9 @@ from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.measure.session import FasterReferenceError, Plan, Progress, Reference, measure
 from spaceevo.measure.store import REFERENCE, Stale, Store, Subject
-from spaceevo.measure.target import RUNTIMES, connect
+from spaceevo.measure.target import connect
 from spaceevo.records import Measurement, TargetDescription
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.runtimes._models import Model
 from spaceevo.spaces.layers import INPUT, Feature, Tracer
 from spaceevo.spaces.operators import Operator, operators

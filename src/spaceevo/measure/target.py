@@ -9,9 +9,8 @@ from spaceevo import plugins
 from spaceevo.errors import TargetError
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
-from spaceevo.runtimes import profile_of
+from spaceevo.runtimes import RUNTIMES, profile_of
 
-RUNTIMES = "spaceevo.runtimes"
 TRANSPORTS = "spaceevo.measure.transports"
 
 #: Processor flags that decide which INT8 (and FP32) kernels a runtime takes.

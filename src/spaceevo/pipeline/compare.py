@@ -28,7 +28,6 @@ from spaceevo.pipeline import baselines, finetune, predict, space
 from spaceevo.pipeline.alone import load_alone, settings_alone, train_alone
 from spaceevo.pipeline.any_space import NOTES, load_network, train_and_search
 from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.jobs import measured_subnets, one_core
 from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.pipeline.subnets import NUM_MEASURED, first_that_holds
@@ -45,7 +44,7 @@ from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice, load_hyperspace
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split
-from spaceevo.train.evaluation import calibrated_top1
+from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_top1
 
 NAME = "compare"
 TITLE = "Compare the space with hand-made and random ones"

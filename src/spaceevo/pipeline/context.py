@@ -21,12 +21,13 @@ from spaceevo.config import DataSettings, EngineSettings, Recipe, load_recipe
 from spaceevo.engines import Engine, Needs, in_order, start
 from spaceevo.errors import DataError, EngineError, RecipeError
 from spaceevo.measure.store import Store
-from spaceevo.measure.target import RUNTIMES, describe
+from spaceevo.measure.target import describe
 from spaceevo.ownership import read_marker, write_marker
 from spaceevo.pipeline.provenance import versions
 from spaceevo.pipeline.stored_engine import StoredEngine
 from spaceevo.progress import LineCallback, ProgressCallback, mute, silent
 from spaceevo.records import Arithmetic, ImageData, TargetDescription
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.settings import parse
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
 from spaceevo.storage import Storage

@@ -26,14 +26,13 @@ from spaceevo.records import ExtractedNetwork, Measurement, ModelResult, Verific
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split
-from spaceevo.train.evaluation import calibrated_subnet, calibrated_top1
+from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_subnet, calibrated_top1
 
 NAME = "export"
 TITLE = "Export, verify against the integer reference, measure on the target"
 NEEDS = (predict.NAME, supernet.NAME, subnets.NAME, finetune.NAME, baselines.NAME)
 #: Reaches it through the supernet, whose files differ with the space.
 READS = (space.NAME,)
-RECALIBRATION_BATCHES = 16
 RESULTS = "results"
 _FILE_KEYS = ("int8_file", "fp32_file", "network_file")
 FILES = ("models.json", f"{RESULTS}/*.json", "models/subnet-*ms*", "models/baseline-*ms*")

@@ -15,7 +15,6 @@ from torch import Tensor
 from spaceevo import plugins
 from spaceevo.config import ExportSettings
 from spaceevo.errors import ArtifactError, DataError, ExportError, TargetError
-from spaceevo.measure.target import RUNTIMES
 from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
 from spaceevo.ownership import output_file
@@ -23,7 +22,7 @@ from spaceevo.pipeline.classes import class_names_of, in_class_order
 from spaceevo.pipeline.context import Context, load_data, named_data
 from spaceevo.progress import LineCallback, ProgressCallback, mute, part, silent
 from spaceevo.records import ExtractedNetwork, Preprocessing, Verification
-from spaceevo.runtimes import Profile, profile_of, this_profile
+from spaceevo.runtimes import RUNTIMES, Profile, profile_of, this_profile
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import NORMALIZATION, Images, to_input

@@ -47,12 +47,11 @@ from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split
 from spaceevo.train.checkpoints import load_weights, save_tensors
-from spaceevo.train.evaluation import BATCH_SIZE, calibrated_subnet, predict_logits, top1
+from spaceevo.train.evaluation import BATCH_SIZE, RECALIBRATION_BATCHES, calibrated_subnet, predict_logits, top1
 from spaceevo.train.loop import train
 from spaceevo.train.ptq import PtqSettings, bias_corrected, unfold_norms, with_ranges
 from spaceevo.train.supernet import make_supernet
 
-RECALIBRATION_BATCHES = 16  # as for the exported models of a run
 FINETUNING, CURVE = "finetuning", "curve.json"
 FILES = (f"{FINETUNING}-*.safetensors", CURVE)
 FP32_FILE, INT8_FILE, RESULT_FILE = "fp32.safetensors", "int8.safetensors", "quantize.json"

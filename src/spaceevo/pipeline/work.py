@@ -12,7 +12,6 @@ from spaceevo.config import BlocksSettings, Recipe, SubnetsSettings, num_held_ou
 from spaceevo.measure.study import num_chains
 from spaceevo.pipeline import baselines
 from spaceevo.pipeline.blocks import all_cells
-from spaceevo.pipeline.export import RECALIBRATION_BATCHES
 from spaceevo.pipeline.predict import AUTO_QUANTILES
 from spaceevo.pipeline.space import most_trials
 from spaceevo.pipeline.subnets import NUM_MEASURED
@@ -21,7 +20,7 @@ from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Stage, stage_layers
 from spaceevo.train.distillation import NUM_RANDOM, in_widths_of
-from spaceevo.train.evaluation import BATCH_SIZE
+from spaceevo.train.evaluation import BATCH_SIZE, RECALIBRATION_BATCHES
 from spaceevo.train.supernet import Sandwich, Within
 from spaceevo.train.teachers import builtin_teacher, map_sizes
 

@@ -51,6 +51,8 @@ import numpy as np
 from spaceevo.errors import DataError, ExportError, TargetError
 from spaceevo.spaces.operators import Operator
 
+RUNTIMES = __name__  # the folder of plug-ins
+
 Node = tuple[str, str, str, float]  # name, type, layers, ms: what runtimes count (see `_on_device`)
 SATURATION_FREE_CODE = 63  # 2 * 255 * 63 < 2**15
 

@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spaceevo.errors import DataError, nearest
-from spaceevo.records import BlockTable
+from spaceevo.records import FAILED_LOSS, BlockTable
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.published_tables import read_columns, resolutions_of
 
-#: The NSR loss of predicting nothing is 1. A block whose sub-stages are above this has not learnt.
-FAILED_LOSS = 0.95
 # A block type that is at most so large, in MACs and in parameters, should not be better.
 MUCH_SMALLER = 1 / 3
 MUCH_WORSE = 1.1

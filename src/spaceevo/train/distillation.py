@@ -30,7 +30,7 @@ from spaceevo.config import BlocksSettings
 from spaceevo.errors import ArtifactError, TrainingError
 from spaceevo.nets.network import Network, Program
 from spaceevo.progress import ProgressCallback
-from spaceevo.records import DistilledCell
+from spaceevo.records import FAILED_LOSS, DistilledCell
 from spaceevo.seeding import python_random
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.layers import INPUT
@@ -47,15 +47,15 @@ from spaceevo.train.checkpoints import (
     save_tensors,
 )
 from spaceevo.train.losses import nsr_loss
+from spaceevo.train.schedule import CLIP_VALUE, OF_CELLS, learning_rate
 from spaceevo.train.teachers import Teacher, map_sizes
 
-FAILED_LOSS = 0.95
 MAX_ATTEMPTS = 2
 FEATURE_BATCH = 128
 POSITIONS_AT_ONCE = 2**16  # of a map, that sums in float64 are taken over
 NUM_RANDOM = 2
 CURVE_EVERY = 5
-MAX_CALIBRATION_DRAWS = 60
+INT8_RATE = 0.25  # of the rate of the FP32 phase
 PASSES_PER_STEP = 3  # a backward pass takes about as long as two forward passes
 
 
@@ -273,7 +273,7 @@ class _Cell:
             inputs += [(self.student.project(source, p), p) for p in self.sandwich(rng, resolution)]
         # Operators that few sub-stages have need ranges too; the last resolution is the largest.
         seen = {operator.name for _, p in inputs for operator in p}
-        for _ in range(MAX_CALIBRATION_DRAWS):
+        for _ in range(loop.MAX_CALIBRATION_DRAWS):
             for p in self.sandwich(rng, resolution):
                 own = {operator.name for operator in p}
                 if not own <= seen:
@@ -362,9 +362,8 @@ def distill_cell(
             student.stage.start_quantization(cell.calibration(rng, settings.batch_size))
             optimizer = _optimizer(student)
         for group in optimizer.param_groups:
-            warm = min(1.0, (step + 1) / (0.1 * length))
-            highest = peak if phase == "fp32" else peak / 4
-            group["lr"] = highest * warm * 0.5 * (1 + math.cos(math.pi * step / length))
+            highest = peak if phase == "fp32" else INT8_RATE * peak
+            group["lr"] = learning_rate(OF_CELLS, highest, step, length)
         loss = _step(cell, optimizer, settings.batch_size, seed, purpose, phase, step)
         if step % CURVE_EVERY == 0:
             done["curve"].append(loss)
@@ -477,7 +476,7 @@ def _step(
         loss = nsr_loss(cell.student(source, program), target, cell.features.power_C)
         (loss / len(programs)).backward()
         losses.append(loss.item())
-    torch.nn.utils.clip_grad_value_(cell.student.parameters(), 1.0)
+    torch.nn.utils.clip_grad_value_(cell.student.parameters(), CLIP_VALUE)
     optimizer.step()
     return losses[0]
 

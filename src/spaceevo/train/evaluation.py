@@ -10,6 +10,8 @@ from spaceevo.train.batches import Images, equal_parts, to_input
 from spaceevo.train.recalibration import recalibrate
 
 BATCH_SIZE = 128
+#: What batch norm of a network that is handed out is recalibrated on, in batches of `BATCH_SIZE`.
+RECALIBRATION_BATCHES = 16
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from spaceevo import plugins
-from spaceevo.measure.target import RUNTIMES
 from spaceevo.measure.transports import _device
+from spaceevo.runtimes import RUNTIMES
 
 FILES = [Path(_device.__file__)]
 FILES += [

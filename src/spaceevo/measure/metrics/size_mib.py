@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from spaceevo import plugins
-from spaceevo.measure.target import RUNTIMES
 from spaceevo.measure.transports import Transport
 from spaceevo.records import TargetDescription
+from spaceevo.runtimes import RUNTIMES
 from spaceevo.runtimes._models import Model
 from spaceevo.spaces.subnet import Subnet, network_layers
 

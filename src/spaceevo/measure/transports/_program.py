@@ -27,10 +27,9 @@ from typing import Any, NoReturn
 from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, _device, _linux
-from spaceevo.runtimes import profile_of
+from spaceevo.runtimes import RUNTIMES, profile_of
 from spaceevo.runtimes._models import Model
 
-RUNTIMES = "spaceevo.runtimes"
 _BOOTSTRAP = (
     "import sys;v=sys.version_info;v>=(3,8) or sys.exit('Python 3.8 or newer is needed, this is %d.%d'%v[:2]);"
     "exec(compile(sys.stdin.buffer.read({size}),'spaceevo','exec'))"

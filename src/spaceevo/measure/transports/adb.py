@@ -19,8 +19,8 @@ from types import ModuleType
 from spaceevo import plugins
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, Transport, _linux
+from spaceevo.runtimes import RUNTIMES
 
-RUNTIMES = "spaceevo.runtimes"
 FOLDER = "/data/local/tmp"
 TIMEOUT = 60.0  # seconds of a command
 TRANSFER_TIMEOUT = 600.0  # of a file

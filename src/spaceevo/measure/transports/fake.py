@@ -21,10 +21,8 @@ from typing import Any
 from spaceevo import plugins, seeding
 from spaceevo.errors import ArtifactError, TargetError, nearest
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, Transport
-from spaceevo.runtimes import _qdq, require
+from spaceevo.runtimes import RUNTIMES, _qdq, require
 from spaceevo.runtimes._models import Model, check_format, open_onnx, shortened
-
-RUNTIMES = "spaceevo.runtimes"
 
 #: Of one core: MACs or elements per ms in FP32, and how many times faster INT8 is.
 RATES: dict[str, tuple[float, float]] = {

@@ -12,7 +12,8 @@ from typing import Any
 from spaceevo import plugins
 from spaceevo.errors import TargetError
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, Transport, _device, _linux
-from spaceevo.measure.transports._program import RUNTIMES, Place, peak_memory_mib
+from spaceevo.measure.transports._program import Place, peak_memory_mib
+from spaceevo.runtimes import RUNTIMES
 
 WHERE = "this machine"
 

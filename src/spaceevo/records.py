@@ -464,7 +464,8 @@ class PredictorAssessment(Record):
         within_10_percent: Share of those predicted within 10 %, 0 to 1.
         within_5_percent: Share of those predicted within 5 %.
         mape: Mean absolute error relative to the measured latency, 0.05 for 5 %.
-        spearman: Rank correlation.
+        spearman: Rank correlation, -1 to 1; None where it is undefined: of one network, or of equal latencies. Version
+            0.2.0 wrote 0 there.
         networks: The networks.
         reference_ms: What the reference model took when the predictor was fitted, see `measure.session`; None where
             the store of measurements had none yet.
@@ -475,7 +476,7 @@ class PredictorAssessment(Record):
     within_10_percent: float
     within_5_percent: float
     mape: float
-    spearman: float
+    spearman: float | None
     networks: tuple[AssessedNetwork, ...]
     reference_ms: float | None = None
 
@@ -549,16 +550,24 @@ class SpaceTrial(Record):
 
     Attributes:
         space: The space.
-        top1: By budget, INT8 top-1 of a large network within it, on held-out training images; 0 where none meets it.
+        top1: By budget, INT8 top-1 of a large network within it, on held-out training images; None where no network
+            was found that meets it. The earliest versions wrote 0 there.
     """
 
     space: ScoredSpace
-    top1: tuple[float, ...]
+    top1: tuple[float | None, ...]
 
     @property
-    def mean_top1(self) -> float:
-        """Over the budgets."""
-        return sum(self.top1) / len(self.top1)
+    def mean_top1(self) -> float | None:
+        """Over the budgets; None where one of them is not met."""
+        num_met, mean = self.rank
+        return mean if num_met == len(self.top1) else None
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """What the best trial has most of: budgets that are met, then top-1 over these."""
+        met = [top1 for top1 in self.top1 if top1 is not None]
+        return len(met), sum(met) / max(1, len(met))
 
 
 class SpaceSearchResult(Record):
@@ -601,8 +610,8 @@ class SpaceSearchResult(Record):
 
     @property
     def chosen(self) -> ScoredSpace:
-        """The space to train: the most accurate of the trials, without any the best-scored."""
-        return max(self.trials, key=lambda trial: trial.mean_top1).space if self.trials else self.best
+        """The space to train: the most accurate of the trials that meet most budgets, without any the best-scored."""
+        return max(self.trials, key=lambda trial: trial.rank).space if self.trials else self.best
 
 
 class TrainingPoint(Record):
@@ -764,7 +773,7 @@ class PredictorSummary(Record):
     within_10_percent: float
     within_5_percent: float
     mape: float
-    spearman: float
+    spearman: float | None
     reference_ms: float | None = None
 
 
@@ -999,7 +1008,7 @@ class BlockTable:
         resolution: int, input resolution of the network.
         nsr_loss: float, NSR loss against the teacher after LSQ+, lower is better.
         latency_ms: float, predicted INT8 latency of the sub-stage.
-        macs: int, for one image.
+        macs: int, for one image; None where the table does not tell. Likewise what follows.
         num_params: int.
         in_width: int, channels of the sub-stage's input.
         blocks: str, `kernel_size#width#expand_ratio` per block, joined by `_`.
@@ -1012,8 +1021,8 @@ class BlockTable:
     resolution: np.ndarray
     nsr_loss: np.ndarray
     latency_ms: np.ndarray
-    macs: np.ndarray
-    num_params: np.ndarray
-    in_width: np.ndarray
-    blocks: np.ndarray
+    macs: np.ndarray | None
+    num_params: np.ndarray | None
+    in_width: np.ndarray | None
+    blocks: np.ndarray | None
     failed: frozenset[tuple[int, int]] = frozenset()

@@ -206,6 +206,17 @@ def test_short_trainings_of_spaces_are_shown(data: ReportData, page: Page) -> No
     assert "Trials of near-equal" in tried.text
     assert "65.0 %" in tried.text
     assert f"The space that was trained: {spaces[1].encoding}" in tried.text
+    trials[0]["top1"] = (None, 0.8, 0.9)
+    unmet = Page(
+        html.render(replace(data, search=type(search).model_validate(search.model_dump() | {"trials": trials})))
+    )
+    assert "– (no network meets it) 80.0 % 90.0 % –" in unmet.text
+    assert f"The space that was trained: {spaces[1].encoding}" in unmet.text
+
+
+def test_a_rank_correlation_that_is_undefined_is_a_dash(data: ReportData) -> None:
+    undefined = replace(data, assessment=data.assessment.model_copy(update={"spearman": None}))
+    assert "rank correlation – (undefined: one network, or equal latencies)" in Page(html.render(undefined)).text
 
 
 def test_what_was_read_of_the_data_is_told() -> None:

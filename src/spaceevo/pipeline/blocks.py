@@ -369,7 +369,7 @@ def write_table(path: Path, columns: dict[str, Any]) -> None:
 
 def table_columns(table: BlockTable) -> dict[str, Any]:
     """A block table as columns, with one that tells which rows are of failed cells."""
-    columns = {name: values for name, values in vars(table).items() if name != "failed"}
+    columns = {name: values for name, values in vars(table).items() if name != "failed" and values is not None}
     pairs = zip(table.stage.tolist(), table.block.tolist(), strict=True)
     return columns | {"failed": np.array([pair in table.failed for pair in pairs])}
 

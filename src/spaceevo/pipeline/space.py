@@ -266,10 +266,13 @@ class _Trial:
     folder: Path
 
 
-def _train(context: Context, predictor: LatencyPredictor, trial: _Trial, progress: ProgressCallback) -> float:
-    """Top-1 of a large network of a space that meets a budget, on held-out images."""
+def _train(context: Context, predictor: LatencyPredictor, trial: _Trial, progress: ProgressCallback) -> float | None:
+    """Top-1 of a large network of a space that meets a budget, on held-out images; None where none is found."""
     recipe, budget_ms = context.recipe, predict.load_budgets(context)[trial.number]
-    subnet = large_within(context, _space(context, trial.space), predictor.network_ms, budget_ms)
+    try:
+        subnet = large_within(context, _space(context, trial.space), predictor.network_ms, budget_ms)
+    except InfeasibleBudgetError:
+        return None
     trial.folder.mkdir(parents=True, exist_ok=True)
     settings = settings_alone(context, recipe.space.tried_share)
     images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)

@@ -118,7 +118,7 @@ def assessment_table(assessment: PredictorAssessment) -> Table:
     for header in ("within 5 %", "within 10 %", "mean error", "rank correlation"):
         table.add_column(header, justify="right")
     shares = (assessment.within_5_percent, assessment.within_10_percent, assessment.mape)
-    table.add_row(*(Text(words.percent(share)) for share in shares), f"{assessment.spearman:.3f}")
+    table.add_row(*(Text(words.percent(share)) for share in shares), words.correlation(assessment.spearman))
     return table
 
 

@@ -93,6 +93,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def correlation(value: float | None) -> str:
+    """A correlation, or why there is none.
+
+    >>> correlation(0.98765), correlation(None)
+    ('0.988', '– (undefined: one network, or equal latencies)')
+    """
+    return f"{NO_VALUE} (undefined: one network, or equal latencies)" if value is None else f"{value:.3f}"
+
+
 def prediction_error(model: ModelResult) -> float:
     """Predicted over measured latency, minus 1."""
     return model.predicted_ms / model.int8_ms - 1

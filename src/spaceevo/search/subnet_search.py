@@ -28,6 +28,13 @@ DESCENT_STEPS = 200
 Method = Literal["per-budget", "pareto"]
 
 
+class PredictedSubnet(NamedTuple):
+    """A subnet whose accuracy is not known."""
+
+    subnet: Subnet
+    latency_ms: float
+
+
 class RatedSubnet(NamedTuple):
     """An evaluated subnet."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from spaceevo.artifacts import read_file
 from spaceevo.errors import ArtifactError
@@ -368,7 +368,7 @@ class Measured(Record):
 
     Attributes:
         name: As given.
-        precision: "int8", "fp32", or "file" for a model file.
+        precision: Of a network; "file" for a model file.
         measurement: Its latency: of an inference, of so many images as its batch.
         batch: Images in an inference: a file may have a fixed batch.
         ms_per_image: The latency over the batch.
@@ -377,7 +377,7 @@ class Measured(Record):
     """
 
     name: str
-    precision: str
+    precision: Literal["int8", "fp32", "file"]
     measurement: Measurement
     batch: int
     ms_per_image: float
@@ -524,12 +524,15 @@ class SpaceSearchStep(Record):
     population_mean: float
 
 
+ChoiceKind = Literal["block", "window"]
+
+
 class StageChoice(Record):
     """One choice of one stage among the spaces that the search found.
 
     Attributes:
         stage: Name of the stage.
-        kind: "block" or "window".
+        kind: What was chosen.
         index: Of the block type or width window in the hyperspace's stage.
         name: The block type, or the window's widths, for example "32-48".
         share: Of the spaces within tolerance that choose it, 0 to 1.
@@ -538,7 +541,7 @@ class StageChoice(Record):
     """
 
     stage: str
-    kind: str
+    kind: ChoiceKind
     index: int
     name: str
     share: float
@@ -614,11 +617,14 @@ class SpaceSearchResult(Record):
         return max(self.trials, key=lambda trial: trial.rank).space if self.trials else self.best
 
 
+Phase = Literal["fp32", "lsq+"]
+
+
 class TrainingPoint(Record):
     """Losses at one step of a training.
 
     Attributes:
-        phase: "fp32" or "lsq+".
+        phase: With or without quantization.
         step: From 0, over both phases.
         loss: Of the large subnet (or of the one network).
         loss_smallest: Of the small subnet; None for a single network.
@@ -626,7 +632,7 @@ class TrainingPoint(Record):
         diverged_at: Later steps at which the training diverged and went back to this one, with half the rate each time.
     """
 
-    phase: str
+    phase: Phase
     step: int
     loss: float
     loss_smallest: float | None = None
@@ -721,10 +727,14 @@ class Verification(Record):
     problems: tuple[str, ...] = ()
 
 
+Origin = Literal["found", "baseline"]
+
+
 class ModelResult(Record):
     """One exported model, verified and measured on the target. Accuracies and shares are 0 to 1.
 
     Attributes:
+        origin: Whether the search found it, or it is a hand-made network.
         budget_ms: The latency budget that it was made for.
         encoding: Published string of the subnet.
         macs: For one image.
@@ -745,6 +755,7 @@ class ModelResult(Record):
         preprocessing: How a picture becomes the input of both; None in results of older versions.
     """
 
+    origin: Origin
     budget_ms: float
     encoding: str
     macs: int
@@ -763,6 +774,40 @@ class ModelResult(Record):
     fp32_file: str
     network_file: str
     preprocessing: Preprocessing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _AllOf:
+    """Marks models that have one origin; version 0.2.0 told it only by the key that they stand under."""
+
+    origin: Origin
+
+    def fill(self, models: object) -> object:
+        if not isinstance(models, list | tuple):
+            return models
+        return [{"origin": self.origin} | model if isinstance(model, dict) else model for model in models]
+
+    def check(self, models: tuple[ModelResult, ...]) -> tuple[ModelResult, ...]:
+        if wrong := [model.encoding for model in models if model.origin != self.origin]:
+            raise ValueError(f"{wrong[0]} does not have the origin {self.origin!r}")
+        return models
+
+
+_FOUND, _BASELINE = _AllOf("found"), _AllOf("baseline")
+FoundModels = Annotated[tuple[ModelResult, ...], BeforeValidator(_FOUND.fill), AfterValidator(_FOUND.check)]
+Baselines = Annotated[tuple[ModelResult, ...], BeforeValidator(_BASELINE.fill), AfterValidator(_BASELINE.check)]
+
+
+class ExportedModels(Record):
+    """`export/models.json`.
+
+    Attributes:
+        models: One per budget, ascending.
+        baselines: The hand-made network of each budget.
+    """
+
+    models: FoundModels
+    baselines: Baselines
 
 
 class PredictorSummary(Record):
@@ -817,8 +862,8 @@ class Summary(Record):
     peak_rss_mib: float
     predictor: PredictorSummary
     space: SpaceSummary
-    models: tuple[ModelResult, ...]
-    baselines: tuple[ModelResult, ...]
+    models: FoundModels
+    baselines: Baselines
     notes: tuple[str, ...] = ()
 
 
@@ -858,12 +903,15 @@ class FrontPoint(Record):
     top1_int8: float
 
 
+SpaceKind = Literal["searched", "hand-made", "random", "network"]
+
+
 class ComparedSpace(Record):
     """A space of a comparison, or networks that are trained alone.
 
     Attributes:
         name: Short.
-        kind: "searched", "hand-made", "random" or "network".
+        kind: Where it comes from; "network" for networks that are trained alone.
         encoding: Of the space; empty for networks that are trained alone.
         networks: Per seed what was found, by ascending budget; budgets that the space cannot meet are missing.
         fronts: Per seed, of what its search evaluated, subnets that none beats in latency and top-1, the fastest first.
@@ -872,7 +920,7 @@ class ComparedSpace(Record):
     """
 
     name: str
-    kind: str
+    kind: SpaceKind
     encoding: str
     networks: tuple[tuple[ComparedNetwork, ...], ...]
     fronts: tuple[tuple[FrontPoint, ...], ...]

@@ -44,6 +44,7 @@ ENCODING = "r40_stem-conv-relu-16_stage1-mbv2-relu6-3#24#4.0_stage2-fused-mbconv
 def make_model(budget_ms: float, top1_int8: float, **changes: object) -> ModelResult:
     int8_ms = 0.98 * budget_ms
     values: dict[str, object] = {
+        "origin": "found",
         "budget_ms": budget_ms,
         "encoding": ENCODING,
         "macs": int(9.87e6 * budget_ms),
@@ -117,7 +118,9 @@ def make_summary(**changes: object) -> Summary:
             make_model(2.0, 0.866, int8_ms=1.93, fp32_ms=3.5, predicted_ms=1.85, speedup=1.81),
         ),
     }
-    return Summary.model_validate(values | changes)
+    values |= changes
+    baselines = (model.model_copy(update={"origin": "baseline"}) for model in values["baselines"])  # type: ignore[attr-defined]
+    return Summary.model_validate(values | {"baselines": tuple(baselines)})
 
 
 def make_study(target: TargetDescription) -> Study:

@@ -34,7 +34,7 @@ from spaceevo.pipeline.subnets import NUM_MEASURED, first_that_holds
 from spaceevo.predict.fit import fit_networks, fit_subnets
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, FrontPoint, read_record
+from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, FrontPoint, SpaceKind, read_record
 from spaceevo.report.html import render_comparison
 from spaceevo.search.pareto import hypervolume, pareto_front
 from spaceevo.search.subnet_search import PredictedSubnet, RatedSubnet, best_within
@@ -67,7 +67,7 @@ class _Entry:
     """Something that is compared: a space; or a network of each budget, trained alone."""
 
     name: str
-    kind: str
+    kind: SpaceKind
     space: SearchSpace | None = None
 
 

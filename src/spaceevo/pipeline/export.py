@@ -22,7 +22,15 @@ from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.handout import hand_out, metadata_in_run
 from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part, silent
-from spaceevo.records import ExtractedNetwork, Measurement, ModelResult, Verification
+from spaceevo.records import (
+    ExportedModels,
+    ExtractedNetwork,
+    Measurement,
+    ModelResult,
+    Origin,
+    Verification,
+    read_record,
+)
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split
@@ -40,12 +48,17 @@ FILES = ("models.json", f"{RESULTS}/*.json", "models/subnet-*ms*", "models/basel
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    name: str
+    origin: Origin
     budget_ms: float
     subnet: Subnet
     predicted_ms: float
     network: Callable[[str], Network]
     inherited: Network | None = None  # what it was fine-tuned from
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{'subnet' if self.origin == 'found' else 'baseline'}-{self.budget_ms:g}ms"
 
 
 def inputs(context: Context) -> dict[str, object]:
@@ -69,37 +82,34 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
     paths = [context.run.path / result[key] for result in results for key in ("int8_file", "fp32_file")]
     networks = [context.run.path / result["network_file"] for result in results]
     measured = context.at_device(partial(_measured, [path.absolute() for path in paths]), part(progress, 0.8, 1))
-    models: dict[str, list[ModelResult]] = {"models": [], "baselines": []}
+    models: list[ModelResult] = []
     for number, (candidate, result) in enumerate(zip(candidates, results, strict=True)):
         int8_ms, fp32_ms = measured[2 * number].latency_ms, measured[2 * number + 1].latency_ms
         result["metrics"] = _limited_metrics(context, candidate.subnet, paths[2 * number], int8_ms)
-        kind = "baselines" if candidate.name.startswith("baseline") else "models"
-        models[kind].append(ModelResult(**result, int8_ms=int8_ms, fp32_ms=fp32_ms, speedup=fp32_ms / int8_ms))
+        latencies = {"int8_ms": int8_ms, "fp32_ms": fp32_ms, "speedup": fp32_ms / int8_ms}
+        models.append(ModelResult(origin=candidate.origin, **result, **latencies))
     path = folder / "models.json"
-    content = {kind: [model.model_dump() for model in own] for kind, own in models.items()}
-    write_atomically(path, json.dumps(content, indent=1))
+    found, others = (tuple(one for one in models if one.origin == origin) for origin in ("found", "baseline"))
+    write_atomically(path, json.dumps(ExportedModels(models=found, baselines=others).model_dump(), indent=1))
     return [path, *paths, *networks]
 
 
 def load(context: Context) -> tuple[tuple[ModelResult, ...], tuple[ModelResult, ...]]:
     """(models, baselines)."""
-    content = json.loads(context.path(NAME, "models.json").read_text(encoding="utf-8"))
-    models, others = (
-        tuple(ModelResult.model_validate(model) for model in content[kind]) for kind in ("models", "baselines")
-    )
-    return models, others
+    exported = read_record(ExportedModels, context.path(NAME, "models.json"))
+    return exported.models, exported.baselines
 
 
 def _candidates(context: Context) -> Iterator[_Candidate]:
     best = space.load_space(context)
     supernets = {precision: supernet.load_supernet(context, precision) for precision in ("fp32", "int8")}
     for number, found in enumerate(subnets.load(context).found):
-        name, subnet = f"subnet-{found.budget_ms:g}ms", decode(found.encoding, best)
+        subnet = decode(found.encoding, best)
         networks, inherited = supernets, None
         if finetune.is_wanted(context):
             networks = {**supernets, "int8": finetune.load_network(context, program_of(subnet), number)}
             inherited = supernets["int8"]
-        yield _Candidate(name, found.budget_ms, subnet, found.predicted_ms, networks.__getitem__, inherited)
+        yield _Candidate("found", found.budget_ms, subnet, found.predicted_ms, networks.__getitem__, inherited)
     predictor = baselines.load_predictor(context)
     handmade = baselines.matching_subnets(context, predictor)
     for number, (budget_ms, subnet) in enumerate(zip(predict.load_budgets(context), handmade, strict=True)):
@@ -107,8 +117,7 @@ def _candidates(context: Context) -> Iterator[_Candidate]:
         def network(precision: str, subnet: Subnet = subnet, number: int = number) -> Network:
             return baselines.load_network(context, subnet, number, precision)
 
-        predicted_ms = predictor.network_ms(subnet)
-        yield _Candidate(f"baseline-{budget_ms:g}ms", budget_ms, subnet, predicted_ms, network)
+        yield _Candidate("baseline", budget_ms, subnet, predictor.network_ms(subnet), network)
 
 
 class _Exported(Sealed):
@@ -206,7 +215,6 @@ def _extract(context: Context, candidate: _Candidate, images: Images) -> Extract
         calibrated_subnet(candidate.network(precision), program, images, RECALIBRATION_BATCHES)
         for precision in ("fp32", "int8")
     )
-    searched = candidate.name.startswith("subnet")
-    origin = space.load(context).chosen.encoding if searched else "hand-made"
+    origin = space.load(context).chosen.encoding if candidate.origin == "found" else "hand-made"
     metadata = metadata_in_run(context, candidate.subnet, origin)
     return ExtractedNetwork(int8.integer_graph(program), fp32.float_graph(program), metadata)

@@ -31,14 +31,12 @@ def summary_table(summary: Summary) -> Table:
         table.add_column(header, no_wrap=True)
     for header in ("INT8", "predicted", "INT8 top-1", "FP32 top-1", "speed-up"):
         table.add_column(header, justify="right", no_wrap=True)
-    found = set(map(id, summary.models))
     previous: float | None = None
     for model, _ in words.named_models(summary):
         if previous not in (None, model.budget_ms):
             table.add_row()
         previous = model.budget_ms
-        is_found = id(model) in found
-        table.add_row(*_cells(model, is_found), style="bold" if is_found else "")
+        table.add_row(*_cells(model), style="bold" if model.origin == "found" else "")
     return table
 
 
@@ -156,10 +154,10 @@ def _table(title: str, caption: str) -> Table:
     )
 
 
-def _cells(model: ModelResult, is_found: bool) -> list[Text]:
+def _cells(model: ModelResult) -> list[Text]:
     values = (
         words.budget(model.budget_ms),
-        "found" if is_found else "baseline",
+        model.origin,
         words.ms(model.int8_ms),
         words.ms(model.predicted_ms),
         words.percent(model.top1_int8),

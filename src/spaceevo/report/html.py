@@ -199,8 +199,7 @@ def _model_groups(models: Sequence[ModelResult], summary: Summary) -> tuple[Grou
 
     def against_baseline(model: ModelResult) -> str:
         baseline = words.baseline_for(model, summary.baselines)
-        is_baseline = any(model is other for other in summary.baselines)
-        return words.NO_VALUE if is_baseline or baseline is None else _difference(model, baseline)
+        return words.NO_VALUE if model.origin == "baseline" or baseline is None else _difference(model, baseline)
 
     checks = [m.verification for m in models]
     accuracy = [

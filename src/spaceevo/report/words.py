@@ -207,10 +207,9 @@ def notes(summary: Summary, cells: Sequence[DistilledCell] = ()) -> tuple[str, .
 
 def named_models(summary: Summary) -> list[tuple[ModelResult, str]]:
     """Models and baselines by ascending budget, each with a name such as "1.2 ms model"."""
-    both = [(model, "model") for model in summary.models]
-    both += [(model, "baseline") for model in summary.baselines]
-    both.sort(key=lambda pair: pair[0].budget_ms)  # stable: the model comes before its baseline
-    return [(model, f"{budget(model.budget_ms)} {kind}") for model, kind in both]
+    both = sorted((*summary.models, *summary.baselines), key=lambda model: model.budget_ms)  # stable: models first
+    kinds = {"found": "model", "baseline": "baseline"}
+    return [(model, f"{budget(model.budget_ms)} {kinds[model.origin]}") for model in both]
 
 
 def share(share: float) -> str:

@@ -1044,6 +1044,26 @@ class RunPlan(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class QualityTable:
+    """Quality and size of sampled sub-stages, before a target is known: columns as of `BlockTable`.
+
+    Attributes:
+        in_size: int, height = width of the sub-stage's input.
+    """
+
+    stage: np.ndarray
+    block: np.ndarray
+    window: np.ndarray
+    resolution: np.ndarray
+    in_width: np.ndarray
+    in_size: np.ndarray
+    blocks: np.ndarray
+    nsr_loss: np.ndarray
+    macs: np.ndarray
+    num_params: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class BlockTable:
     """Quality and cost of sampled sub-stages of every (stage, block type, width window) of a hyperspace.
 

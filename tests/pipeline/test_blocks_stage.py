@@ -77,8 +77,8 @@ def distil(context, wanted=ALL, progress=silent):
 
 
 def quality(context):
-    columns, cells = blocks.load_quality(context.hyperspace, context.run.path)
-    return columns, {(index, cell.block): cell for (index, _), cell in zip(ALL, cells, strict=True)}
+    table, cells = blocks.load_quality(context.hyperspace, context.run.path)
+    return table, {(index, cell.block): cell for (index, _), cell in zip(ALL, cells, strict=True)}
 
 
 def test_each_cell_is_trained_once_where_all_is_well(context, trainings):
@@ -86,10 +86,10 @@ def test_each_cell_is_trained_once_where_all_is_well(context, trainings):
     assert distil(context, progress=lambda *work: reports.append(work)) == []
     assert sorted(trainings.done) == [(*cell, 0) for cell in ALL]
     assert reports[-1][0] == reports[-1][1]
-    columns, cells = quality(context)
+    table, cells = quality(context)
     assert {key: cell.attempts for key, cell in cells.items()} == dict.fromkeys(ALL, 1)
     assert not any(cell.failure for cell in cells.values())
-    assert sorted(set(zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True))) == [
+    assert sorted(set(zip(table.stage.tolist(), table.block.tolist(), table.nsr_loss.tolist(), strict=True))) == [
         (*cell, loss) for cell, loss in FINE.items()
     ]
     assert not list(context.run.path.rglob("*checkpoint*"))
@@ -128,9 +128,8 @@ def test_what_looks_wrong_is_trained_once_more(context, trainings, losses, failu
     trainings.failures = {(0, 0, attempt): text for attempt, text in failures.items()}
     distil(context)
     assert [done for done in sorted(trainings.done) if done[2]] == [(0, 0, 1)]
-    columns, cells = quality(context)
-    assert {loss for *cell, loss in zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True)
-            if tuple(cell) == (0, 0)} == {kept}  # fmt: skip
+    table, cells = quality(context)
+    assert set(table.nsr_loss[(table.stage == 0) & (table.block == 0)].tolist()) == {kept}
     assert cells[0, 0].nsr_int8 == kept
     assert cells[0, 0].attempts == 2
     assert bool(cells[0, 0].failure) == failed
@@ -191,6 +190,35 @@ def test_a_changed_preset_and_a_damaged_cell_are_told(context, trainings):
         blocks.load_distillation(context.run.path)
     (context.run.path / "cells" / "1-0.json").write_text(json.dumps({"cell": {}}))
     with pytest.raises(ArtifactError, match=r"1-0\.json is not a distilled cell"):
+        quality(context)
+
+
+def test_a_cell_is_the_json_that_version_0_2_0_wrote(context, trainings):
+    trainings.losses[0, 0] = (float("nan"), 0.3)
+    distil(context)
+    path = context.run.path / "cells" / "0-0.json"
+    content = json.loads(path.read_text())
+    assert list(content) == ["cell", "rows", "sha256"]
+    assert list(content["rows"][0]) == [
+        "window", "resolution", "in_width", "in_size", "blocks", "nsr_loss", "macs", "num_params"
+    ]  # fmt: skip
+    sha256 = content.pop("sha256")
+    assert sha256 == blocks.content_hash(content)
+    found = quality(context)
+    path.write_text(json.dumps(content))  # as earlier ones, without its hash
+    assert not blocks.check_cell(path)
+    assert quality(context)[1] == found[1]
+
+
+@pytest.mark.parametrize("wrong", [{"macs": "many"}, {"window": 0.5}, {"nsr_loss": None}, {"more": 1}])
+def test_rows_of_a_cell_are_checked(context, trainings, wrong):
+    distil(context)
+    path = context.run.path / "cells" / "0-1.json"
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    content["rows"][1] |= wrong
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=r"0-1\.json is not a distilled cell"):
         quality(context)
 
 

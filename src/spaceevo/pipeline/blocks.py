@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -36,8 +36,8 @@ from spaceevo.pipeline.jobs import one_core
 from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import BlockTable, DistilledCell, Record, TrainingPoint, read_record
-from spaceevo.search.tables import Doubt, doubts
+from spaceevo.records import BlockTable, DistilledCell, QualityTable, Record, TrainingPoint, read_record
+from spaceevo.search.tables import doubts
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice, load_hyperspace
 from spaceevo.spaces.operators import operators
 from spaceevo.spaces.subnet import Stage, network_layers, stage_layers
@@ -67,7 +67,6 @@ FILES = (
 )
 SECONDS_BETWEEN_LOOKS = 1.0
 Cell = tuple[int, int]
-Columns = dict[str, list[Any]]
 
 
 class Distillation(Record):
@@ -96,6 +95,48 @@ class Distillation(Record):
     seed: int
 
 
+class Substage(Record):
+    """A sub-stage as a distilled cell scored it.
+
+    Attributes:
+        window: Index of the width window.
+        resolution: Input resolution of the network.
+        in_width: Channels of its input.
+        in_size: Height = width of its input.
+        blocks: As `train.distillation.encode_blocks` writes them.
+        nsr_loss: After LSQ+; may be no finite number.
+        macs: For one image.
+        num_params: Trained parameters.
+    """
+
+    window: int
+    resolution: int
+    in_width: int
+    in_size: int
+    blocks: str
+    nsr_loss: float
+    macs: int
+    num_params: int
+
+
+class CellTraining(Record):
+    """One training of a cell, `cells/S-B.json`.
+
+    Attributes:
+        cell: How it went.
+        rows: Its sub-stages.
+    """
+
+    cell: DistilledCell
+    rows: tuple[Substage, ...]
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Of trainings of a cell, the least counts: one that did not fail, then the one with the lowest mean loss."""
+        loss = float(np.mean([row.nsr_loss for row in self.rows]))
+        return bool(self.cell.failure), loss if np.isfinite(loss) else np.inf
+
+
 def inputs(context: Context) -> dict[str, object]:
     """Data, hyperspace, settings; of the target only what weights may be."""
     return distillation_of(context, context.target.w_qmax).model_dump()
@@ -104,9 +145,9 @@ def inputs(context: Context) -> dict[str, object]:
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Train the teacher, then every cell that is not there yet."""
     distil(context, context.target.w_qmax, folder, all_cells(context.hyperspace), progress)
-    columns, cells = load_quality(context.hyperspace, folder)
+    table, cells = load_quality(context.hyperspace, folder)
     table_path, cells_path, teacher_path = folder / "table.parquet", folder / "cells.json", folder / TEACHER_WEIGHTS
-    write_table(table_path, columns)
+    write_table(table_path, vars(table))
     write_atomically(cells_path, json.dumps([cell.model_dump() for cell in cells]))
     for stage in context.hyperspace.searched:
         own = [cell for cell in cells if cell.stage == stage.name]
@@ -242,7 +283,7 @@ def _train(job: _Training, progress: ProgressCallback) -> bool:
                     checkpoint=checkpoint,
                     progress=progress,
                 )
-            content = _cell_content(result)
+            content = _training(result).model_dump()
             write_atomically(path, json.dumps({**content, "sha256": content_hash(content)}))
         checkpoint.unlink(missing_ok=True)
     return_free_memory()
@@ -262,7 +303,7 @@ def _missing(hyperspace: Hyperspace, folder: Path, wanted: Collection[Cell]) -> 
     return found
 
 
-def load_quality(hyperspace: Hyperspace, folder: Path) -> tuple[Columns, tuple[DistilledCell, ...]]:
+def load_quality(hyperspace: Hyperspace, folder: Path) -> tuple[QualityTable, tuple[DistilledCell, ...]]:
     """The quality table of a folder, and its cells; those that cannot be trusted have a failure.
 
     Args:
@@ -270,7 +311,7 @@ def load_quality(hyperspace: Hyperspace, folder: Path) -> tuple[Columns, tuple[D
         folder: Of `distil`.
 
     Returns:
-        Columns of the rows of every cell's better training, and the cells in order of stage and block type.
+        The rows of every cell's better training, and the cells in order of stage and block type.
 
     Raises:
         ArtifactError: A cell is missing or damaged.
@@ -284,20 +325,19 @@ def load_quality(hyperspace: Hyperspace, folder: Path) -> tuple[Columns, tuple[D
             found=f"the first one is {hyperspace.searched[index].name}, block {block}",
             remedy="Distil them first: run the same `spaceevo blocks distill` again",
         )
-    contents = {cell: _better(folder, cell) for cell in cells}
-    columns = _columns(contents)
-    failed = {(doubt.stage, doubt.block): doubt.reason for doubt in _doubts(columns) if doubt.is_failed}
-    records = []
-    for cell, content in contents.items():
-        record = DistilledCell.model_validate(content["cell"])
-        records.append(record.model_copy(update={"failure": record.failure or failed.get(cell, "")}))
-    return columns, tuple(records)
+    trainings = {cell: _better(folder, cell) for cell in cells}
+    table = _quality(trainings)
+    failed = {(doubt.stage, doubt.block): doubt.reason for doubt in doubts(table) if doubt.is_failed}
+    return table, tuple(
+        training.cell.model_copy(update={"failure": training.cell.failure or failed.get(cell, "")})
+        for cell, training in trainings.items()
+    )
 
 
 def trained_cells(hyperspace: Hyperspace, folder: Path) -> list[tuple[Cell, DistilledCell]]:
     """The cells of a folder that are there, their better trainings; others of a stage play no part yet."""
     found = [cell for cell in all_cells(hyperspace) if _cell_path(folder, cell, 0).exists()]
-    return [(cell, DistilledCell.model_validate(_better(folder, cell)["cell"])) for cell in found]
+    return [(cell, _better(folder, cell).cell) for cell in found]
 
 
 def load_distillation(folder: Path) -> tuple[Distillation, Hyperspace]:
@@ -324,7 +364,7 @@ def failed_cells(hyperspace: Hyperspace, cells: Sequence[DistilledCell]) -> froz
 
 
 def with_latency(
-    hyperspace: Hyperspace, columns: Columns, failed: frozenset[Cell], predictor: LatencyPredictor
+    hyperspace: Hyperspace, table: QualityTable, failed: frozenset[Cell], predictor: LatencyPredictor
 ) -> BlockTable:
     """The block table of a target: quality joined with predicted latency.
 
@@ -332,16 +372,25 @@ def with_latency(
         TargetError: The predictor knows nothing about an operator.
     """
     layers = []
-    for index, block, text, in_width, in_size in zip(
-        *(columns[name] for name in ("stage", "block", "blocks", "in_width", "in_size")), strict=True
-    ):
+    columns = (table.stage, table.block, table.blocks, table.in_width, table.in_size)
+    for index, block, text, in_width, in_size in zip(*(column.tolist() for column in columns), strict=True):
         stage = hyperspace.searched[index]
         own = Stage(stage.name, stage.choices[block].block_type, stage.stride, decode_blocks(text))
         layers.append(stage_layers(own, in_width, in_size))
     predictor.prepare(chain.from_iterable(operators(own)[1:] for own in layers))
-    latencies = np.array([predictor.stage_ms(own) for own in layers])
-    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in columns.items() if name != "in_size"}
-    return BlockTable(**arrays, latency_ms=latencies, failed=failed)
+    return BlockTable(
+        stage=table.stage,
+        block=table.block,
+        window=table.window,
+        resolution=table.resolution,
+        nsr_loss=table.nsr_loss,
+        latency_ms=np.array([predictor.stage_ms(own) for own in layers]),
+        macs=table.macs,
+        num_params=table.num_params,
+        in_width=table.in_width,
+        blocks=table.blocks,
+        failed=failed,
+    )
 
 
 def base_ms(hyperspace: Hyperspace, num_classes: int, predictor: LatencyPredictor) -> dict[int, float]:
@@ -386,11 +435,10 @@ def load_curve(context: Context) -> list[TrainingPoint]:
     return [TrainingPoint.model_validate(point) for point in content["curve"]]
 
 
-def load_columns(context: Context) -> Columns:
-    """Columns of the quality table."""
+def load_table(context: Context) -> QualityTable:
+    """The quality table."""
     table = pq.read_table(io.BytesIO(context.path(NAME, "table.parquet").read_bytes()))
-    columns: Columns = table.to_pydict()
-    return columns
+    return QualityTable(**{name: np.asarray(values) for name, values in table.to_pydict().items()})
 
 
 def _teacher_share(context: Context, num_images: int) -> float:
@@ -486,73 +534,61 @@ def _is_complete(hyperspace: Hyperspace, folder: Path, index: int) -> bool:
 
 def _suspects(hyperspace: Hyperspace, folder: Path, index: int) -> set[Cell]:
     """Cells of a stage whose first training failed, or looks wrong beside the first ones of the others."""
-    contents = {cell: _read_cell(_cell_path(folder, cell, 0)) for cell in all_cells(hyperspace) if cell[0] == index}
-    failed = {cell for cell, content in contents.items() if content["cell"]["failure"]}
-    return failed | {(doubt.stage, doubt.block) for doubt in _doubts(_columns(contents))}
+    trainings = {cell: _read_cell(_cell_path(folder, cell, 0)) for cell in all_cells(hyperspace) if cell[0] == index}
+    failed = {cell for cell, training in trainings.items() if training.cell.failure}
+    return failed | {(doubt.stage, doubt.block) for doubt in doubts(_quality(trainings))}
 
 
-def _better(folder: Path, cell: Cell) -> dict[str, Any]:
-    """The training that counts: one that did not fail, then the one with the lowest mean loss."""
+def _better(folder: Path, cell: Cell) -> CellTraining:
+    """The training that counts, with the number of all."""
     paths = (_cell_path(folder, cell, attempt) for attempt in range(MAX_ATTEMPTS))
-    contents = [_read_cell(path) for path in paths if path.exists()]
-
-    def rank(content: dict[str, Any]) -> tuple[bool, float]:
-        loss = float(np.mean([row["nsr_loss"] for row in content["rows"]]))
-        return bool(content["cell"]["failure"]), loss if np.isfinite(loss) else np.inf
-
-    best = min(contents, key=rank)
-    return {**best, "cell": {**best["cell"], "attempts": len(contents)}}
+    trainings = [_read_cell(path) for path in paths if path.exists()]
+    best = min(trainings, key=lambda training: training.rank)
+    return best.model_copy(update={"cell": best.cell.model_copy(update={"attempts": len(trainings)})})
 
 
-def _columns(contents: dict[Cell, dict[str, Any]]) -> Columns:
-    columns: Columns = {}
-    for (index, block), content in contents.items():
-        for row in content["rows"]:
-            for key, value in {"stage": index, "block": block, **row}.items():
-                columns.setdefault(key, []).append(value)
-    return columns
+def _quality(trainings: Mapping[Cell, CellTraining]) -> QualityTable:
+    """The sub-stages of some cells; latencies play no part."""
+    rows = [(*cell, row) for cell, training in trainings.items() for row in training.rows]
+    columns = {name: np.asarray([getattr(row, name) for *_, row in rows]) for name in Substage.model_fields}
+    return QualityTable(
+        stage=np.asarray([index for index, *_ in rows]), block=np.asarray([block for _, block, _ in rows]), **columns
+    )
 
 
-def _doubts(columns: Columns) -> tuple[Doubt, ...]:
-    """Which cells look wrong; latencies play no part."""
-    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in columns.items() if name != "in_size"}
-    return doubts(BlockTable(**arrays, latency_ms=np.zeros(len(arrays["stage"]))))
-
-
-def _cell_content(result: CellResult) -> dict[str, Any]:
+def _training(result: CellResult) -> CellTraining:
     rows = []
     for row in result.rows:
         layers = stage_layers(row.stage, row.in_width, row.in_size)
         rows.append(
-            {
-                "window": row.window,
-                "resolution": row.resolution,
-                "in_width": row.in_width,
-                "in_size": row.in_size,
-                "blocks": row.blocks,
-                "nsr_loss": row.nsr_loss,
-                "macs": sum(layer.macs for layer in layers),
-                "num_params": sum(layer.num_params for layer in layers),
-            }
+            Substage(
+                window=row.window,
+                resolution=row.resolution,
+                in_width=row.in_width,
+                in_size=row.in_size,
+                blocks=row.blocks,
+                nsr_loss=row.nsr_loss,
+                macs=sum(layer.macs for layer in layers),
+                num_params=sum(layer.num_params for layer in layers),
+            )
         )
-    return {"cell": result.cell.model_dump(), "rows": rows}
+    return CellTraining(cell=result.cell, rows=tuple(rows))
 
 
-def _read_cell(path: Path) -> dict[str, Any]:
+def _read_cell(path: Path) -> CellTraining:
     """A training of a cell; earlier versions wrote it without its hash."""
     try:
-        content: dict[str, Any] = json.loads(read_file(path))
+        content = json.loads(read_file(path))
         sha256 = content.pop("sha256", None)
-        if content.keys() != {"cell", "rows"} or sha256 not in (None, content_hash(content)):
+        if sha256 not in (None, content_hash(content)):
             raise ValueError("Its content has another SHA-256 than was written")
-        DistilledCell.model_validate(content["cell"])
+        return CellTraining.model_validate(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{path} is not a distilled cell that spaceevo wrote",
             found=str(error).splitlines()[0],
             remedy="Delete it and run the same command again; the other cells are kept",
         ) from error
-    return content
 
 
 def check_cell(path: Path) -> bool:

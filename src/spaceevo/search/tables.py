@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spaceevo.errors import DataError, nearest
-from spaceevo.records import FAILED_LOSS, BlockTable
+from spaceevo.records import FAILED_LOSS, BlockTable, QualityTable
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.published_tables import read_columns, resolutions_of
 
@@ -87,7 +87,7 @@ def load_block_table(path: Path, hyperspace: Hyperspace, metric: str = "latency_
     )
 
 
-def doubts(table: BlockTable) -> tuple[Doubt, ...]:
+def doubts(table: BlockTable | QualityTable) -> tuple[Doubt, ...]:
     """Block types of a stage whose losses look wrong.
 
     Failed: no loss is a finite number; the mean loss is above `FAILED_LOSS`; or every sub-stage is worse than
@@ -142,7 +142,7 @@ def without_failed(table: BlockTable, found: Sequence[Doubt]) -> BlockTable:
     return replace(table, failed=table.failed | {(doubt.stage, doubt.block) for doubt in found if doubt.is_failed})
 
 
-def _sizes(table: BlockTable, rows: Mapping[int, NDArray[np.int64]]) -> dict[int, tuple[float, float]]:
+def _sizes(table: BlockTable | QualityTable, rows: Mapping[int, NDArray[np.int64]]) -> dict[int, tuple[float, float]]:
     """By block type its MACs and parameters, medians over its rows; empty where the table lacks either."""
     if table.macs is None or table.num_params is None:
         return {}

@@ -43,7 +43,7 @@ class ImageData:
         train_images: uint8 [num_train, 3, size, size], RGB.
         train_labels: int64 [num_train], each in [0, num_classes).
         val_images: uint8 [num_val, 3, size, size], RGB; never used for training or searching.
-        val_labels: int64 [num_val].
+        val_labels: int64 [num_val], each in [0, num_classes).
         passed_over: What looked as if it belonged to it and was not read.
     """
 
@@ -188,12 +188,12 @@ class Preprocessing(Record):
         exif_transpose: Whether a picture is turned as its EXIF orientation says.
         background: Colour under transparent pixels, RGB, 0 to 255.
         crop: What is cut out: the largest square in the centre.
-        interpolation: Of both resizes.
+        interpolation: How both resizes interpolate.
         antialias: Whether the filter widens with the scale where a picture shrinks.
         scale: What pixel values are multiplied by, before `mean` and `std`.
         mean: Then taken away, per channel.
         std: Then divided by, per channel.
-        channels: Their order.
+        channels: Order of the colour channels.
         layout: Order of the axes of the input, which is float32, one picture at a time.
     """
 
@@ -278,8 +278,8 @@ class FolderCheck(Record):
     """A run folder, file by file.
 
     Attributes:
-        folder: Its path.
-        files: In order.
+        folder: Path of the folder.
+        files: By path, in order.
         unfinished: Of a run, the stages that have no manifest, in order.
     """
 
@@ -343,7 +343,7 @@ class Measurement(Record):
         latency_ms: Lower quartile over the quiet visits of the fastest run of each visit (see
             `measure.session`).
         low_ms: Lower end of its 95 % confidence interval.
-        high_ms: Upper end.
+        high_ms: Upper end of the interval.
         samples_ms: Every sample of the quiet visits, in the order of measuring.
         scale: What `latency_ms`, `low_ms` and `high_ms` were multiplied with, and samples were not: what the
             reference model took when the target was first measured over what it took beside this model.
@@ -390,7 +390,7 @@ class Predicted(Record):
 
     Attributes:
         name: As given.
-        latency_ms: Predicted.
+        latency_ms: Predicted latency of an inference.
         num_outside: Its operators that lie outside of what was measured: the prediction is a guess there.
     """
 
@@ -408,7 +408,7 @@ class StudyRow(Record):
         size: Height = width of the feature map.
         fp32_ms: Latency of one operator: of a chain with copies of it less that of the chain without, over the number
             of copies. Those of the chains are as in `Measurement`: lower quartiles, or medians on a busy target.
-        int8_ms: Likewise.
+        int8_ms: The same of the operator in INT8.
     """
 
     operator: str
@@ -466,7 +466,7 @@ class PredictorAssessment(Record):
         mape: Mean absolute error relative to the measured latency, 0.05 for 5 %.
         spearman: Rank correlation, -1 to 1; None where it is undefined: of one network, or of equal latencies. Version
             0.2.0 wrote 0 there.
-        networks: The networks.
+        networks: What was measured and predicted of each, in the order of drawing.
         reference_ms: What the reference model took when the predictor was fitted, see `measure.session`; None where
             the store of measurements had none yet.
     """
@@ -491,7 +491,7 @@ class DistilledCell(Record):
     Attributes:
         stage: Name of the stage.
         block: Index of the block type in the hyperspace's stage.
-        block_type: Its name.
+        block_type: Name of the block type.
         nsr_fp32: NSR loss of the largest sub-stage after the FP32 phase, on held-out images.
         nsr_int8: The same after the LSQ+ phase.
         curve: Training loss of the largest sub-stage, per recorded step.
@@ -552,7 +552,7 @@ class SpaceTrial(Record):
     """How networks of a space do that are trained alone.
 
     Attributes:
-        space: The space.
+        space: Which space, and what it scores.
         top1: By budget, INT8 top-1 of a large network within it, on held-out training images; None where no network
             was found that meets it. The earliest versions wrote 0 there.
     """
@@ -577,13 +577,13 @@ class SpaceSearchResult(Record):
     """What the search over spaces found.
 
     Attributes:
-        hyperspace: Name.
+        hyperspace: Name of the hyperspace that was searched.
         budgets_ms: Latency constraints; the score is the sum over them.
         best: The best space.
         within_tolerance: All evaluated spaces within the relative tolerance of the best, best first.
-        tolerance: Relative.
+        tolerance: How far below the best score, relative to it, a space counts as equal.
         num_evaluated: Distinct spaces scored.
-        history: Progress.
+        history: State of the search in steps, by ascending number of evaluations.
         sampled_score: Score of the best space by the sampled evaluator, as a cross-check; None without one.
         excluded: Failed cells (stage/block type) that no space may use.
         choices: Every block type and width window that some space within tolerance chooses.
@@ -628,7 +628,7 @@ class TrainingPoint(Record):
         step: From 0, over both phases.
         loss: Of the large subnet (or of the one network).
         loss_smallest: Of the small subnet; None for a single network.
-        lr: Learning rate.
+        lr: Learning rate of the step.
         diverged_at: Later steps at which the training diverged and went back to this one, with half the rate each time.
     """
 
@@ -680,7 +680,7 @@ class LogitAgreement(Record):
         identical_codes: Share of logits that are the same 8-bit code on the grid of steps.
         mean_steps: Mean absolute difference in steps. Logits are float; a step is 1 / 255 of the range of the
             reference's logits over the images, what one code would be if they were quantized.
-        max_steps: Largest.
+        max_steps: Largest absolute difference in steps.
     """
 
     top1: float
@@ -693,12 +693,12 @@ class Verification(Record):
     """One exported INT8 file against what it was exported from.
 
     Attributes:
-        file: Name.
+        file: Name of the file, without its folder.
         runtime: Name of the runtime that ran it, and its version.
         exported_for: Profile of the processor that it was trained and exported for.
         verified_on: Profile of the processor that ran it.
         num_images: Images run.
-        top1: Of the file.
+        top1: Share of images that the file classifies correctly, 0 to 1.
         top1_fake_quantized: Of the fake-quantized float network.
         integer: Against exact integer arithmetic as this runtime rounds.
         fake_quantized: Against the fake-quantized float network.
@@ -747,7 +747,7 @@ class ModelResult(Record):
         top1_inherited: Of the fake-quantized subnet before it was fine-tuned alone; None where it was not.
         top1_fake_quant: Of the fake-quantized network.
         top1_int8: Of the INT8 file, computed by the runtime.
-        verification: Of the INT8 file.
+        verification: How the INT8 file compares with what it was exported from.
         metrics: Of the INT8 file, by name those that the recipe limits; the unit is the name's end.
         int8_file: Relative to the run folder.
         fp32_file: Relative to the run folder.
@@ -872,7 +872,7 @@ class ComparedNetwork(Record):
 
     Attributes:
         budget_ms: The latency budget.
-        encoding: Published string.
+        encoding: Of the subnet, as of `spaces.encoding`.
         macs: For one image.
         int8_ms: Measured INT8 latency.
         fp32_ms: Measured FP32 latency.
@@ -893,7 +893,7 @@ class FrontPoint(Record):
     """A subnet of a front, as the supernet left it.
 
     Attributes:
-        encoding: Published string.
+        encoding: Of the subnet, as of `spaces.encoding`.
         int8_ms: Measured INT8 latency.
         top1_int8: As of a `ComparedNetwork`.
     """
@@ -910,7 +910,7 @@ class ComparedSpace(Record):
     """A space of a comparison, or networks that are trained alone.
 
     Attributes:
-        name: Short.
+        name: Short, for tables and plots.
         kind: Where it comes from; "network" for networks that are trained alone.
         encoding: Of the space; empty for networks that are trained alone.
         networks: Per seed what was found, by ascending budget; budgets that the space cannot meet are missing.
@@ -935,10 +935,10 @@ class Comparison(Record):
         target: Where latencies were measured.
         data: The data set.
         num_val_images: That accuracies were taken on.
-        budgets_ms: Ascending.
+        budgets_ms: Latency budgets, ascending.
         reference_ms: Latency that hypervolumes reach to.
         reference_top1: And top-1: that of guessing.
-        seeds: Of training and search.
+        seeds: Each decides the draws of a training and its search.
         spaces: The searched one first.
     """
 
@@ -1003,9 +1003,9 @@ class PlannedStage(Record):
     """What a stage is expected to take.
 
     Attributes:
-        name: Of the stage.
+        name: Name of the stage.
         seconds: From its start to its end.
-        machine_seconds: Of all machines together.
+        machine_seconds: Seconds that machines work on it, summed over all of them.
         device_seconds: That the device measures; None where its speed is not known.
         disk_mib: That its files take at most.
         computes_on: What most of its time is spent on.
@@ -1025,7 +1025,7 @@ class RunPlan(Record):
     """What a run is expected to take.
 
     Attributes:
-        recipe: Its name.
+        recipe: Name of the recipe.
         machines: How many work together.
         efficiency: Share of `machines` times the speed of one that the supernet's training reaches together.
         rates: Of one machine and of the device.

@@ -96,7 +96,7 @@ class Reference:
     """The model that all others are measured beside.
 
     Attributes:
-        path: Its file.
+        path: File of the reference model.
         latency_ms: What it took when the target was first measured; None where this is the first session.
         busy: Whether the target was busy all the time when it was first measured.
     """
@@ -400,7 +400,7 @@ class _Group:
     """Loaded models that are measured together, in interleaved rounds; see `measure`.
 
     Attributes:
-        visits: So far.
+        visits: All that were made so far.
         reading: How they are read; once it is seen that the target is busy all the time, with that.
     """
 

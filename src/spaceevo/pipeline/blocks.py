@@ -74,14 +74,14 @@ class Distillation(Record):
 
     Attributes:
         hyperspace: Name of the preset.
-        hyperspace_hash: Of what it holds.
+        hyperspace_hash: Hash of the stages and choices that it holds.
         data: What counts of the settings of the data, beside the images.
         data_hash: Of all images and labels.
-        num_classes: Of the data set.
+        num_classes: How many classes the data set has.
         settings: Of the teacher and the distillation.
         w_qmax: Largest weight code.
         per_channel: Whether each output channel of a weight learns a scale of its own.
-        seed: Of all draws.
+        seed: Decides every random draw.
     """
 
     hyperspace: str
@@ -106,7 +106,7 @@ class Substage(Record):
         blocks: As `train.distillation.encode_blocks` writes them.
         nsr_loss: After LSQ+; may be no finite number.
         macs: For one image.
-        num_params: Trained parameters.
+        num_params: Trained parameters, without quantizers.
     """
 
     window: int
@@ -124,7 +124,7 @@ class CellTraining(Record):
 
     Attributes:
         cell: How it went.
-        rows: Its sub-stages.
+        rows: Sub-stages that it scored, in the order in which they were drawn.
     """
 
     cell: DistilledCell
@@ -194,7 +194,7 @@ def distil(
         context: Data, hyperspace and settings.
         w_qmax: Largest weight code.
         folder: For teacher and cells; other processes may work there, on other cells.
-        wanted: The cells.
+        wanted: Cells that shall be there at the end.
         progress: Called with work done and in all.
 
     Returns:
@@ -308,7 +308,7 @@ def load_quality(hyperspace: Hyperspace, folder: Path) -> tuple[QualityTable, tu
 
     Args:
         hyperspace: That of the cells.
-        folder: Of `distil`.
+        folder: That `distil` was given.
 
     Returns:
         The rows of every cell's better training, and the cells in order of stage and block type.

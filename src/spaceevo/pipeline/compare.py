@@ -303,17 +303,17 @@ def _judge(context: Context, job: tuple[_Found, Subnet], progress: ProgressCallb
     return top1["int8"], top1["fp32"]
 
 
-def _trained(context: Context, one: _Found, subnet: Subnet, precision: str, progress: ProgressCallback) -> Network:
+def _trained(context: Context, found: _Found, subnet: Subnet, precision: str, progress: ProgressCallback) -> Network:
     """The network whose weights a subnet is judged with."""
-    number = predict.load_budgets(context).index(one.budget_ms)
-    if one.entry.space is None:
-        return load_alone(context, subnet, number, one.folder, precision)
-    network = load_network(context, one.entry.space, one.folder, precision)
+    number = predict.load_budgets(context).index(found.budget_ms)
+    if found.entry.space is None:
+        return load_alone(context, subnet, number, found.folder, precision)
+    network = load_network(context, found.entry.space, found.folder, precision)
     if precision == "fp32" or not finetune.is_wanted(context):
         return network
     program = program_of(subnet)
-    finetune.tune_found(context, network, program, number, one.seed, one.folder, progress)
-    return finetune.load_tuned(network, program, number, one.folder)
+    finetune.tune_found(context, network, program, number, found.seed, found.folder, progress)
+    return finetune.load_tuned(network, program, number, found.folder)
 
 
 def _compared(

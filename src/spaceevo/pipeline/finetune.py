@@ -72,7 +72,7 @@ def tune(
     context: Context,
     trained: Network,
     program: Program,
-    own: TrainingSettings,
+    settings: TrainingSettings,
     name: str,
     seed: int,
     folder: Path,
@@ -81,12 +81,12 @@ def tune(
     """Train what a supernet's LSQ+ phase left of a subnet, continuing from the folder's checkpoint.
 
     Args:
-        context: Data.
+        context: Gives the data and how they are augmented.
         trained: The supernet at the end of its LSQ+ phase; it stays as it is.
-        program: The subnet's.
-        own: Of the training, of which only the LSQ+ phase is done.
+        program: Operators of the subnet.
+        settings: Of the training, of which only the LSQ+ phase is done.
         name: Names it within the folder, and its draws.
-        seed: Of all draws.
+        seed: Decides every random draw.
         folder: For its files.
         progress: Called with work done and in all.
 
@@ -100,7 +100,7 @@ def tune(
         network,
         lambda rng: [program],
         images,
-        own,
+        settings,
         recipe.data,
         seed=seed,
         purpose=name,
@@ -142,9 +142,9 @@ def tune_found(
     Args:
         context: Data and settings.
         trained: As of `tune`.
-        program: The subnet's.
-        number: Of the budget.
-        seed: Of all draws.
+        program: Operators of the subnet.
+        number: Position of the budget, from 0.
+        seed: Decides every random draw.
         folder: For its files, which `load_tuned` reads.
         progress: Called with work done and in all.
 

@@ -304,8 +304,8 @@ def load_space(context: Context) -> SearchSpace:
     return _space(context, load(context).chosen)
 
 
-def _space(context: Context, one: ScoredSpace) -> SearchSpace:
-    return context.hyperspace.space(context.hyperspace.decode(one.encoding), context.data.num_classes)
+def _space(context: Context, scored: ScoredSpace) -> SearchSpace:
+    return context.hyperspace.space(context.hyperspace.decode(scored.encoding), context.data.num_classes)
 
 
 def load_table(context: Context) -> BlockTable:

@@ -402,7 +402,7 @@ def plot_latencies(
     Args:
         draws: By space, loss and latency [num].
         budgets: In the unit of the latencies.
-        unit: Theirs.
+        unit: Of the latencies; or the name of another cost that stands in for them.
     """
     name = "Latency" if unit == "ms" else escape(unit)
     figure = _distributions({space: latency for space, (_, latency) in draws.items()},
@@ -439,7 +439,7 @@ class Cloud:
     """Sub-stages of one (stage, block type).
 
     Attributes:
-        block_type: Its name.
+        block_type: Name of the block type.
         points: (latency_ms, nsr_loss), thinned to at most `MAX_POINTS`.
         front: Lowest NSR loss at each latency, over all sub-stages, by ascending latency.
     """
@@ -502,7 +502,7 @@ class ChoiceNumbers:
 
     Attributes:
         stages: Searched stages.
-        block_types: Names.
+        block_types: Names of the block types.
         block_shares: [block type][stage], 0 to 1; None where the stage has no such block type.
         widths: [window][stage], for example "16–24"; empty where the stage has fewer windows.
         window_shares: [window][stage], as `block_shares`.

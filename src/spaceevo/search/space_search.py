@@ -68,7 +68,7 @@ def search_spaces(
 
     Args:
         hyperspace: Where to search.
-        evaluator: The score.
+        evaluator: Gives the Q-T score of a space.
         num_spaces: Distinct spaces that the evolution scores; at least 1. The last steps may score more.
         population_size: Of the evolution, at least 1.
         tournament_size: Of the evolution, at least 1.

@@ -90,7 +90,7 @@ def search_subnets(
         latency_ms: Predicted latency of a subnet; must be a pure function.
         top1: Accuracy of a subnet, 0 to 1, higher is better; must be a pure function.
         each: Calls `top1` for several distinct subnets, like `map`: where it is called, and how many at a time.
-        method: How.
+        method: Whether budgets are searched in turn, or all in one search; see above.
         excess: By name of another metric how far a subnet lies above its limit, relative to the limit; metrics that
             meet theirs are missing or not positive. Must be a pure function.
         trained: Subnets that every step of the training had part in: in the start population of each budget that
@@ -99,7 +99,7 @@ def search_subnets(
         population_size: Per budget, at least 2.
         num_generations: At least 0.
         num_mutations: Evaluated per generation and budget, at least 0.
-        num_crossovers: The same.
+        num_crossovers: Evaluated per generation and budget, at least 0.
         num_candidates: Candidates per evaluated subnet, at least 1: 1 evaluates every candidate.
         seed: Decides the search, with the arguments above.
         progress: Called with (accuracies asked for or known, expected total).
@@ -184,10 +184,10 @@ def fastest_within(
 
     Args:
         space: Where to look.
-        budget_ms: The budget.
+        budget_ms: Largest latency, in ms.
         latency_ms: As of `search_subnets`, as the others.
-        seed: Of the search.
-        excess: Of limits.
+        seed: Decides the draws of the search.
+        excess: How far a subnet lies above limits, as of `search_subnets`.
 
     Raises:
         InfeasibleBudgetError: None was found; by how much the closest misses budget or limits is told.
@@ -195,8 +195,8 @@ def fastest_within(
     return _feasible(space, _Latencies(latency_ms), _Excess(excess), budget_ms, seed)
 
 
-def _rank(one: RatedSubnet) -> tuple[float, float]:
-    return -one.top1, one.latency_ms
+def _rank(rated: RatedSubnet) -> tuple[float, float]:
+    return -rated.top1, rated.latency_ms
 
 
 def _most_accurate(population: list[RatedSubnet], count: int) -> list[RatedSubnet]:

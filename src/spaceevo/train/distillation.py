@@ -231,7 +231,7 @@ class _Cell:
         in_widths: Ascending widths that its input may have.
         features: The teacher's maps.
         num_train: How many images it is trained on; the others are held out.
-        student: The student.
+        student: What is trained, with its projections.
     """
 
     elastic: ElasticStage
@@ -301,7 +301,7 @@ def distill_cell(
     What comes out is the same bit for bit, however often it was interrupted.
 
     Args:
-        hyperspace: The hyperspace.
+        hyperspace: Gives the stage, its block types and the resolutions.
         index: Of the searched stage, from 0.
         block: Index of the block type.
         features: Of `load_features`; the last `score_images` images are held out.
@@ -309,7 +309,7 @@ def distill_cell(
         attempt: From 0; each draws otherwise and halves the rate of the one before.
         w_qmax: Largest weight code of the target.
         per_channel: Whether each output channel of a weight learns a scale of its own.
-        seed: Of the run.
+        seed: Of the run; decides every random draw.
         checkpoint: Written every few seconds; the caller deletes it when the result is safe.
         progress: Called with work done and in all, as `cell_work` counts it.
 

@@ -31,7 +31,7 @@ def calibrated_top1(supernet: Network, program: Program, images: Images, num_bat
 
     Args:
         supernet: See `calibrated_subnet`, as what follows.
-        program: The subnet's.
+        program: Operators of the subnet.
         images: Training images.
         num_batches: Of them, batches of 128.
         judged: The images that are classified.
@@ -45,7 +45,7 @@ def calibrated_subnet(supernet: Network, program: Program, images: Images, num_b
 
     Args:
         supernet: Its parameters are copied, not changed.
-        program: The subnet's.
+        program: Operators of the subnet.
         images: Training images.
         num_batches: Batches of 128.
     """

@@ -100,7 +100,7 @@ def train(
         images: Training images.
         settings: Epochs, rates, batch size, methods, device.
         data: Which augmentations apply.
-        seed: Of the run.
+        seed: Of the run; decides every random draw.
         purpose: Name of this training; part of every draw.
         folder: For the checkpoint and the results; all processes see it.
         progress: Called with subnets trained, one per step and program, and in all, in the first process.
@@ -237,7 +237,7 @@ class _State:
 
     Attributes:
         curve: What was trained so far.
-        optimizer: Of the phase.
+        optimizer: That of the phase; a fresh one for each.
         good_step: The step before which the copy was made; None before there is one.
         diverged_at: Steps that diverged since the last point of the curve.
     """

@@ -32,10 +32,10 @@ def learning_rate(schedule: Schedule, peak: float, step: int, num_steps: int) ->
     """The rate of a step, above 0 and at most `peak`.
 
     Args:
-        schedule: Its form.
-        peak: Above 0.
+        schedule: Length of the warm-up, and where the cosine begins.
+        peak: Largest rate, above 0.
         step: From 0, within the phase.
-        num_steps: Of the phase.
+        num_steps: Steps of the phase, at least 1.
 
     >>> [round(learning_rate(OF_CELLS, 1.0, step, 100), 3) for step in (0, 9, 50, 99)]
     [0.1, 0.98, 0.5, 0.0]

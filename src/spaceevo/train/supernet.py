@@ -53,7 +53,7 @@ class Within:
         """The largest of the space; where that does not meet the condition, of many random ones that of most MACs.
 
         Args:
-            seed: Of the draws.
+            seed: Decides what is drawn.
         """
         if self.fits(largest := self.space.largest()):
             return largest
@@ -65,8 +65,8 @@ class Within:
         That is the one of most MACs, counting only those with weights that the other has too.
 
         Args:
-            other: Of the space.
-            seed: Of the draws.
+            other: Another subnet of the space.
+            seed: Decides what is drawn.
         """
         if self.fits(other):
             return other
@@ -102,7 +102,7 @@ class Sandwich:
         """The subnets that meet a condition.
 
         Args:
-            within: They.
+            within: The subnets that are trained, those that meet a condition.
             smaller: Those of them that the small one is to be one of: it shares as many weights with the large one as
                 it can. None: it is `within.small`.
             seed: Decides the two.

@@ -143,11 +143,11 @@ def register(app: typer.Typer) -> None:
         out = output_file(out, force=force)
         console = Console(stderr=as_json, highlight=False)
         about, hyperspace = room.load_distillation(folder)
-        columns, cells = room.load_quality(hyperspace, folder)
+        quality, cells = room.load_quality(hyperspace, folder)
         device = targets.open_device(target, threads, core_numbers(cores), target_folder)
         predictor = targets.load_predictor(device, "int8")
         failed = room.failed_cells(hyperspace, cells)
-        joined = room.with_latency(hyperspace, columns, failed, predictor)
+        joined = room.with_latency(hyperspace, quality, failed, predictor)
         room.write_table(out, room.table_columns(joined))
         base_ms = room.base_ms(hyperspace, about.num_classes, predictor)
         doubtful = {(doubt.stage, doubt.block): doubt.reason for doubt in doubts(joined) if not doubt.is_failed}

@@ -67,7 +67,7 @@ def stage_group(app: typer.Typer, name: str, other_verbs: str) -> typer.Typer:
 
     Args:
         app: To add it to.
-        name: Of the stage.
+        name: Name of the stage, and of the verb.
         other_verbs: Help on what they do.
     """
     text = f"{STAGE_VERBS[name]} With a recipe, runs what this needs first, unless it is done. {other_verbs}"
@@ -93,7 +93,7 @@ def run_until(recipe_path: Path, out: str | Path | None, stage: str, as_json: bo
     """Run a recipe up to a stage and print what came out.
 
     Args:
-        recipe_path: The recipe.
+        recipe_path: Where the recipe lies, a YAML file.
         out: The run folder or its URL; None takes `runs/NAME`.
         stage: The last stage.
         as_json: Print JSON to standard output, and progress to standard error.
@@ -126,10 +126,10 @@ def run_stage(recipe_path: Path, out: str | Path | None, stage: str, console: Co
     """Run a recipe up to a stage; its context. Under `torchrun`, all but the first process only train, and exit.
 
     Args:
-        recipe_path: The recipe.
+        recipe_path: Where the recipe lies, a YAML file.
         out: The run folder or its URL; None takes `runs/NAME`.
         stage: The last stage.
-        console: For progress.
+        console: Shows progress; standard error where standard output is JSON.
     """
     from spaceevo.config import load_recipe
     from spaceevo.errors import TrainingError

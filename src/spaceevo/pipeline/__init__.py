@@ -55,7 +55,7 @@ def run(recipe: Recipe, place: Path | str, console: Console, until: str = report
     """Run a stage of a recipe and all that it needs, each unless it is finished with the same inputs.
 
     Args:
-        recipe: The recipe.
+        recipe: What the run depends on; kept in its folder.
         place: The run folder, made where absent; or the URL of one in an object store (`spaceevo.storage`).
         console: Where progress is shown.
         until: Name of the stage.

@@ -37,7 +37,7 @@ TRAINED_SHARE = 0.7  # of the time, for the progress only
 
 def train_and_search(
     context: Context,
-    own: SearchSpace,
+    space: SearchSpace,
     folder: Path,
     seed: int,
     latency_ms: Callable[[Subnet], float],
@@ -47,27 +47,27 @@ def train_and_search(
 
     Args:
         context: Data, budgets and settings.
-        own: The space.
+        space: Space that is trained and searched.
         folder: For its files.
-        seed: Of training and search.
-        latency_ms: Predicts.
+        seed: Decides the draws of training and search.
+        latency_ms: Predicted latency of a subnet, in ms.
         progress: Called with work done and in all.
 
     Returns:
         The evaluated subnets; none where the space can meet no budget.
     """
-    met = [budget for budget in predict.load_budgets(context) if meets_budget(own, budget, latency_ms, seed)]
+    met = [budget for budget in predict.load_budgets(context) if meets_budget(space, budget, latency_ms, seed)]
     if not met:
         return []
-    train_supernet(context, own, folder, seed, latency_ms, part(progress, 0, TRAINED_SHARE))
+    train_supernet(context, space, folder, seed, latency_ms, part(progress, 0, TRAINED_SHARE))
     return search_supernet(
-        context, own, folder, latency_ms, met, folder / NOTES, seed, part(progress, TRAINED_SHARE, 1)
+        context, space, folder, latency_ms, met, folder / NOTES, seed, part(progress, TRAINED_SHARE, 1)
     )
 
 
 def train_supernet(
     context: Context,
-    own: SearchSpace,
+    space: SearchSpace,
     folder: Path,
     seed: int,
     latency_ms: Callable[[Subnet], float],
@@ -78,7 +78,7 @@ def train_supernet(
 
     Args:
         context: Data, settings and what weights may be.
-        own: The space.
+        space: Space that is trained and searched.
         folder: For its files.
         seed: All that is random follows from it.
         latency_ms: Predicts.
@@ -89,11 +89,11 @@ def train_supernet(
         InfeasibleBudgetError: No subnet meets the largest budget, and only those that do are to be trained.
     """
     recipe = context.recipe
-    network = make_supernet(own, context.target.w_qmax, seed, recipe.supernet.per_channel)
+    network = make_supernet(space, context.target.w_qmax, seed, recipe.supernet.per_channel)
     images, _, _ = split(context.data, recipe.data.search_share, recipe.seed)
     return train(
         network,
-        trained_subnets(context, own, latency_ms, seed).programs(recipe.supernet.num_random),
+        trained_subnets(context, space, latency_ms, seed).programs(recipe.supernet.num_random),
         images,
         recipe.supernet,
         recipe.data,
@@ -103,12 +103,12 @@ def train_supernet(
         progress=progress,
         distillation_loss=DISTILLATION_LOSSES[recipe.supernet.distillation],
         first_alone=recipe.supernet.large_first,
-        complete=program_of(own.largest()),
+        complete=program_of(space.largest()),
         ranks=ranks,
     )
 
 
-def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float], seed: int) -> Sandwich:
+def trained_subnets(context: Context, space: SearchSpace, latency_ms: Callable[[Subnet], float], seed: int) -> Sandwich:
     """Those that the recipe wants trained.
 
     Within budgets, the small one meets the smallest budget that the space can meet; of a single budget, it is a fast
@@ -119,33 +119,35 @@ def trained_subnets(context: Context, own: SearchSpace, latency_ms: Callable[[Su
         InfeasibleBudgetError: See `train_supernet`.
     """
     if context.recipe.supernet.subnets == "all":
-        return Sandwich.all_of(own)
+        return Sandwich.all_of(space)
     *smaller, largest = predict.load_budgets(context)
-    fastest = fastest_within(own, largest, latency_ms, seed)
-    met = (_within(own, latency_ms, budget_ms, fastest) for budget_ms in smaller if latency_ms(fastest) <= budget_ms)
-    return Sandwich.of(_within(own, latency_ms, largest, fastest), next(met, None), seed)
+    fastest = fastest_within(space, largest, latency_ms, seed)
+    met = (_within(space, latency_ms, budget_ms, fastest) for budget_ms in smaller if latency_ms(fastest) <= budget_ms)
+    return Sandwich.of(_within(space, latency_ms, largest, fastest), next(met, None), seed)
 
 
-def large_within(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float) -> Subnet:
+def large_within(
+    context: Context, space: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float
+) -> Subnet:
     """A large subnet of a space that meets a budget.
 
     Raises:
         InfeasibleBudgetError: None does.
     """
     seed = context.recipe.seed
-    return _within(own, latency_ms, budget_ms, fastest_within(own, budget_ms, latency_ms, seed)).large(seed)
+    return _within(space, latency_ms, budget_ms, fastest_within(space, budget_ms, latency_ms, seed)).large(seed)
 
 
-def meets_budget(own: SearchSpace, budget_ms: float, latency_ms: Callable[[Subnet], float], seed: int) -> bool:
+def meets_budget(space: SearchSpace, budget_ms: float, latency_ms: Callable[[Subnet], float], seed: int) -> bool:
     """Whether a search of the space with this seed finds a subnet within a budget."""
     try:
-        fastest_within(own, budget_ms, latency_ms, seed)
+        fastest_within(space, budget_ms, latency_ms, seed)
     except InfeasibleBudgetError:
         return False
     return True
 
 
-def check_limits(context: Context, own: SearchSpace, latency_ms: Callable[[Subnet], float]) -> None:
+def check_limits(context: Context, space: SearchSpace, latency_ms: Callable[[Subnet], float]) -> None:
     """Refuse, before a supernet is trained, what a search of it would refuse after.
 
     Raises:
@@ -158,11 +160,11 @@ def check_limits(context: Context, own: SearchSpace, latency_ms: Callable[[Subne
         return {fit.metric: metric_value(fit, subnet) / limits[fit.metric] - 1 for fit in fits}
 
     for budget_ms in predict.load_budgets(context):
-        fastest_within(own, budget_ms, latency_ms, context.recipe.seed, excess)
+        fastest_within(space, budget_ms, latency_ms, context.recipe.seed, excess)
 
 
-def _within(own: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float, small: Subnet) -> Within:
-    return Within(own, lambda subnet: latency_ms(subnet) <= budget_ms, small)
+def _within(space: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float, small: Subnet) -> Within:
+    return Within(space, lambda subnet: latency_ms(subnet) <= budget_ms, small)
 
 
 def weights_name(precision: str) -> str:
@@ -170,9 +172,9 @@ def weights_name(precision: str) -> str:
     return f"{SUPERNET}-{precision}.safetensors"
 
 
-def load_network(context: Context, own: SearchSpace, folder: Path, precision: str) -> Network:
+def load_network(context: Context, space: SearchSpace, folder: Path, precision: str) -> Network:
     """What `train_supernet` left in a folder, in evaluation mode, with the rounding of the target's runtime."""
-    network = make_supernet(own, context.target.w_qmax, context.recipe.seed, context.recipe.supernet.per_channel)
+    network = make_supernet(space, context.target.w_qmax, context.recipe.seed, context.recipe.supernet.per_channel)
     load_weights(network, folder / weights_name(precision))
     network.quantized, network.arithmetic = precision == "int8", context.arithmetic
     return network.eval()
@@ -180,7 +182,7 @@ def load_network(context: Context, own: SearchSpace, folder: Path, precision: st
 
 def search_supernet(
     context: Context,
-    own: SearchSpace,
+    space: SearchSpace,
     trained: Path,
     latency_ms: Callable[[Subnet], float],
     budgets_ms: Sequence[float],
@@ -193,14 +195,14 @@ def search_supernet(
 
     Args:
         context: Data and settings.
-        own: The supernet's space.
+        space: The supernet's space.
         trained: Folder of `train_supernet`.
-        latency_ms: Predicts.
-        budgets_ms: Ascending.
+        latency_ms: Predicted latency of a subnet, in ms.
+        budgets_ms: Latency budgets, ascending.
         notes: Accuracies, one per line, as they come; those that are there are not asked for again.
-        seed: Of training and search.
+        seed: Decides the draws of training and search.
         progress: Called with subnets evaluated and in all.
-        excess: See `search_subnets`.
+        excess: How far a subnet lies above limits, as of `search_subnets`.
     """
     settings = context.recipe.subnets
 
@@ -212,12 +214,12 @@ def search_supernet(
             values[number] = value
         return list(values.values())
 
-    sandwich = trained_subnets(context, own, latency_ms, seed)
+    sandwich = trained_subnets(context, space, latency_ms, seed)
     return search_subnets(
-        own,
+        space,
         budgets_ms=budgets_ms,
         latency_ms=latency_ms,
-        top1=partial(_accuracy, context, own, trained.absolute()),
+        top1=partial(_accuracy, context, space, trained.absolute()),
         each=each,
         method=settings.method,
         excess=excess,
@@ -230,23 +232,23 @@ def search_supernet(
         num_candidates=settings.num_candidates,
         seed=seed,
         progress=progress,
-        known=_read_notes(notes, own),
+        known=_read_notes(notes, space),
     )
 
 
-def _accuracy(context: Context, own: SearchSpace, trained: Path, subnet: Subnet) -> float:
-    network, images, held_out = _judge(context, own, trained, (trained / weights_name("int8")).stat().st_mtime_ns)
+def _accuracy(context: Context, space: SearchSpace, trained: Path, subnet: Subnet) -> float:
+    network, images, held_out = _judge(context, space, trained, (trained / weights_name("int8")).stat().st_mtime_ns)
     num_batches = context.recipe.subnets.recalibration_batches
     return calibrated_top1(network, program_of(subnet), images, num_batches, held_out)
 
 
 @lru_cache(maxsize=1)
-def _judge(context: Context, own: SearchSpace, trained: Path, written_ns: int) -> tuple[Network, Images, Images]:
+def _judge(context: Context, space: SearchSpace, trained: Path, written_ns: int) -> tuple[Network, Images, Images]:
     """What an evaluation needs, kept for the next one: the supernet, and images to recalibrate and to judge on."""
     recipe = context.recipe
     images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
     return (
-        load_network(context, own, trained, "int8"),
+        load_network(context, space, trained, "int8"),
         images.take(slice(recipe.subnets.recalibration_batches * BATCH_SIZE)),
         held_out.take(slice(recipe.subnets.num_images)),
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -39,8 +39,8 @@ from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.predict.features import kernel
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import BlockTable, DistilledCell, Record, TrainingPoint, read_record
-from spaceevo.search.tables import Doubt, doubts
+from spaceevo.records import BlockTable, DistilledCell, QualityTable, Record, TrainingPoint, read_record
+from spaceevo.search.tables import doubts
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import Stage, network_program, stage_program
 from spaceevo.train.batches import split
@@ -69,7 +69,6 @@ FILES = (
 )
 SECONDS_BETWEEN_LOOKS = 1.0
 Cell = tuple[int, int]
-Columns = dict[str, list[Any]]
 
 
 class Distillation(Record):
@@ -81,7 +80,7 @@ class Distillation(Record):
         hyperspace_format: Of the form that is hashed; 0 for that of earlier versions, which noted none.
         data: What counts of the settings of the data, beside the images.
         data_hash: Of all images and labels.
-        num_classes: Of the data set.
+        num_classes: How many classes the data set has.
         settings: Of the teacher and the distillation.
         w_qmax: Largest weight code.
         per_channel: Whether each output channel of a weight learns a scale of its own.
@@ -100,6 +99,48 @@ class Distillation(Record):
     seed: int
 
 
+class Substage(Record):
+    """A sub-stage as a distilled cell scored it.
+
+    Attributes:
+        window: Index of the width window.
+        resolution: Input resolution of the network.
+        in_width: Channels of its input.
+        in_size: Height = width of its input.
+        blocks: As `train.distillation.encode_blocks` writes them.
+        nsr_loss: After LSQ+; may be no finite number.
+        macs: For one image.
+        num_params: Trained parameters, without quantizers.
+    """
+
+    window: int
+    resolution: int
+    in_width: int
+    in_size: int
+    blocks: str
+    nsr_loss: float
+    macs: int
+    num_params: int
+
+
+class CellTraining(Record):
+    """One training of a cell, `cells/S-B.json`.
+
+    Attributes:
+        cell: How it went.
+        rows: Sub-stages that it scored, in the order in which they were drawn.
+    """
+
+    cell: DistilledCell
+    rows: tuple[Substage, ...]
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Of trainings of a cell, the least counts: one that did not fail, then the one with the lowest mean loss."""
+        loss = float(np.mean([row.nsr_loss for row in self.rows]))
+        return bool(self.cell.failure), loss if np.isfinite(loss) else np.inf
+
+
 def inputs(context: Context) -> dict[str, object]:
     """Data, hyperspace, settings; of the target only what weights may be."""
     about, path = distillation_of(context, context.target.w_qmax), context.path(NAME, NOTES)
@@ -112,9 +153,9 @@ def inputs(context: Context) -> dict[str, object]:
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Train the teacher, then every cell that is not there yet."""
     distil(context, context.target.w_qmax, folder, all_cells(context.hyperspace), progress)
-    columns, cells = load_quality(context.hyperspace, folder)
+    table, cells = load_quality(context.hyperspace, folder)
     table_path, cells_path, teacher_path = folder / "table.parquet", folder / "cells.json", folder / TEACHER_WEIGHTS
-    write_table(table_path, columns)
+    write_table(table_path, vars(table))
     write_atomically(cells_path, json.dumps([cell.model_dump() for cell in cells]))
     for stage in context.hyperspace.searched:
         own = [cell for cell in cells if cell.stage == stage.name]
@@ -162,7 +203,7 @@ def distil(
         context: Data, hyperspace and settings.
         w_qmax: Largest weight code.
         folder: For teacher and cells; other processes may work there, on other cells.
-        wanted: The cells.
+        wanted: Cells that shall be there at the end.
         progress: Called with work done and in all.
 
     Returns:
@@ -251,7 +292,7 @@ def _train(job: _Training, progress: ProgressCallback) -> bool:
                     checkpoint=checkpoint,
                     progress=progress,
                 )
-            content = _cell_content(result)
+            content = _training(result).model_dump()
             write_atomically(path, json.dumps({**content, "sha256": content_hash(content)}))
         checkpoint.unlink(missing_ok=True)
     return_free_memory()
@@ -271,15 +312,15 @@ def _missing(hyperspace: Hyperspace, folder: Path, wanted: Collection[Cell]) -> 
     return found
 
 
-def load_quality(hyperspace: Hyperspace, folder: Path) -> tuple[Columns, tuple[DistilledCell, ...]]:
+def load_quality(hyperspace: Hyperspace, folder: Path) -> tuple[QualityTable, tuple[DistilledCell, ...]]:
     """The quality table of a folder, and its cells; those that cannot be trusted have a failure.
 
     Args:
         hyperspace: That of the cells.
-        folder: Of `distil`.
+        folder: That `distil` was given.
 
     Returns:
-        Columns of the rows of every cell's better training, and the cells in order of stage and block type.
+        The rows of every cell's better training, and the cells in order of stage and block type.
 
     Raises:
         ArtifactError: A cell is missing or damaged.
@@ -293,20 +334,19 @@ def load_quality(hyperspace: Hyperspace, folder: Path) -> tuple[Columns, tuple[D
             found=f"the first one is {hyperspace.searched[index].name}, block {block}",
             remedy="Distil them first: run the same `spaceevo blocks distill` again",
         )
-    contents = {cell: _better(folder, cell) for cell in cells}
-    columns = _columns(contents)
-    failed = {(doubt.stage, doubt.block): doubt.reason for doubt in _doubts(columns) if doubt.is_failed}
-    records = []
-    for cell, content in contents.items():
-        record = DistilledCell.model_validate(content["cell"])
-        records.append(record.model_copy(update={"failure": record.failure or failed.get(cell, "")}))
-    return columns, tuple(records)
+    trainings = {cell: _better(folder, cell) for cell in cells}
+    table = _quality(trainings)
+    failed = {(doubt.stage, doubt.block): doubt.reason for doubt in doubts(table) if doubt.is_failed}
+    return table, tuple(
+        training.cell.model_copy(update={"failure": training.cell.failure or failed.get(cell, "")})
+        for cell, training in trainings.items()
+    )
 
 
 def trained_cells(hyperspace: Hyperspace, folder: Path) -> list[tuple[Cell, DistilledCell]]:
     """The cells of a folder that are there, their better trainings; others of a stage play no part yet."""
     found = [cell for cell in all_cells(hyperspace) if _cell_path(folder, cell, 0).exists()]
-    return [(cell, DistilledCell.model_validate(_better(folder, cell)["cell"])) for cell in found]
+    return [(cell, _better(folder, cell).cell) for cell in found]
 
 
 def load_distillation(folder: Path) -> tuple[Distillation, Hyperspace]:
@@ -364,7 +404,7 @@ def failed_cells(hyperspace: Hyperspace, cells: Sequence[DistilledCell]) -> froz
 
 
 def with_latency(
-    hyperspace: Hyperspace, columns: Columns, failed: frozenset[Cell], predictor: LatencyPredictor
+    hyperspace: Hyperspace, table: QualityTable, failed: frozenset[Cell], predictor: LatencyPredictor
 ) -> BlockTable:
     """The block table of a target: quality joined with predicted latency.
 
@@ -410,7 +450,7 @@ def write_table(path: Path, columns: dict[str, Any]) -> None:
 
 def table_columns(table: BlockTable) -> dict[str, Any]:
     """A block table as columns, with one that tells which rows are of failed cells."""
-    columns = {name: values for name, values in vars(table).items() if name != "failed"}
+    columns = {name: values for name, values in vars(table).items() if name != "failed" and values is not None}
     pairs = zip(table.stage.tolist(), table.block.tolist(), strict=True)
     return columns | {"failed": np.array([pair in table.failed for pair in pairs])}
 
@@ -427,11 +467,10 @@ def load_curve(context: Context) -> list[TrainingPoint]:
     return [TrainingPoint.model_validate(point) for point in content["curve"]]
 
 
-def load_columns(context: Context) -> Columns:
-    """Columns of the quality table."""
+def load_table(context: Context) -> QualityTable:
+    """The quality table."""
     table = pq.read_table(io.BytesIO(context.path(NAME, "table.parquet").read_bytes()))
-    columns: Columns = table.to_pydict()
-    return columns
+    return QualityTable(**{name: np.asarray(values) for name, values in table.to_pydict().items()})
 
 
 def _teacher_share(context: Context, num_images: int) -> float:
@@ -530,40 +569,29 @@ def _is_complete(hyperspace: Hyperspace, folder: Path, index: int) -> bool:
 
 def _suspects(hyperspace: Hyperspace, folder: Path, index: int) -> set[Cell]:
     """Cells of a stage whose first training failed, or looks wrong beside the first ones of the others."""
-    contents = {cell: _read_cell(_cell_path(folder, cell, 0)) for cell in all_cells(hyperspace) if cell[0] == index}
-    failed = {cell for cell, content in contents.items() if content["cell"]["failure"]}
-    return failed | {(doubt.stage, doubt.block) for doubt in _doubts(_columns(contents))}
+    trainings = {cell: _read_cell(_cell_path(folder, cell, 0)) for cell in all_cells(hyperspace) if cell[0] == index}
+    failed = {cell for cell, training in trainings.items() if training.cell.failure}
+    return failed | {(doubt.stage, doubt.block) for doubt in doubts(_quality(trainings))}
 
 
-def _better(folder: Path, cell: Cell) -> dict[str, Any]:
-    """The training that counts: one that did not fail, then the one with the lowest mean loss."""
+def _better(folder: Path, cell: Cell) -> CellTraining:
+    """The training that counts, with the number of all."""
     paths = (_cell_path(folder, cell, attempt) for attempt in range(MAX_ATTEMPTS))
-    contents = [_read_cell(path) for path in paths if path.exists()]
-
-    def rank(content: dict[str, Any]) -> tuple[bool, float]:
-        loss = float(np.mean([row["nsr_loss"] for row in content["rows"]]))
-        return bool(content["cell"]["failure"]), loss if np.isfinite(loss) else np.inf
-
-    best = min(contents, key=rank)
-    return {**best, "cell": {**best["cell"], "attempts": len(contents)}}
+    trainings = [_read_cell(path) for path in paths if path.exists()]
+    best = min(trainings, key=lambda training: training.rank)
+    return best.model_copy(update={"cell": best.cell.model_copy(update={"attempts": len(trainings)})})
 
 
-def _columns(contents: dict[Cell, dict[str, Any]]) -> Columns:
-    columns: Columns = {}
-    for (index, block), content in contents.items():
-        for row in content["rows"]:
-            for key, value in {"stage": index, "block": block, **row}.items():
-                columns.setdefault(key, []).append(value)
-    return columns
+def _quality(trainings: Mapping[Cell, CellTraining]) -> QualityTable:
+    """The sub-stages of some cells; latencies play no part."""
+    rows = [(*cell, row) for cell, training in trainings.items() for row in training.rows]
+    columns = {name: np.asarray([getattr(row, name) for *_, row in rows]) for name in Substage.model_fields}
+    return QualityTable(
+        stage=np.asarray([index for index, *_ in rows]), block=np.asarray([block for _, block, _ in rows]), **columns
+    )
 
 
-def _doubts(columns: Columns) -> tuple[Doubt, ...]:
-    """Which cells look wrong; latencies play no part."""
-    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in columns.items() if name != "in_size"}
-    return doubts(BlockTable(**arrays, latency_ms=np.zeros(len(arrays["stage"]))))
-
-
-def _cell_content(result: CellResult) -> dict[str, Any]:
+def _training(result: CellResult) -> CellTraining:
     rows = []
     for row in result.rows:
         program = stage_program(row.stage, row.in_shape)
@@ -579,24 +607,23 @@ def _cell_content(result: CellResult) -> dict[str, Any]:
                 "num_params": sum(node.num_params for node in program),
             }
         )
-    return {"cell": result.cell.model_dump(), "rows": rows}
+    return CellTraining(cell=result.cell, rows=tuple(rows))
 
 
-def _read_cell(path: Path) -> dict[str, Any]:
+def _read_cell(path: Path) -> CellTraining:
     """A training of a cell; earlier versions wrote it without its hash."""
     try:
-        content: dict[str, Any] = json.loads(read_file(path))
+        content = json.loads(read_file(path))
         sha256 = content.pop("sha256", None)
-        if content.keys() != {"cell", "rows"} or sha256 not in (None, content_hash(content)):
+        if sha256 not in (None, content_hash(content)):
             raise ValueError("Its content has another SHA-256 than was written")
-        DistilledCell.model_validate(content["cell"])
+        return CellTraining.model_validate(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{path} is not a distilled cell that spaceevo wrote",
             found=str(error).splitlines()[0],
             remedy="Delete it and run the same command again; the other cells are kept",
         ) from error
-    return content
 
 
 def check_cell(path: Path) -> bool:

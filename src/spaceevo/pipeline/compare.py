@@ -34,10 +34,10 @@ from spaceevo.pipeline.subnets import NUM_MEASURED, first_that_holds
 from spaceevo.predict.fit import fit_networks, fit_subnets
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, FrontPoint, read_record
+from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, FrontPoint, SpaceKind, read_record
 from spaceevo.report.html import render_comparison
 from spaceevo.search.pareto import hypervolume, pareto_front
-from spaceevo.search.subnet_search import RatedSubnet, best_within
+from spaceevo.search.subnet_search import PredictedSubnet, RatedSubnet, best_within
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice, load_hyperspace
@@ -67,7 +67,7 @@ class _Entry:
     """Something that is compared: a space; or a network of each budget, trained alone."""
 
     name: str
-    kind: str
+    kind: SpaceKind
     space: SearchSpace | None = None
 
 
@@ -93,12 +93,12 @@ class _Result:
 
 @dataclass(frozen=True)
 class _Found:
-    """The candidates of an entry, a seed and a budget, the most accurate first."""
+    """The candidates of an entry, a seed and a budget, the most accurate first; one where it is trained alone."""
 
     entry: _Entry
     seed: int
     budget_ms: float
-    candidates: tuple[RatedSubnet, ...]
+    candidates: tuple[PredictedSubnet, ...]
     folder: Path
 
 
@@ -182,15 +182,14 @@ def _find(
             assert job.number is not None
             subnet = baselines.matching_subnets(context, predictor)[job.number]
             train_alone(context, subnet, job.number, own, job.seed, settings_alone(context), progress)
-            best = {budgets[job.number]: [RatedSubnet(subnet, predictor.network_ms(subnet), 0.0)]}
+            best = {budgets[job.number]: [PredictedSubnet(subnet, predictor.network_ms(subnet))]}
         else:
             rated = train_and_search(context, job.entry.space, own, job.seed, predictor.network_ms, progress)
-            best = {budget_ms: best_within(rated, budget_ms) for budget_ms in budgets}
-            front = _front(best[budgets[-1]])
+            ranked = {budget_ms: best_within(rated, budget_ms) for budget_ms in budgets}
+            best = {ms: [PredictedSubnet(one.subnet, one.latency_ms) for one in own] for ms, own in ranked.items()}
+            front = _front(ranked[budgets[-1]])
     return_free_memory()
-    found = [
-        _Found(job.entry, job.seed, ms, tuple(ranked[:NUM_MEASURED]), own) for ms, ranked in best.items() if ranked
-    ]
+    found = [_Found(job.entry, job.seed, ms, tuple(found[:NUM_MEASURED]), own) for ms, found in best.items() if found]
     return _Result(found, front)
 
 
@@ -304,17 +303,17 @@ def _judge(context: Context, job: tuple[_Found, Subnet], progress: ProgressCallb
     return top1["int8"], top1["fp32"]
 
 
-def _trained(context: Context, one: _Found, subnet: Subnet, precision: str, progress: ProgressCallback) -> Network:
+def _trained(context: Context, found: _Found, subnet: Subnet, precision: str, progress: ProgressCallback) -> Network:
     """The network whose weights a subnet is judged with."""
-    number = predict.load_budgets(context).index(one.budget_ms)
-    if one.entry.space is None:
-        return load_alone(context, subnet, number, one.folder, precision)
-    network = load_network(context, one.entry.space, one.folder, precision)
+    number = predict.load_budgets(context).index(found.budget_ms)
+    if found.entry.space is None:
+        return load_alone(context, subnet, number, found.folder, precision)
+    network = load_network(context, found.entry.space, found.folder, precision)
     if precision == "fp32" or not finetune.is_wanted(context):
         return network
     program = program_of(subnet)
-    finetune.tune_found(context, network, program, number, one.seed, one.folder, progress)
-    return finetune.load_tuned(network, program, number, one.folder)
+    finetune.tune_found(context, network, program, number, found.seed, found.folder, progress)
+    return finetune.load_tuned(network, program, number, found.folder)
 
 
 def _compared(

@@ -82,7 +82,7 @@ class Context:
     same recipe and folder are equal.
 
     Attributes:
-        recipe: The recipe.
+        recipe: As it is kept in the run folder, every key resolved.
         run: The run folder.
         ranks: The processes that train the supernet together.
         storage: Where the run folder is kept beside this machine, if anywhere.
@@ -256,7 +256,7 @@ def note_files(context: Context, names: Iterable[str]) -> None:
     Not of measurements that another process may be writing, or of which the store of a run has a copy.
 
     Args:
-        context: Of the run.
+        context: Recipe, folder and target of the run.
         names: Of files in the run folder; those that are not there are left out.
     """
     folder = context.run.path
@@ -280,7 +280,7 @@ def load_data(settings: DataSettings, cache: Path) -> ImageData:
     """A data set.
 
     Args:
-        settings: Which one.
+        settings: Name, image size and options of the data set.
         cache: Folder for its pixels.
 
     Raises:
@@ -313,7 +313,7 @@ def named_data(name: str, image_size: int) -> DataSettings:
     """The data set that a word of a command line means: the name of a built-in one, a folder of images, or a recipe.
 
     Args:
-        name: The word.
+        name: What a command was given for the data.
         image_size: For a built-in one or a folder; a recipe has its own.
 
     Raises:

@@ -50,6 +50,11 @@ class _Candidate:
     network: Callable[[str], Network]
     inherited: Network | None = None  # what it was fine-tuned from
 
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{'subnet' if self.origin == 'found' else 'baseline'}-{self.budget_ms:g}ms"
+
 
 def inputs(context: Context) -> dict[str, object]:
     """Data, target and bounds."""
@@ -98,7 +103,7 @@ def _candidates(context: Context) -> Iterator[_Candidate]:
     best = space.load_space(context)
     supernets = {precision: supernet.load_supernet(context, precision) for precision in ("fp32", "int8")}
     for number, found in enumerate(subnets.load(context).found):
-        name, subnet = f"subnet-{found.budget_ms:g}ms", decode(found.encoding, best)
+        subnet = decode(found.encoding, best)
         networks, inherited = supernets, None
         if finetune.is_wanted(context):
             networks = {**supernets, "int8": finetune.load_network(context, program_of(subnet), number)}

@@ -73,7 +73,7 @@ def tune(
     context: Context,
     trained: Network,
     program: Program,
-    own: TrainingSettings,
+    settings: TrainingSettings,
     name: str,
     seed: int,
     folder: Path,
@@ -82,10 +82,10 @@ def tune(
     """Train what a supernet's LSQ+ phase left of a subnet, continuing from the folder's checkpoint.
 
     Args:
-        context: Data.
+        context: Gives the data and how they are augmented.
         trained: The supernet at the end of its LSQ+ phase; it stays as it is.
-        program: The subnet's.
-        own: Of the training, of which only the LSQ+ phase is done.
+        program: Operators of the subnet.
+        settings: Of the training, of which only the LSQ+ phase is done.
         name: Names it within the folder, and its draws.
         seed: All that is random follows from it.
         folder: For its files.
@@ -101,7 +101,7 @@ def tune(
         network,
         lambda rng: [program],
         images,
-        own,
+        settings,
         recipe.data,
         seed=seed,
         purpose=name,

@@ -33,7 +33,7 @@ def check_folder(folder: Path) -> FolderCheck:
     evaluated subnets and measurements carry themselves.
 
     Args:
-        folder: The folder.
+        folder: Of a run, of cells, of a quantized network or of a target.
 
     Raises:
         ArtifactError: It is none of spaceevo's.

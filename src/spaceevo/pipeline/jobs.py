@@ -37,7 +37,7 @@ def measured_subnets(
     Args:
         context: Target and store.
         subnets: All of them are measured in one session where nothing interrupts it.
-        precisions: Of each.
+        precisions: In which each subnet is measured.
         progress: To report to.
     """
     return context.at_device(partial(_measured, tuple(subnets), tuple(precisions)), progress)

@@ -21,7 +21,7 @@ def plan(recipe: Recipe, work: RunWork, rates: Rates, machines: int, efficiency:
 
     Args:
         recipe: Its name is noted.
-        work: Of the recipe.
+        work: What the recipe asks for.
         rates: Of one machine, and of the device.
         machines: How many; those of the engine share cells, subnets and networks, and `torchrun` the supernet.
         efficiency: Share of `machines` times the speed of one that the supernet reaches, in (0, 1].
@@ -126,7 +126,7 @@ def beside(planned: RunPlan, run: Path) -> RunPlan:
     """With what the finished stages of a run took.
 
     Args:
-        planned: Of the same recipe.
+        planned: Plan of the same recipe.
         run: The run folder.
     """
     stages = []

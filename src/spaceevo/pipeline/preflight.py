@@ -26,7 +26,7 @@ def check_names(context: Context, stages: Collection[str]) -> None:
     """Whether what the stages name exists, as far as that is known at once.
 
     Args:
-        context: Of the run.
+        context: Recipe, folder and target of the run.
         stages: Names of those that are wanted.
 
     Raises:
@@ -51,7 +51,7 @@ def check_here(context: Context, stages: Collection[str]) -> None:
     """Whether the data set, the libraries, the GPU and the teacher of this machine are what the stages want.
 
     Args:
-        context: Of the run.
+        context: Recipe, folder and target of the run.
         stages: Names of those that are wanted and not finished.
 
     Raises:
@@ -76,7 +76,7 @@ def check_elsewhere(context: Context, stages: Collection[str]) -> None:
     """Whether the machines of the engine, and the target, can do what the stages want.
 
     Args:
-        context: Of the run.
+        context: Recipe, folder and target of the run.
         stages: Names of those that are wanted and not finished.
 
     Raises:
@@ -99,8 +99,8 @@ def check_training(settings: TrainingSettings, progress: ProgressCallback) -> No
     """Whether a training can run in this process.
 
     Args:
-        settings: Of the training.
-        progress: Not called.
+        settings: Device, precision and logging of the training.
+        progress: Not called; an engine gives one to every job.
 
     Raises:
         TrainingError: There is no such GPU, it lacks the precision, or TensorBoard is not installed.
@@ -114,7 +114,7 @@ def check_data(context: Context, stages: Collection[str]) -> list[str]:
     """Whether the images are enough for the stages and the subnet search.
 
     Args:
-        context: Of the run.
+        context: Recipe, folder and target of the run.
         stages: Names of those that are wanted and not finished.
 
     Returns:

@@ -96,7 +96,7 @@ class QuantizedResult(Record):
     Attributes:
         space: Search space, zoo:NAME, or hand-made:HYPERSPACE.
         encoding: Published string of the network in it.
-        num_classes: Of the logits.
+        num_classes: Number of classes, that is of logits.
         macs: For one image.
         params: Trained parameters, without quantizers.
         weights: The file of weights as it was given.
@@ -116,7 +116,7 @@ class QuantizedResult(Record):
         top1_ptq: After post-training quantization.
         top1_finetuned: After fine-tuning; None where none was asked for.
         verification: Of the exported INT8 file.
-        versions: Of Python and packages.
+        versions: Versions of Python and of the packages that numbers depend on, by name.
     """
 
     space: str
@@ -155,7 +155,7 @@ class Quantized:
         class_names: In label order.
         val_images: For verifying a file.
         context: Recipe, target and folder.
-        result: The figures.
+        result: Accuracies and what they were reached with.
     """
 
     network: Network
@@ -199,7 +199,7 @@ def quantize(
     """Load a float network, quantize it and, if asked, fine-tune it.
 
     Args:
-        network: Which one.
+        network: File, and name or encoding of the architecture.
         inputs: Data, target, seed.
         ptq: Settings of the quantization.
         finetuning: Settings of the fine-tuning, which continues from the folder's checkpoint where there is one.
@@ -216,8 +216,8 @@ def quantize(
     val_images = Images(torch.from_numpy(context.data.val_images), torch.from_numpy(context.data.val_labels))
     calibration = train_images.take(slice(ptq.calibration_images)).pixels
 
-    def accuracy(one: Network) -> float:
-        return top1(predict_logits(one, program, val_images.pixels), val_images.labels)
+    def accuracy(network: Network) -> float:
+        return top1(predict_logits(network, program, val_images.pixels), val_images.labels)
 
     total = 4 if finetuning.epochs else 3
     console.print(f"[1/{total}] Recalibrate batch norm", highlight=False)
@@ -276,8 +276,8 @@ def write(quantized: Quantized, name: str, console: Console) -> tuple[QuantizedR
     The folder that `quantize` was given becomes one that `spaceevo verify` and `spaceevo export` take.
 
     Args:
-        quantized: Of `quantize`.
-        name: Of the exported files.
+        quantized: What `quantize` returned.
+        name: Stem of the names of the exported files.
         console: Where progress is shown.
 
     Returns:

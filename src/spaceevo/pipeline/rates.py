@@ -137,13 +137,13 @@ def _measure_s(context: Context, progress: ProgressCallback) -> float | None:
     return (time.monotonic() - start) / (NUM_MEASURED - 1)
 
 
-def _supernet_rate(context: Context, own: SearchSpace, phase: str, progress: ProgressCallback) -> float:
+def _supernet_rate(context: Context, space: SearchSpace, phase: str, progress: ProgressCallback) -> float:
     """MACs per second of a phase."""
     recipe = context.recipe
     images, *_ = split(context.data, recipe.data.search_share, recipe.seed)
     images = images.take(slice(recipe.supernet.batch_size))  # one batch: an epoch is a step
-    network = make_supernet(own, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
-    sandwich = sandwich_of(recipe, context.hyperspace, own)
+    network = make_supernet(space, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
+    sandwich = sandwich_of(recipe, context.hyperspace, space)
     macs = 0.0
     times: list[float] = []
 
@@ -237,23 +237,23 @@ def _time_cell(context: Context, cell: tuple[int, int], progress: ProgressCallba
     )
 
 
-def _evaluation_rate(context: Context, own: SearchSpace, progress: ProgressCallback) -> float:
+def _evaluation_rate(context: Context, space: SearchSpace, progress: ProgressCallback) -> float:
     """MACs per second of evaluating random subnets of a quantized supernet."""
     rng = python_random(context.recipe.seed, PURPOSE, "evaluations")
     count = num_workers(context.recipe.engine)
-    jobs = [[own.sample(rng) for _ in range(EVALUATIONS_PER_WORKER)] for _ in range(count)]
-    return _rate([piece for _, piece in context.engine.map(partial(_time_evaluations, context, own), jobs, progress)])
+    jobs = [[space.sample(rng) for _ in range(EVALUATIONS_PER_WORKER)] for _ in range(count)]
+    return _rate([piece for _, piece in context.engine.map(partial(_time_evaluations, context, space), jobs, progress)])
 
 
 def _time_evaluations(
-    context: Context, own: SearchSpace, subnets: list[Subnet], progress: ProgressCallback
+    context: Context, space: SearchSpace, subnets: list[Subnet], progress: ProgressCallback
 ) -> tuple[float, float]:
     recipe = context.recipe
     images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
     held_out = held_out.take(slice(recipe.subnets.num_images))
-    network = make_supernet(own, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
+    network = make_supernet(space, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
     with one_core():
-        network.start_quantization([(_input(images, one), program_of(one)) for one in (own.largest(), *subnets)])
+        network.start_quantization([(_input(images, one), program_of(one)) for one in (space.largest(), *subnets)])
         network.arithmetic = context.arithmetic
         start = time.process_time()
         for number, subnet in enumerate(subnets):

@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from math import isfinite
 from pathlib import Path
+
+import numpy as np
 
 from spaceevo.artifacts import remove_own, write_atomically
 from spaceevo.engines import in_order
@@ -26,7 +27,15 @@ from spaceevo.pipeline.memory import return_free_memory
 from spaceevo.predict.extremes import SmallestLatency, fastest
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part
-from spaceevo.records import BlockTable, DistilledCell, ScoredSpace, SpaceSearchResult, SpaceTrial, read_record
+from spaceevo.records import (
+    BlockTable,
+    DistilledCell,
+    QualityTable,
+    ScoredSpace,
+    SpaceSearchResult,
+    SpaceTrial,
+    read_record,
+)
 from spaceevo.search.budgets import rounded_up
 from spaceevo.search.qt_score import ExactEvaluator, SampledEvaluator
 from spaceevo.search.space_search import best_of_block_types, of_other_widths, search_spaces
@@ -65,9 +74,9 @@ def inputs(context: Context) -> dict[str, object]:
 
 def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path]:
     """Predict latencies, search, and try the best."""
-    predictor, columns = predict.load_predictor(context), blocks.load_columns(context)
-    least, excluded = _excluded(context, predictor, columns)
-    table = blocks.with_latency(context.hyperspace, columns, excluded, predictor)
+    predictor, quality = predict.load_predictor(context), blocks.load_table(context)
+    least, excluded = _excluded(context, predictor, quality)
+    table = blocks.with_latency(context.hyperspace, quality, excluded, predictor)
     searched = part(progress, 0, SEARCH_SHARE if context.recipe.space.num_tried > 1 else 1)
     result = _searched(context, table, predictor, least, searched)
     trials = _trials(context, folder, result, predictor, part(progress, SEARCH_SHARE, 1))
@@ -117,7 +126,7 @@ def _failed(context: Context) -> dict[blocks.Cell, str]:
 
 
 def _excluded(
-    context: Context, predictor: LatencyPredictor, columns: blocks.Columns
+    context: Context, predictor: LatencyPredictor, quality: QualityTable
 ) -> tuple[SpaceChoice, frozenset[blocks.Cell]]:
     """The space with the fastest subnet, and the cells that no space may use.
 
@@ -131,8 +140,8 @@ def _excluded(
     choice, smallest_ms = fastest(predictor, hyperspace, num_classes, failed)
     if smallest_ms <= budget_ms:
         return choice, frozenset(failed)
-    rows = zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True)
-    lost = {(index, block) for index, block, loss in rows if not (isfinite(loss) and loss > 0)}
+    is_lost = ~(np.isfinite(quality.nsr_loss) & (quality.nsr_loss > 0))
+    lost = set(zip(quality.stage[is_lost].tolist(), quality.block[is_lost].tolist(), strict=True))
     choice, smallest_ms = fastest(predictor, hyperspace, num_classes, lost)
     if smallest_ms > budget_ms:
         names = ", ".join(failed[cell] for cell in sorted(lost & failed.keys()))
@@ -266,10 +275,13 @@ class _Trial:
     folder: Path
 
 
-def _train(context: Context, predictor: LatencyPredictor, trial: _Trial, progress: ProgressCallback) -> float:
-    """Top-1 of a large network of a space that meets a budget, on held-out images."""
+def _train(context: Context, predictor: LatencyPredictor, trial: _Trial, progress: ProgressCallback) -> float | None:
+    """Top-1 of a large network of a space that meets a budget, on held-out images; None where none is found."""
     recipe, budget_ms = context.recipe, predict.load_budgets(context)[trial.number]
-    subnet = large_within(context, _space(context, trial.space), predictor.network_ms, budget_ms)
+    try:
+        subnet = large_within(context, _space(context, trial.space), predictor.network_ms, budget_ms)
+    except InfeasibleBudgetError:
+        return None
     trial.folder.mkdir(parents=True, exist_ok=True)
     settings = settings_alone(context, recipe.space.tried_share)
     images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
@@ -292,8 +304,8 @@ def load_space(context: Context) -> SearchSpace:
     return _space(context, load(context).chosen)
 
 
-def _space(context: Context, one: ScoredSpace) -> SearchSpace:
-    return context.hyperspace.space(context.hyperspace.decode(one.encoding), context.data.num_classes)
+def _space(context: Context, scored: ScoredSpace) -> SearchSpace:
+    return context.hyperspace.space(context.hyperspace.decode(scored.encoding), context.data.num_classes)
 
 
 def load_table(context: Context) -> BlockTable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from spaceevo.artifacts import write_atomically
 from spaceevo.graph.nodes import Program
@@ -21,7 +22,7 @@ from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import FoundSubnet, MetricFit, Record, SubnetSearchResult, read_record
 from spaceevo.search.pareto import pareto_front
-from spaceevo.search.subnet_search import RatedSubnet, best_within
+from spaceevo.search.subnet_search import PredictedSubnet, RatedSubnet, best_within
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.search_space import SearchSpace
@@ -38,6 +39,7 @@ LIMITS = "limits.json"
 LIMITS_SHARE = 0.1  # of the time, for the progress only
 NUM_LIMIT_SUBNETS = 24
 FILES = ("subnets.json", LIMITS, NOTES)
+Candidate = TypeVar("Candidate", RatedSubnet, PredictedSubnet)
 
 
 class Limits(Record):
@@ -127,7 +129,7 @@ def _metric(
     return measure_metric(context.target, name, jobs, context.work_dir, progress, metadata)
 
 
-def first_that_holds(context: Context, ranked: Sequence[RatedSubnet], budget_ms: float) -> RatedSubnet:
+def first_that_holds(context: Context, ranked: Sequence[Candidate], budget_ms: float) -> Candidate:
     """The most accurate of the best few whose measured latency meets the budget and its prediction.
 
     A predictor is right on average; the model that is handed out has to be right itself.
@@ -143,5 +145,7 @@ def first_that_holds(context: Context, ranked: Sequence[RatedSubnet], budget_ms:
     return candidates[min(range(len(candidates)), key=lambda position: (excess(position), position))]
 
 
-def _record(one: RatedSubnet, budget_ms: float) -> FoundSubnet:
-    return FoundSubnet(budget_ms=budget_ms, encoding=encode(one.subnet), predicted_ms=one.latency_ms, top1=one.top1)
+def _record(rated: RatedSubnet, budget_ms: float) -> FoundSubnet:
+    return FoundSubnet(
+        budget_ms=budget_ms, encoding=encode(rated.subnet), predicted_ms=rated.latency_ms, top1=rated.top1
+    )

@@ -53,7 +53,7 @@ class RunWork:
         measured: By stage, networks that are measured.
         teacher: MACs of the teacher's training, which is a training of a network like the supernet.
         maps: MACs of the teacher's feature maps.
-        cells: Of each cell.
+        cells: MACs of training and scoring each cell.
         trials: MACs (FP32, LSQ+) of each trial of a space by a network, one per budget.
         supernet_fp32: MACs of the supernet's FP32 phase.
         supernet_int8: MACs of its LSQ+ phase.
@@ -62,8 +62,8 @@ class RunWork:
         finetune: MACs of each found subnet's fine-tuning.
         baselines: MACs (FP32, LSQ+) of each hand-made network's training.
         export: MACs of recalibrating and judging what is exported.
-        disk_mib: By stage.
-        data_mib: Of the decoded images.
+        disk_mib: By stage, what its files take at most.
+        data_mib: What the decoded images take on the disk.
     """
 
     measured: dict[str, int]
@@ -93,11 +93,11 @@ def work_of(
     """Count the work of a whole run; where draws decide, its mean over random spaces and subnets.
 
     Args:
-        recipe: The recipe.
-        hyperspace: Its hyperspace.
+        recipe: What is asked for.
+        hyperspace: That the recipe names.
         num_train: Training images, those held out for the search included.
-        num_val: Validation images.
-        num_classes: Of the logits.
+        num_val: How many validation images there are.
+        num_classes: Number of classes, that is of logits.
         found: The space that the search has found, if it has been run: that of the supernet.
     """
     own, blocks = recipe.supernet, recipe.blocks
@@ -175,7 +175,7 @@ def cell_macs(hyperspace: Hyperspace, index: int, block: int, settings: BlocksSe
     rng = python_random(0, "work", index, block)
     teacher_in, teacher_out = _in_width(hyperspace, index), stage.widths[-1]
 
-    def macs(one: Stage, in_width: int, resolution: int) -> int:
+    def macs(stage: Stage, in_width: int, resolution: int) -> int:
         before, after = map_sizes(hyperspace, resolution)[index : index + 2]
         program = stage_program(one, Shape(in_width, *before))
         out_width = program[-1].out_shape.channels

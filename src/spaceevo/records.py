@@ -674,7 +674,6 @@ class ModelResult(Record):
     Attributes:
         origin: Whether the search found it, or it is a hand-made network.
         budget_ms: The latency budget that it was made for.
-        origin: Whether the search has found it, or it is a hand-made network to compare with.
         encoding: Published string of the subnet.
         macs: For one image.
         params: Trained parameters.
@@ -696,7 +695,6 @@ class ModelResult(Record):
 
     origin: Origin
     budget_ms: float
-    origin: Origin = "found"
     encoding: str
     macs: int
     params: int
@@ -733,7 +731,7 @@ class _AllOf:
         return models
 
 
-_FOUND, _BASELINE = _AllOf("found"), _AllOf("baseline")
+_FOUND, _BASELINE = _AllOf("found"), _AllOf("hand-made")
 FoundModels = Annotated[tuple[ModelResult, ...], BeforeValidator(_FOUND.fill), AfterValidator(_FOUND.check)]
 Baselines = Annotated[tuple[ModelResult, ...], BeforeValidator(_BASELINE.fill), AfterValidator(_BASELINE.check)]
 

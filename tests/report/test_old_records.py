@@ -20,7 +20,7 @@ def test_where_models_come_from_is_read_off_their_key_in_old_files() -> None:
     now = make_summary()
     content = json.loads(now.model_dump_json())
     assert {model["origin"] for model in content["models"]} == {"found"}
-    assert {model["origin"] for model in content["baselines"]} == {"baseline"}
+    assert {model["origin"] for model in content["baselines"]} == {"hand-made"}
     then = content | {key: old(content[key]) for key in ("models", "baselines")}
     assert Summary.model_validate_json(json.dumps(then)) == now
     exported = {key: then[key] for key in ("models", "baselines")}
@@ -29,7 +29,7 @@ def test_where_models_come_from_is_read_off_their_key_in_old_files() -> None:
 
 def test_a_model_stands_under_its_origin() -> None:
     model = make_model(1.0, 0.8)
-    with pytest.raises(ValidationError, match="does not have the origin 'baseline'"):
+    with pytest.raises(ValidationError, match="does not have the origin 'hand-made'"):
         ExportedModels(models=(model,), baselines=(model,))
     for wrong in ("models", "baselines"):
         with pytest.raises(ValidationError):

@@ -413,7 +413,8 @@ def with_latency(
     """
     programs = []
     for index, block, text, in_width, in_size in zip(
-        *(columns[name] for name in ("stage", "block", "blocks", "in_width", "in_size")), strict=True
+        *(column.tolist() for column in (table.stage, table.block, table.blocks, table.in_width, table.in_size)),
+        strict=True,
     ):
         hyper_stage = hyperspace.searched[index]
         block_type = hyper_stage.choices[block].block_type
@@ -421,8 +422,8 @@ def with_latency(
         programs.append(stage_program(stage, square(in_width, in_size)))
     predictor.prepare(chain.from_iterable(program[1:] for program in programs))
     latencies = np.array([predictor.stage_ms(program) for program in programs])
-    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in columns.items() if name != "in_size"}
-    return BlockTable(**arrays, latency_ms=latencies, failed=failed)
+    columns = {name: values for name, values in vars(table).items() if name != "in_size"}
+    return BlockTable(**columns, latency_ms=latencies, failed=failed)
 
 
 def base_ms(hyperspace: Hyperspace, num_classes: int, predictor: LatencyPredictor) -> dict[int, float]:
@@ -596,16 +597,16 @@ def _training(result: CellResult) -> CellTraining:
     for row in result.rows:
         program = stage_program(row.stage, row.in_shape)
         rows.append(
-            {
-                "window": row.window,
-                "resolution": row.resolution,
-                "in_width": row.in_shape.channels,
-                "in_size": row.in_shape.height,  # and its width, as resolutions are squares
-                "blocks": row.blocks,
-                "nsr_loss": row.nsr_loss,
-                "macs": sum(node.macs for node in program),
-                "num_params": sum(node.num_params for node in program),
-            }
+            Substage(
+                window=row.window,
+                resolution=row.resolution,
+                in_width=row.in_shape.channels,
+                in_size=row.in_shape.height,  # and its width, as resolutions are squares
+                blocks=row.blocks,
+                nsr_loss=row.nsr_loss,
+                macs=sum(node.macs for node in program),
+                num_params=sum(node.num_params for node in program),
+            )
         )
     return CellTraining(cell=result.cell, rows=tuple(rows))
 

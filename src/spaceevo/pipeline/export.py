@@ -21,7 +21,15 @@ from spaceevo.pipeline.context import Context
 from spaceevo.pipeline.handout import hand_out, metadata_in_run
 from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part, silent
-from spaceevo.records import ExtractedNetwork, Measurement, ModelResult, Origin, Verification
+from spaceevo.records import (
+    ExportedModels,
+    ExtractedNetwork,
+    Measurement,
+    ModelResult,
+    Origin,
+    Verification,
+    read_record,
+)
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split
@@ -36,9 +44,6 @@ RESULTS = "results"
 _FILE_KEYS = ("int8_file", "fp32_file", "network_file")
 FILES = ("models.json", f"{RESULTS}/*.json", "models/subnet-*ms*", "models/baseline-*ms*")
 
-#: Where `models.json` lists results.
-_LISTS: dict[Origin, str] = {"found": "models", "hand-made": "baselines"}
-
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
@@ -49,11 +54,6 @@ class _Candidate:
     predicted_ms: float
     network: Callable[[str], Network]
     inherited: Network | None = None  # what it was fine-tuned from
-
-    @property
-    def name(self) -> str:
-        """Of its files."""
-        return f"{'subnet' if self.origin == 'found' else 'baseline'}-{self.budget_ms:g}ms"
 
 
 def inputs(context: Context) -> dict[str, object]:
@@ -84,26 +84,22 @@ def run(context: Context, folder: Path, progress: ProgressCallback) -> list[Path
         result |= {"origin": candidate.origin, "int8_ms": int8_ms, "fp32_ms": fp32_ms, "speedup": fp32_ms / int8_ms}
         models[candidate.origin].append(ModelResult(**result))
     path = folder / "models.json"
-    content = {_LISTS[origin]: [model.model_dump() for model in found] for origin, found in models.items()}
-    write_atomically(path, json.dumps(content, indent=1))
+    exported = ExportedModels(models=tuple(models["found"]), baselines=tuple(models["hand-made"]))
+    write_atomically(path, json.dumps(exported.model_dump(), indent=1))
     return [path, *paths, *networks]
 
 
 def load(context: Context) -> tuple[tuple[ModelResult, ...], tuple[ModelResult, ...]]:
     """(models, baselines)."""
-    content = json.loads(context.path(NAME, "models.json").read_text(encoding="utf-8"))
-    models, others = (
-        tuple(ModelResult.model_validate({**model, "origin": origin}) for model in content[key])  # earlier: not told
-        for origin, key in _LISTS.items()
-    )
-    return models, others
+    exported = read_record(ExportedModels, context.path(NAME, "models.json"))
+    return exported.models, exported.baselines
 
 
 def _candidates(context: Context) -> Iterator[_Candidate]:
     best = space.load_space(context)
     supernets = {precision: supernet.load_supernet(context, precision) for precision in ("fp32", "int8")}
     for number, found in enumerate(subnets.load(context).found):
-        subnet = decode(found.encoding, best)
+        name, subnet = f"subnet-{found.budget_ms:g}ms", decode(found.encoding, best)
         networks, inherited = supernets, None
         if finetune.is_wanted(context):
             networks = {**supernets, "int8": finetune.load_network(context, program_of(subnet), number)}

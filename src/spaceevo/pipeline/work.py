@@ -177,7 +177,7 @@ def cell_macs(hyperspace: Hyperspace, index: int, block: int, settings: BlocksSe
 
     def macs(stage: Stage, in_width: int, resolution: int) -> int:
         before, after = map_sizes(hyperspace, resolution)[index : index + 2]
-        program = stage_program(one, Shape(in_width, *before))
+        program = stage_program(stage, Shape(in_width, *before))
         out_width = program[-1].out_shape.channels
         projections = teacher_in * in_width * prod(before) + out_width * teacher_out * prod(after)
         return sum(node.macs for node in program) + projections

@@ -36,8 +36,7 @@ def summary_table(summary: Summary) -> Table:
         if previous not in (None, model.budget_ms):
             table.add_row()
         previous = model.budget_ms
-        is_found = model.origin == "found"
-        table.add_row(*_cells(model, is_found), style="bold" if is_found else "")
+        table.add_row(*_cells(model), style="bold" if model.origin == "found" else "")
     return table
 
 

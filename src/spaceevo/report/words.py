@@ -208,7 +208,7 @@ def notes(summary: Summary, cells: Sequence[DistilledCell] = ()) -> tuple[str, .
 def named_models(summary: Summary) -> list[tuple[ModelResult, str]]:
     """Models and baselines by ascending budget, each with a name such as "1.2 ms model"."""
     both = sorted((*summary.models, *summary.baselines), key=lambda model: model.budget_ms)  # stable: models first
-    kinds = {"found": "model", "baseline": "baseline"}
+    kinds = {"found": "model", "hand-made": "baseline"}
     return [(model, f"{budget(model.budget_ms)} {kinds[model.origin]}") for model in both]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spaceevo.errors import DataError, nearest
-from spaceevo.records import FAILED_LOSS, BlockTable
+from spaceevo.records import FAILED_LOSS, BlockTable, QualityTable
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.published_tables import read_columns, resolutions_of
 

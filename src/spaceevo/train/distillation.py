@@ -48,6 +48,7 @@ from spaceevo.train.checkpoints import (
     save_tensors,
 )
 from spaceevo.train.losses import nsr_loss
+from spaceevo.train.schedule import CLIP_VALUE, OF_CELLS, learning_rate
 from spaceevo.train.teachers import Size, Teacher, map_sizes
 
 MAX_ATTEMPTS = 2
@@ -271,7 +272,7 @@ class _Cell:
             inputs += [(self.student.project(source, p), p) for p in self.sandwich(rng, resolution)]
         # Nodes that few sub-stages have need ranges too; the last resolution is the largest.
         seen = {node.id for _, p in inputs for node in p}
-        for _ in range(MAX_CALIBRATION_DRAWS):
+        for _ in range(loop.MAX_CALIBRATION_DRAWS):
             for p in self.sandwich(rng, resolution):
                 ids = {node.id for node in p}
                 if not ids <= seen:

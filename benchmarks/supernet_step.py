@@ -53,7 +53,8 @@ from spaceevo.nets.network import BATCH_NORM_EPS, Network, program_of
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.train.batches import to_input
-from spaceevo.train.loop import CLIP_VALUE, _optimizer, _step
+from spaceevo.train.loop import _optimizer, _step
+from spaceevo.train.schedule import CLIP_VALUE
 
 PHASES = ("fp32", "lsq+")
 STEPPERS = ("plain", "ours")

@@ -83,7 +83,7 @@ class Manifest(Sealed):
 
     Attributes:
         format: `FORMAT`.
-        stage: Name.
+        stage: Name of the stage.
         input_hash: Hash of everything that the stage depends on.
         seconds: Time that the stage took, over all its attempts.
         peak_rss_mib: Largest resident memory of the process until then; jobs of an engine have their own.
@@ -290,7 +290,7 @@ class RunFolder:
         """The folder of one stage.
 
         Args:
-            name: Of the stage.
+            name: Name of the stage; that of its folder too.
             patterns: Of the files that it writes there; see `StageFolder`.
         """
         return StageFolder(self.path, name, patterns)
@@ -301,7 +301,7 @@ class StageFolder:
 
     Args:
         run: The run folder.
-        name: Of the stage.
+        name: Name of the stage; that of its folder too.
         patterns: Of the files that the stage writes, relative to its folder; a star stands for slashes, too. Others
             are the user's, and stay where they are.
     """
@@ -355,7 +355,7 @@ class StageFolder:
 
         Args:
             input_hash: As given to `note_spent`.
-            seconds: Time taken.
+            seconds: Time taken, over all attempts.
             peak_rss_mib: Largest resident memory of the process.
             files: The stage's lasting files, inside its folder.
         """
@@ -446,10 +446,10 @@ class StageFolder:
             remove_own(aside, ())
             return
 
-    def _give_back(self, aside: Path, own: set[Path]) -> None:
+    def _give_back(self, aside: Path, kept: set[Path]) -> None:
         """Move what is the user's back from where the whole folder went in one step, which cannot be interrupted."""
         for path in _files(aside):
-            if path.relative_to(aside) not in own:
+            if path.relative_to(aside) not in kept:
                 _move(path, self.path / path.relative_to(aside))
 
 

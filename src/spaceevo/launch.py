@@ -16,7 +16,7 @@ class Launch:
 
     Attributes:
         rank: Its number among all, from 0.
-        count: Of all.
+        count: How many processes there are.
         local_rank: Its number on this machine, from 0.
         address: Where they meet, as host:port; "" for one process.
     """
@@ -45,20 +45,22 @@ def this_launch() -> Launch:
     return Launch(rank, count, local_rank, f"{told['MASTER_ADDR']}:{port}")
 
 
-def _number(told: dict[str, str], name: str, default: int, least: int, most: int | None) -> int:
-    text = told.get(name, str(default))
+def _number(variables: dict[str, str], name: str, default: int, least: int, most: int | None) -> int:
+    text = variables.get(name, str(default))
     try:
         value = int(text)
     except ValueError:
-        raise _refused(f"{name} in the environment is no whole number", told) from None
+        raise _refused(f"{name} in the environment is no whole number", variables) from None
     if value < least or (most is not None and value > most):
         between = f"{least} or more" if most is None else f"{least} to {most}" if most > least else str(least)
-        raise _refused(f"{name} in the environment is out of range, which is {between} here", told)
+        raise _refused(f"{name} in the environment is out of range, which is {between} here", variables)
     return value
 
 
-def _refused(problem: str, told: dict[str, str]) -> TrainingError:
-    found = ", ".join(f"{name}={text}" for name, text in told.items())
+def _refused(problem: str, variables: dict[str, str]) -> TrainingError:
+    names = ", ".join(variables)
     return TrainingError(
-        problem, found=found, remedy=f"Start them with torchrun, which sets these variables, or unset {', '.join(told)}"
+        problem,
+        found=", ".join(f"{name}={text}" for name, text in variables.items()),
+        remedy=f"Start them with torchrun, which sets these variables, or unset {names}",
     )

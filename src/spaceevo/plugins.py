@@ -8,7 +8,9 @@ value is such a module.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import pydoc
 import sysconfig
 import traceback
 from functools import cache
@@ -37,6 +39,14 @@ class Registry(Generic[P]):
     def names(self) -> list[str]:
         """The names of all plug-ins, sorted; underscores of file names read as hyphens."""
         return names(self.package)
+
+    def about(self, name: str) -> str:
+        """The first line of the docstring of a plug-in's file, which is not imported for it; "" where there is none.
+
+        Raises:
+            PluginError: The name is unknown.
+        """
+        return _about(_location(self.package, name))
 
     def load(self, name: str) -> P:
         """The plug-in of a name.
@@ -80,6 +90,25 @@ def load(package: str, name: str) -> ModuleType:
     Raises:
         PluginError: The name is unknown (all names and the nearest spelling are told), or taken twice.
     """
+    location = _location(package, name)
+    try:
+        return importlib.import_module(location)
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
+        raise PluginError(
+            f"The plug-in {name!r} cannot be imported",
+            found=told(error),
+            remedy=f"Install what {location} needs, or correct it",
+        ) from error
+
+
+def _about(module: str) -> str:
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        return ""
+    return (pydoc.synopsis(found.origin) or "").strip()
+
+
+def _location(package: str, name: str) -> str:
     locations = _locations(package)
     if name not in locations:
         folder = package.removeprefix("spaceevo.")
@@ -89,14 +118,7 @@ def load(package: str, name: str) -> ModuleType:
             found=f"Available: {', '.join(sorted(locations))}",
             remedy=f"Did you mean {close!r}?" if close else f"Add a file {name}.py to {folder} to make one",
         )
-    try:
-        return importlib.import_module(locations[name])
-    except (Exception, SystemExit) as error:  # foreign code may raise anything
-        raise PluginError(
-            f"The plug-in {name!r} cannot be imported",
-            found=told(error),
-            remedy=f"Install what {locations[name]} needs, or correct it",
-        ) from error
+    return locations[name]
 
 
 def told(error: BaseException) -> str:

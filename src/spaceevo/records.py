@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from spaceevo.artifacts import read_file
 from spaceevo.errors import ArtifactError
@@ -35,7 +35,9 @@ class PassedOver:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A classification data set, all images square and of one size; its arrays may be mapped from files.
+    """A classification data set, all images square and of one size.
+
+    Its arrays may be mapped from files, and then larger than memory.
 
     Attributes:
         name: Name of the data set, for reports.
@@ -43,7 +45,7 @@ class ImageData:
         train_images: uint8 [num_train, 3, size, size], RGB.
         train_labels: int64 [num_train], each in [0, num_classes).
         val_images: uint8 [num_val, 3, size, size], RGB; never used for training or searching.
-        val_labels: int64 [num_val].
+        val_labels: int64 [num_val], each in [0, num_classes).
         passed_over: What looked as if it belonged to it and was not read.
     """
 
@@ -124,12 +126,12 @@ class Preprocessing(Record):
         exif_transpose: Whether a picture is turned as its EXIF orientation says.
         background: Colour under transparent pixels, RGB, 0 to 255.
         crop: What is cut out: the largest square in the centre.
-        interpolation: Of both resizes.
+        interpolation: How both resizes interpolate.
         antialias: Whether the filter widens with the scale where a picture shrinks.
         scale: What pixel values are multiplied by, before `mean` and `std`.
         mean: Then taken away, per channel.
         std: Then divided by, per channel.
-        channels: Their order.
+        channels: Order of the colour channels.
         layout: Order of the axes of the input, which is float32, one picture at a time.
     """
 
@@ -214,8 +216,8 @@ class FolderCheck(Record):
     """A run folder, file by file.
 
     Attributes:
-        folder: Its path.
-        files: In order.
+        folder: Path of the folder.
+        files: By path, in order.
         unfinished: Of a run, the stages that have no manifest, in order.
     """
 
@@ -279,7 +281,7 @@ class Measurement(Record):
         latency_ms: Lower quartile over the quiet visits of the fastest run of each visit (see
             `measure.session`).
         low_ms: Lower end of its 95 % confidence interval.
-        high_ms: Upper end.
+        high_ms: Upper end of the interval.
         samples_ms: Every sample of the quiet visits, in the order of measuring.
         scale: What `latency_ms`, `low_ms` and `high_ms` were multiplied with, and samples were not: what the
             reference model took when the target was first measured over what it took beside this model.
@@ -304,7 +306,7 @@ class Measured(Record):
 
     Attributes:
         name: As given.
-        precision: "int8", "fp32", or "file" for a model file.
+        precision: Of a network; "file" for a model file.
         measurement: Its latency: of an inference, of so many images as its batch.
         batch: Images in an inference: a file may have a fixed batch.
         ms_per_image: The latency over the batch.
@@ -313,7 +315,7 @@ class Measured(Record):
     """
 
     name: str
-    precision: str
+    precision: Literal["int8", "fp32", "file"]
     measurement: Measurement
     batch: int
     ms_per_image: float
@@ -326,7 +328,7 @@ class Predicted(Record):
 
     Attributes:
         name: As given.
-        latency_ms: Predicted.
+        latency_ms: Predicted latency of an inference.
         num_outside: Its operators that lie outside of what was measured: the prediction is a guess there.
     """
 
@@ -342,8 +344,9 @@ class StudyRow(Record):
         operator: Operator type, for example "conv3x3", "depthwise5x5", "se", "hard_swish", "fused-mbconv".
         width: Channels.
         size: Height = width of the feature map.
-        fp32_ms: Latency of one operator in a chain, from lower quartiles of whole chains (see `Measurement`).
-        int8_ms: Likewise.
+        fp32_ms: Latency of one operator: of a chain with copies of it less that of the chain without, over the number
+            of copies. Those of the chains are as in `Measurement`: lower quartiles, or medians on a busy target.
+        int8_ms: The same of the operator in INT8.
     """
 
     operator: str
@@ -399,8 +402,9 @@ class PredictorAssessment(Record):
         within_10_percent: Share of those predicted within 10 %, 0 to 1.
         within_5_percent: Share of those predicted within 5 %.
         mape: Mean absolute error relative to the measured latency, 0.05 for 5 %.
-        spearman: Rank correlation.
-        networks: The networks.
+        spearman: Rank correlation, -1 to 1; None where it is undefined: of one network, or of equal latencies. Version
+            0.2.0 wrote 0 there.
+        networks: What was measured and predicted of each, in the order of drawing.
         reference_ms: What the reference model took when the predictor was fitted, see `measure.session`; None where
             the store of measurements had none yet.
     """
@@ -410,7 +414,7 @@ class PredictorAssessment(Record):
     within_10_percent: float
     within_5_percent: float
     mape: float
-    spearman: float
+    spearman: float | None
     networks: tuple[AssessedNetwork, ...]
     reference_ms: float | None = None
 
@@ -425,7 +429,7 @@ class DistilledCell(Record):
     Attributes:
         stage: Name of the stage.
         block: Index of the block type in the hyperspace's stage.
-        block_type: Its name.
+        block_type: Name of the block type.
         nsr_fp32: NSR loss of the largest sub-stage after the FP32 phase, on held-out images.
         nsr_int8: The same after the LSQ+ phase.
         curve: Training loss of the largest sub-stage, per recorded step.
@@ -458,12 +462,15 @@ class SpaceSearchStep(Record):
     population_mean: float
 
 
+ChoiceKind = Literal["block", "window"]
+
+
 class StageChoice(Record):
     """One choice of one stage among the spaces that the search found.
 
     Attributes:
         stage: Name of the stage.
-        kind: "block" or "window".
+        kind: What was chosen.
         index: Of the block type or width window in the hyperspace's stage.
         name: The block type, or the window's widths, for example "32-48".
         share: Of the spaces within tolerance that choose it, 0 to 1.
@@ -472,7 +479,7 @@ class StageChoice(Record):
     """
 
     stage: str
-    kind: str
+    kind: ChoiceKind
     index: int
     name: str
     share: float
@@ -483,28 +490,36 @@ class SpaceTrial(Record):
     """How networks of a space do that are trained alone.
 
     Attributes:
-        space: The space.
-        top1: By budget, INT8 top-1 of a large network within it, on held-out training images; 0 where none meets it.
+        space: Which space, and what it scores.
+        top1: By budget, INT8 top-1 of a large network within it, on held-out training images; None where no network
+            was found that meets it. The earliest versions wrote 0 there.
     """
 
     space: ScoredSpace
-    top1: tuple[float, ...]
+    top1: tuple[float | None, ...]
 
     @property
-    def mean_top1(self) -> float:
-        """Over the budgets."""
-        return sum(self.top1) / len(self.top1)
+    def mean_top1(self) -> float | None:
+        """Over the budgets; None where one of them is not met."""
+        num_met, mean = self.rank
+        return mean if num_met == len(self.top1) else None
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """What the best trial has most of: budgets that are met, then top-1 over these."""
+        met = [top1 for top1 in self.top1 if top1 is not None]
+        return len(met), sum(met) / max(1, len(met))
 
 
 class SpaceSearchResult(Record):
     """What the search over spaces found.
 
     Attributes:
-        hyperspace: Name.
+        hyperspace: Name of the hyperspace that was searched.
         budgets_ms: Latency constraints; the score is the sum over them.
         best: The best space.
         within_tolerance: All evaluated spaces within the relative tolerance of the best, best first.
-        tolerance: Relative.
+        tolerance: How far below the best score, relative to it, a space counts as equal.
         num_evaluated: Distinct spaces scored.
         history: The steps of the search, in order.
         sampled_score: Score of the best space by the sampled evaluator, as a cross-check; None without one.
@@ -536,23 +551,26 @@ class SpaceSearchResult(Record):
 
     @property
     def chosen(self) -> ScoredSpace:
-        """The space to train: the most accurate of the trials, without any the best-scored."""
-        return max(self.trials, key=lambda trial: trial.mean_top1).space if self.trials else self.best
+        """The space to train: the most accurate of the trials that meet most budgets, without any the best-scored."""
+        return max(self.trials, key=lambda trial: trial.rank).space if self.trials else self.best
+
+
+Phase = Literal["fp32", "lsq+"]
 
 
 class TrainingPoint(Record):
     """Losses at one step of a training.
 
     Attributes:
-        phase: "fp32" or "lsq+".
+        phase: With or without quantization.
         step: From 0, over both phases.
         loss: Of the large subnet (or of the one network).
         loss_smallest: Of the small subnet; None for a single network.
-        lr: Learning rate.
+        lr: Learning rate of the step.
         diverged_at: Later steps at which the training diverged and went back to this one, with half the rate each time.
     """
 
-    phase: str
+    phase: Phase
     step: int
     loss: float
     loss_smallest: float | None = None
@@ -600,7 +618,7 @@ class LogitAgreement(Record):
         identical_codes: Share of logits that are the same 8-bit code on the grid of steps.
         mean_steps: Mean absolute difference in steps. Logits are float; a step is 1 / 255 of the range of the
             reference's logits over the images, what one code would be if they were quantized.
-        max_steps: Largest.
+        max_steps: Largest absolute difference in steps.
     """
 
     top1: float
@@ -613,12 +631,12 @@ class Verification(Record):
     """One exported INT8 file against what it was exported from.
 
     Attributes:
-        file: Name.
+        file: Name of the file, without its folder.
         runtime: Name of the runtime that ran it, and its version.
         exported_for: Profile of the processor that it was trained and exported for.
         verified_on: Profile of the processor that ran it.
         num_images: Images run.
-        top1: Of the file.
+        top1: Share of images that the file classifies correctly, 0 to 1.
         top1_fake_quantized: Of the fake-quantized float network.
         integer: Against exact integer arithmetic as this runtime rounds.
         fake_quantized: Against the fake-quantized float network.
@@ -654,8 +672,8 @@ class ModelResult(Record):
     """One exported model, verified and measured on the target. Accuracies and shares are 0 to 1.
 
     Attributes:
+        origin: Whether the search found it, or it is a hand-made network.
         budget_ms: The latency budget that it was made for.
-        origin: Whether the search has found it, or it is a hand-made network to compare with.
         encoding: Published string of the subnet.
         macs: For one image.
         params: Trained parameters.
@@ -667,7 +685,7 @@ class ModelResult(Record):
         top1_inherited: Of the fake-quantized subnet before it was fine-tuned alone; None where it was not.
         top1_fake_quant: Of the fake-quantized network.
         top1_int8: Of the INT8 file, computed by the runtime.
-        verification: Of the INT8 file.
+        verification: How the INT8 file compares with what it was exported from.
         metrics: Of the INT8 file, by name those that the recipe limits; the unit is the name's end.
         int8_file: Relative to the run folder.
         fp32_file: Relative to the run folder.
@@ -675,8 +693,8 @@ class ModelResult(Record):
         preprocessing: How a picture becomes the input of both; None in results of older versions.
     """
 
+    origin: Origin
     budget_ms: float
-    origin: Origin = "found"
     encoding: str
     macs: int
     params: int
@@ -696,6 +714,40 @@ class ModelResult(Record):
     preprocessing: Preprocessing | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _AllOf:
+    """Marks models that have one origin; version 0.2.0 told it only by the key that they stand under."""
+
+    origin: Origin
+
+    def fill(self, models: object) -> object:
+        if not isinstance(models, list | tuple):
+            return models
+        return [{"origin": self.origin} | model if isinstance(model, dict) else model for model in models]
+
+    def check(self, models: tuple[ModelResult, ...]) -> tuple[ModelResult, ...]:
+        if wrong := [model.encoding for model in models if model.origin != self.origin]:
+            raise ValueError(f"{wrong[0]} does not have the origin {self.origin!r}")
+        return models
+
+
+_FOUND, _BASELINE = _AllOf("found"), _AllOf("hand-made")
+FoundModels = Annotated[tuple[ModelResult, ...], BeforeValidator(_FOUND.fill), AfterValidator(_FOUND.check)]
+Baselines = Annotated[tuple[ModelResult, ...], BeforeValidator(_BASELINE.fill), AfterValidator(_BASELINE.check)]
+
+
+class ExportedModels(Record):
+    """`export/models.json`.
+
+    Attributes:
+        models: One per budget, ascending.
+        baselines: The hand-made network of each budget.
+    """
+
+    models: FoundModels
+    baselines: Baselines
+
+
 class PredictorSummary(Record):
     """The predictor's assessment without its networks."""
 
@@ -704,7 +756,7 @@ class PredictorSummary(Record):
     within_10_percent: float
     within_5_percent: float
     mape: float
-    spearman: float
+    spearman: float | None
     reference_ms: float | None = None
 
 
@@ -748,8 +800,8 @@ class Summary(Record):
     peak_rss_mib: float
     predictor: PredictorSummary
     space: SpaceSummary
-    models: tuple[ModelResult, ...]
-    baselines: tuple[ModelResult, ...]
+    models: FoundModels
+    baselines: Baselines
     notes: tuple[str, ...] = ()
 
 
@@ -758,7 +810,7 @@ class ComparedNetwork(Record):
 
     Attributes:
         budget_ms: The latency budget.
-        encoding: Published string.
+        encoding: Of the subnet, as of `spaces.encoding`.
         macs: For one image.
         int8_ms: Measured INT8 latency.
         fp32_ms: Measured FP32 latency.
@@ -779,7 +831,7 @@ class FrontPoint(Record):
     """A subnet of a front, as the supernet left it.
 
     Attributes:
-        encoding: Published string.
+        encoding: Of the subnet, as of `spaces.encoding`.
         int8_ms: Measured INT8 latency.
         top1_int8: As of a `ComparedNetwork`.
     """
@@ -789,12 +841,15 @@ class FrontPoint(Record):
     top1_int8: float
 
 
+SpaceKind = Literal["searched", "hand-made", "random", "network"]
+
+
 class ComparedSpace(Record):
     """A space of a comparison, or networks that are trained alone.
 
     Attributes:
-        name: Short.
-        kind: "searched", "hand-made", "random" or "network".
+        name: Short, for tables and plots.
+        kind: Where it comes from; "network" for networks that are trained alone.
         encoding: Of the space; empty for networks that are trained alone.
         networks: Per seed what was found, by ascending budget; budgets that the space cannot meet are missing.
         fronts: Per seed, of what its search evaluated, subnets that none beats in latency and top-1, the fastest first.
@@ -803,7 +858,7 @@ class ComparedSpace(Record):
     """
 
     name: str
-    kind: str
+    kind: SpaceKind
     encoding: str
     networks: tuple[tuple[ComparedNetwork, ...], ...]
     fronts: tuple[tuple[FrontPoint, ...], ...]
@@ -818,10 +873,10 @@ class Comparison(Record):
         target: Where latencies were measured.
         data: The data set.
         num_val_images: That accuracies were taken on.
-        budgets_ms: Ascending.
+        budgets_ms: Latency budgets, ascending.
         reference_ms: Latency that hypervolumes reach to.
         reference_top1: And top-1: that of guessing.
-        seeds: Of training and search.
+        seeds: Each decides the draws of a training and its search.
         spaces: The searched one first.
     """
 
@@ -886,9 +941,9 @@ class PlannedStage(Record):
     """What a stage is expected to take.
 
     Attributes:
-        name: Of the stage.
+        name: Name of the stage.
         seconds: From its start to its end.
-        machine_seconds: Of all machines together.
+        machine_seconds: Seconds that machines work on it, summed over all of them.
         device_seconds: That the device measures; None where its speed is not known.
         disk_mib: That its files take at most.
         computes_on: What most of its time is spent on.
@@ -908,7 +963,7 @@ class RunPlan(Record):
     """What a run is expected to take.
 
     Attributes:
-        recipe: Its name.
+        recipe: Name of the recipe.
         machines: How many work together.
         efficiency: Share of `machines` times the speed of one that the supernet's training reaches together.
         rates: Of one machine and of the device.
@@ -927,6 +982,26 @@ class RunPlan(Record):
 
 
 @dataclass(frozen=True, eq=False)
+class QualityTable:
+    """Quality and size of sampled sub-stages, before a target is known: columns as of `BlockTable`.
+
+    Attributes:
+        in_size: int, height = width of the sub-stage's input.
+    """
+
+    stage: np.ndarray
+    block: np.ndarray
+    window: np.ndarray
+    resolution: np.ndarray
+    in_width: np.ndarray
+    in_size: np.ndarray
+    blocks: np.ndarray
+    nsr_loss: np.ndarray
+    macs: np.ndarray
+    num_params: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class BlockTable:
     """Quality and cost of sampled sub-stages of every (stage, block type, width window) of a hyperspace.
 
@@ -939,7 +1014,7 @@ class BlockTable:
         resolution: int, input resolution of the network.
         nsr_loss: float, NSR loss against the teacher after LSQ+, lower is better.
         latency_ms: float, predicted INT8 latency of the sub-stage.
-        macs: int, for one image.
+        macs: int, for one image; None where the table does not tell. Likewise what follows.
         num_params: int.
         in_width: int, channels of the sub-stage's input.
         blocks: str, `kernel_size#width#expand_ratio` per block, joined by `_`.
@@ -952,8 +1027,8 @@ class BlockTable:
     resolution: np.ndarray
     nsr_loss: np.ndarray
     latency_ms: np.ndarray
-    macs: np.ndarray
-    num_params: np.ndarray
-    in_width: np.ndarray
-    blocks: np.ndarray
+    macs: np.ndarray | None
+    num_params: np.ndarray | None
+    in_width: np.ndarray | None
+    blocks: np.ndarray | None
     failed: frozenset[tuple[int, int]] = frozenset()

@@ -32,7 +32,7 @@ def parse(model: type[S], content: Any, where: str, document: Document | None = 
     A section with nothing in it has the defaults; `true` is no number.
 
     Args:
-        model: Of the settings.
+        model: Class of the settings.
         content: What was written.
         where: Where that was, for errors.
         document: It, so that errors tell its lines and words.

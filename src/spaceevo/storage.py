@@ -367,7 +367,7 @@ class _Watch:
     """What the threads of a session find.
 
     Args:
-        storage: Of the session.
+        storage: The run folder that is watched.
         say: Told where the store is away, and when it is back.
     """
 

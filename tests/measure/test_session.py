@@ -1,5 +1,6 @@
 """Sessions on a machine whose clock and load are under control, and on the simulated device."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +19,16 @@ from spaceevo.measure.session import (
     RELOADED_SHARE,
     FasterReferenceError,
     Plan,
+    Reading,
     Reference,
+    Visits,
     _size_bytes,
     group_files,
+    is_busy_throughout,
     quantile_interval,
+    quiet_samples,
+    reference_level,
+    reference_now,
 )
 from spaceevo.measure.transports import DeviceState, fake
 from spaceevo.records import Measurement, TargetDescription
@@ -483,6 +490,49 @@ def test_a_device_that_throttles_is_refused_or_measured_right(files: list[Path])
     assert 2 <= len(kept) < len(many)
     for position, measurement in kept.items():
         assert measurement.latency_ms == pytest.approx(fake.true_ms(many[position]), rel=0.03)
+
+
+def made_visits(references_ms: list[float], latency_ms: float = 1.0) -> Visits:
+    """One model; between any two visits to the reference, a visit to each place."""
+    visits = Visits(1)
+    for number, reference_ms in enumerate(references_ms):
+        visits.add_reference([reference_ms] * 3)
+        if number < len(references_ms) - 1:
+            for place in visits.places:
+                visits.add(place, [latency_ms * reference_ms] * 2)
+    return visits
+
+
+def test_only_what_lies_between_two_quiet_references_is_quiet() -> None:
+    visits = made_visits([1.0, 1.05, 2.0, 1.0, 1.1, 1.0])
+    quiet = quiet_samples(visits, Reading(0.12))
+    assert {len(one) for one in quiet} == {3}  # segments 0, 3 and 4
+    assert quiet[0] == [[1.0] * 2, [1.0] * 2, [1.1] * 2]
+    assert {len(one) for one in quiet_samples(visits, Reading(0.12, busy=True))} == {5}
+    assert quiet_samples(visits, Reading(0.12, anchor_ms=0.8)) == [[] for _ in visits.places], "all slower than then"
+    assert quiet_samples(Visits(3), Reading(0.12)) == [[] for _ in Visits(3).places]
+
+
+def test_a_visit_that_no_reference_follows_is_not_quiet() -> None:
+    visits = made_visits([1.0] * 4)
+    before = quiet_samples(visits, Reading(0.12))
+    visits.add(0, [1.0])
+    assert quiet_samples(visits, Reading(0.12)) == before
+    visits.add_reference([1.0])
+    assert quiet_samples(visits, Reading(0.12))[0] == [*before[0], [1.0]]
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=4, max_size=30), st.sampled_from([None, 0.7, 1.0]), st.booleans())
+def test_a_question_changes_nothing(references_ms: list[float], anchor_ms: float | None, busy: bool) -> None:
+    visits, reading = made_visits(references_ms), Reading(0.12, anchor_ms, busy)
+    before = copy.deepcopy(vars(visits))
+    level = reference_level(visits, reading)
+    now = reference_now(visits, Plan(tolerance=0.12))
+    is_busy_throughout(visits, reading)
+    assert vars(visits) == before
+    assert reference_level(visits, reading) == level
+    fresh = Reading(0.12)
+    assert now == reference_level(visits, Reading(0.12, busy=is_busy_throughout(visits, fresh)))
 
 
 @given(count=st.integers(1, 200), quantile=st.floats(0.05, 0.95))

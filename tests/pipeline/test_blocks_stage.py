@@ -79,8 +79,8 @@ def distil(context, wanted=ALL, progress=silent):
 
 
 def quality(context):
-    columns, cells = blocks.load_quality(context.hyperspace, context.run.path)
-    return columns, {(index, cell.block): cell for (index, _), cell in zip(ALL, cells, strict=True)}
+    table, cells = blocks.load_quality(context.hyperspace, context.run.path)
+    return table, {(index, cell.block): cell for (index, _), cell in zip(ALL, cells, strict=True)}
 
 
 def test_each_cell_is_trained_once_where_all_is_well(context, trainings):
@@ -88,10 +88,10 @@ def test_each_cell_is_trained_once_where_all_is_well(context, trainings):
     assert distil(context, progress=lambda *work: reports.append(work)) == []
     assert sorted(trainings.done) == [(*cell, 0) for cell in ALL]
     assert reports[-1][0] == reports[-1][1]
-    columns, cells = quality(context)
+    table, cells = quality(context)
     assert {key: cell.attempts for key, cell in cells.items()} == dict.fromkeys(ALL, 1)
     assert not any(cell.failure for cell in cells.values())
-    assert sorted(set(zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True))) == [
+    assert sorted(set(zip(table.stage.tolist(), table.block.tolist(), table.nsr_loss.tolist(), strict=True))) == [
         (*cell, loss) for cell, loss in FINE.items()
     ]
     assert not list(context.run.path.rglob("*checkpoint*"))
@@ -130,9 +130,8 @@ def test_what_looks_wrong_is_trained_once_more(context, trainings, losses, failu
     trainings.failures = {(0, 0, attempt): text for attempt, text in failures.items()}
     distil(context)
     assert [done for done in sorted(trainings.done) if done[2]] == [(0, 0, 1)]
-    columns, cells = quality(context)
-    assert {loss for *cell, loss in zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True)
-            if tuple(cell) == (0, 0)} == {kept}  # fmt: skip
+    table, cells = quality(context)
+    assert set(table.nsr_loss[(table.stage == 0) & (table.block == 0)].tolist()) == {kept}
     assert cells[0, 0].nsr_int8 == kept
     assert cells[0, 0].attempts == 2
     assert bool(cells[0, 0].failure) == failed

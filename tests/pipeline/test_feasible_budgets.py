@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from spaceevo import plugins
@@ -119,12 +120,10 @@ def test_a_budget_that_only_diverged_block_types_meet_is_refused_with_another(co
     for cell in cells:
         cell["failure"] = "no" if (cell["stage"], cell["block"]) == ("stage1", least.blocks[0]) else ""
     path.write_text(json.dumps(cells))
-    columns = space.blocks.load_columns(own)
-    columns["nsr_loss"] = [
-        float("nan") if (stage, block) == (0, least.blocks[0]) else loss
-        for stage, block, loss in zip(columns["stage"], columns["block"], columns["nsr_loss"], strict=True)
-    ]
-    space.blocks.write_table(own.path("blocks", "table.parquet"), columns)
+    table = space.blocks.load_table(own)
+    is_lost = (table.stage == 0) & (table.block == least.blocks[0])
+    lost = replace(table, nsr_loss=np.where(is_lost, np.nan, table.nsr_loss))
+    space.blocks.write_table(own.path("blocks", "table.parquet"), vars(lost))
     with pytest.raises(InfeasibleBudgetError, match=r"without stage1/.*, whose distillation diverged") as caught:
         space.run(own, folder, silent)
     space.run(with_budgets(context, named(caught.value)), folder, silent)

@@ -16,7 +16,7 @@ from spaceevo.runtimes.onnxruntime import float_operators
 
 STAGES = tuple(stage.NAME for stage in pipeline.STAGES)
 MODEL_KEYS = {
-    "budget_ms", "encoding", "macs", "params", "predicted_ms", "int8_ms", "fp32_ms", "speedup", "top1_fp32",
+    "origin", "budget_ms", "encoding", "macs", "params", "predicted_ms", "int8_ms", "fp32_ms", "speedup", "top1_fp32",
     "top1_fake_quant", "top1_int8", "verification", "int8_file", "fp32_file", "network_file",
 }  # fmt: skip
 

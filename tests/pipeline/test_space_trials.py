@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from spaceevo.config import Recipe, load_recipe
-from spaceevo.pipeline import space
+from spaceevo.pipeline import predict, space
 from spaceevo.pipeline.context import Context
-from spaceevo.records import SpaceSearchResult
+from spaceevo.predict.predictor import LatencyPredictor
+from spaceevo.progress import silent
+from spaceevo.records import SpaceSearchResult, SpaceTrial
 from spaceevo.search.space_search import best_of_block_types, of_other_widths
 
 NUM_TRIED = 3
@@ -67,6 +69,31 @@ def test_the_most_accurate_trial_is_chosen(tiny: Any) -> None:
         trials = [{"space": one, "top1": top1} for one, top1 in zip(spaces, top1s, strict=True)]
         tried = SpaceSearchResult.model_validate(found.model_dump() | {"trials": trials})
         assert tried.chosen == spaces[chosen]
+        assert SpaceSearchResult.model_validate_json(tried.model_dump_json()) == tried
+
+
+def test_a_budget_that_is_not_met_counts_before_accuracy(tiny: Any) -> None:
+    found = SpaceSearchResult.model_validate_json((tiny.folder / "space" / "search.json").read_bytes())
+    spaces = [found.best, found.best.model_copy(update={"encoding": "tiny-11-11"})]
+    for top1s, chosen in (
+        (((None, 0.9), (0.4, 0.3)), 1),
+        (((0.0, 0.9), (0.4, 0.3)), 0),
+        (((None, None), (0.0, None)), 1),
+    ):
+        trials = [SpaceTrial(space=one, top1=top1) for one, top1 in zip(spaces, top1s, strict=True)]
+        assert found.model_copy(update={"trials": tuple(trials)}).chosen == spaces[chosen]
+    assert SpaceTrial(space=found.best, top1=(None, 0.9)).mean_top1 is None
+    assert SpaceTrial(space=found.best, top1=(0.5, 0.75)).mean_top1 == 0.625
+
+
+def test_a_budget_that_no_network_is_found_for_has_no_accuracy(
+    tiny: Any, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context.of_folder(tiny.folder)
+    monkeypatch.setattr(LatencyPredictor, "network_ms", lambda self, subnet: 1e6)
+    trial = space._Trial(space.load(context).best, 0, tmp_path / "trial")
+    assert space._train(context, predict.load_predictor(context), trial, silent) is None
+    assert not trial.folder.exists()
 
 
 def test_the_training_of_networks_matters_where_there_are_trials(tiny: Any, recipe: Path) -> None:

@@ -11,7 +11,7 @@ from spaceevo.measure.store import Store
 from spaceevo.predict import assess as assessing
 from spaceevo.predict.assess import assess, judge
 from spaceevo.predict.fit import fit_measured, fit_subnets
-from spaceevo.records import AssessedNetwork, Measurement, TargetDescription
+from spaceevo.records import AssessedNetwork, Measurement, PredictorAssessment, TargetDescription
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.subnet import network_program
@@ -44,8 +44,19 @@ def test_figures_of_known_errors() -> None:
 
 def test_rank_correlation() -> None:
     assert judge(1, [network(1, 3), network(2, 2), network(3, 1)]).spearman == pytest.approx(-1.0)
-    assert judge(1, [network(1, 1)]).spearman == 0.0
-    assert judge(1, [network(1, 1), network(1, 2)]).spearman == 0.0
+    assert judge(1, [network(1, 1), network(2, 4), network(3, 2)]).spearman == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("pairs", [[(1, 1)], [(1, 1), (1, 2)], [(1, 2), (2, 2)]], ids=["one", "measured", "predicted"])
+def test_a_rank_correlation_that_is_undefined_is_none(pairs: list[tuple[float, float]]) -> None:
+    found = judge(1, [network(*pair) for pair in pairs])
+    assert found.spearman is None
+    assert PredictorAssessment.model_validate_json(found.model_dump_json()) == found
+
+
+def test_assessments_of_version_0_2_0_are_read() -> None:
+    found = judge(1, [network(1, 1)])
+    assert PredictorAssessment.model_validate(found.model_dump() | {"spearman": 0.0}).spearman == 0.0
 
 
 def test_nothing_to_judge_on() -> None:

@@ -44,6 +44,7 @@ ENCODING = "r40_stem-conv-relu-16_stage1-mbv2-relu6-3#24#4.0_stage2-fused-mbconv
 def make_model(budget_ms: float, top1_int8: float, **changes: object) -> ModelResult:
     int8_ms = 0.98 * budget_ms
     values: dict[str, object] = {
+        "origin": "found",
         "budget_ms": budget_ms,
         "encoding": ENCODING,
         "macs": int(9.87e6 * budget_ms),

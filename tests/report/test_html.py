@@ -108,6 +108,16 @@ def test_what_was_fine_tuned_shows_what_it_was_before() -> None:
     assert "before fine-tuning" not in Page(html.render(make_data())).text
 
 
+@pytest.mark.parametrize(
+    ("busy", "told", "not_told"),
+    [(False, "the lower quartile, over the quiet visits", "the median, over"), (True, "the median, over", "quartile")],
+)
+def test_what_a_latency_is(busy: bool, told: str, not_told: str) -> None:
+    text = Page(html.render(make_data(busy=busy))).text
+    assert f"Latencies are measured on the target: {told}" in text
+    assert not_told not in text
+
+
 def test_links_to_the_files_are_relative(page: Page) -> None:
     links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
     assert links[:2] == ["export/model_0.8ms_int8.onnx", "export/model_0.8ms_fp32.onnx"]
@@ -196,6 +206,17 @@ def test_short_trainings_of_spaces_are_shown(data: ReportData, page: Page) -> No
     assert "Trials of near-equal" in tried.text
     assert "65.0 %" in tried.text
     assert f"The space that was trained: {spaces[1].encoding}" in tried.text
+    trials[0]["top1"] = (None, 0.8, 0.9)
+    unmet = Page(
+        html.render(replace(data, search=type(search).model_validate(search.model_dump() | {"trials": trials})))
+    )
+    assert "– (no network meets it) 80.0 % 90.0 % –" in unmet.text
+    assert f"The space that was trained: {spaces[1].encoding}" in unmet.text
+
+
+def test_a_rank_correlation_that_is_undefined_is_a_dash(data: ReportData) -> None:
+    undefined = replace(data, assessment=data.assessment.model_copy(update={"spearman": None}))
+    assert "rank correlation – (undefined: one network, or equal latencies)" in Page(html.render(undefined)).text
 
 
 def test_what_was_read_of_the_data_is_told() -> None:

@@ -163,6 +163,26 @@ def test_doubts(blocks: dict[int, tuple[float, float, float]], failed: set[int],
     assert without_failed(table, found).failed == {(0, block) for block in failed}
 
 
+@pytest.mark.parametrize("lacking", ["macs", "num_params"])
+def test_where_a_size_is_not_told_no_block_type_is_smaller(lacking: str) -> None:
+    table = made({0: (0.4, 0.6, 1.0), 1: (0.61, 0.8, 5.0), 2: (0.94, 0.99, 0.5)})
+    told = doubts(table)
+    found = doubts(replace(table, **{lacking: None}))
+    assert {doubt.block for doubt in told} == {1, 2}
+    assert [doubt.block for doubt in found] == [2]
+    assert found == doubts(replace(table, **{lacking: np.zeros(27)})), "as in version 0.2.0, where 0 stood for it"
+
+
+def test_columns_that_a_table_lacks_are_none(tmp_path: Path) -> None:
+    columns = released()
+    path = write({k: v for k, v in columns.items() if k not in ("mflops", "blocks", "cin")}, tmp_path / "t.parquet")
+    table = load_block_table(path, ONNXW)
+    assert (table.macs, table.blocks, table.in_width) == (None, None, None)
+    assert table.num_params is not None
+    assert table.num_params[0] == round(columns["mparams"][0] * 1e6)
+    assert doubts(table) == doubts(replace(load_block_table(write(columns, path), ONNXW), macs=None))
+
+
 def test_single_wrong_losses_are_no_failure() -> None:
     """They are an error of the table, not of a training."""
     table = made({0: (0.4, 0.6, 1.0)})

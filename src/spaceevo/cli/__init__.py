@@ -1,4 +1,4 @@
-"""The command line: one file per verb, and one verb per stage of the pipeline."""
+"""The command line: one file per verb, and one verb per stage of a run."""
 
 from __future__ import annotations
 

@@ -80,9 +80,11 @@ def register(app: typer.Typer) -> None:
         """
         from spaceevo import interrupts
         from spaceevo.ownership import at_home, claim_folder
-        from spaceevo.pipeline import blocks as room
-        from spaceevo.pipeline import preflight
         from spaceevo.progress import lines, shown
+        from spaceevo.run import preflight
+        from spaceevo.run.stage import load_stage
+        from spaceevo.tools.cells import trained_cells
+        from spaceevo.tools.distillation import distil
 
         console = Console(stderr=as_json, highlight=False)
         out = at_home(out)
@@ -90,8 +92,8 @@ def register(app: typer.Typer) -> None:
             "teacher_network": teacher, "num_images": num_images, "steps_fp32": steps_fp32, "steps_int8": steps_int8,
             "batch_size": batch_size, "lr": lr, "substages": substages, "score_images": score_images,
         }, teacher_epochs, weight_scales, seed, lines(console))  # fmt: skip
-        preflight.check_names(context, [room.NAME])
-        preflight.check_here(context, [room.NAME])
+        preflight.check_names(context, [load_stage("blocks")])
+        preflight.check_here(context, [load_stage("blocks")])
         searched = context.hyperspace.searched
         cells = _cells(context.hyperspace, stage or [], block or [])
         claim_folder(out, "cells")
@@ -102,10 +104,10 @@ def register(app: typer.Typer) -> None:
                 interrupts.check()
                 show(done, total)
 
-            elsewhere = room.distil(context, w_qmax, out, cells, progress)
+            elsewhere = distil(context, w_qmax, out, cells, progress)
         for index, number in elsewhere:
             console.print(f"{searched[index].name}, block {number}: another process is at it.", soft_wrap=True)
-        found = [one for one in room.trained_cells(context.hyperspace, out) if one[0] in cells]
+        found = [one for one in trained_cells(context.hyperspace, out) if one[0] in cells]
         if as_json:
             typer.echo(json.dumps([record.model_dump(exclude={"curve"}) for _, record in found], indent=1))
             return
@@ -135,36 +137,38 @@ def register(app: typer.Typer) -> None:
 
         The table is for `spaceevo space score` and `search`, with the latency of what is not searched as printed.
         """
-        from spaceevo import targets
         from spaceevo.ownership import output_file
-        from spaceevo.pipeline import blocks as room
         from spaceevo.search.tables import doubts
+        from spaceevo.tools import targets
+        from spaceevo.tools.block_table import base_ms, table_columns, with_latency, write_table
+        from spaceevo.tools.cells import failed_cells, load_distillation, load_quality
+        from spaceevo.train.distillation import all_cells
 
         out = output_file(out, force=force)
         console = Console(stderr=as_json, highlight=False)
-        about, hyperspace = room.load_distillation(folder)
-        columns, cells = room.load_quality(hyperspace, folder)
+        about, hyperspace = load_distillation(folder)
+        quality, cells = load_quality(hyperspace, folder)
         device = targets.open_device(target, threads, core_numbers(cores), target_folder)
         predictor = targets.load_predictor(device, "int8")
-        failed = room.failed_cells(hyperspace, cells)
-        joined = room.with_latency(hyperspace, columns, failed, predictor)
-        room.write_table(out, room.table_columns(joined))
-        base_ms = room.base_ms(hyperspace, about.num_classes, predictor)
+        failed = failed_cells(hyperspace, cells)
+        joined = with_latency(hyperspace, quality, failed, predictor)
+        write_table(out, table_columns(joined))
+        base = base_ms(hyperspace, about.num_classes, predictor)
         doubtful = {(doubt.stage, doubt.block): doubt.reason for doubt in doubts(joined) if not doubt.is_failed}
         if as_json:
-            result = {"table": str(out), "base_latency_ms": base_ms, "cells": [
+            result = {"table": str(out), "base_latency_ms": base, "cells": [
                 {**cell.model_dump(exclude={"curve"}), "doubt": doubtful.get(key, "")}
-                for key, cell in zip(room.all_cells(hyperspace), cells, strict=True)
+                for key, cell in zip(all_cells(hyperspace), cells, strict=True)
             ]}  # fmt: skip
             typer.echo(json.dumps(result, indent=1))
-        console.print(_summary(cells, [doubtful.get(key, "") for key in room.all_cells(hyperspace)]))
+        console.print(_summary(cells, [doubtful.get(key, "") for key in all_cells(hyperspace)]))
         if about.w_qmax != device.target.w_qmax:
             console.print(f"The cells were distilled for weight codes up to {about.w_qmax}; {target} takes "
                           f"{device.target.w_qmax}.", soft_wrap=True)  # fmt: skip
-        base = ",".join(f"{resolution}={ms:.4g}" for resolution, ms in base_ms.items())
+        option = ",".join(f"{resolution}={ms:.4g}" for resolution, ms in base.items())
         console.print(f"Table: {out}", soft_wrap=True)
         console.print(f"Use it with: spaceevo space search --hyperspace {hyperspace.name} --table {out} --latency MS "
-                      f"--base-latency {base}", soft_wrap=True)  # fmt: skip
+                      f"--base-latency {option}", soft_wrap=True)  # fmt: skip
 
 
 def _context(
@@ -183,7 +187,7 @@ def _context(
     from spaceevo.artifacts import RunFolder
     from spaceevo.config import Recipe, load_recipe
     from spaceevo.errors import RecipeError
-    from spaceevo.pipeline.context import Context, named_data
+    from spaceevo.run.context import Context, named_data
     from spaceevo.settings import parse
 
     if recipe_path is None:
@@ -210,7 +214,7 @@ def _context(
 
 def _cells(hyperspace: Any, stages: Sequence[str], blocks: Sequence[int]) -> list[tuple[int, int]]:
     """The cells of some stages and block types; of all where none are named."""
-    from spaceevo.pipeline.blocks import all_cells
+    from spaceevo.train.distillation import all_cells
 
     names = [stage.name for stage in hyperspace.searched]
     wanted = []

@@ -17,11 +17,11 @@ def register(app: typer.Typer) -> None:
 
         Runs what this needs first, unless it is done. Interrupted, it goes on where it stood.
         """
-        from spaceevo.pipeline import compare as room
-
         console = Console(stderr=as_json)
-        context = run_stage(recipe, out, room.NAME, console)
-        comparison = room.load(context)
+        run = run_stage(recipe, out, "compare", console)
+        from spaceevo.stages import compare as room
+
+        comparison = run[room.STAGE]
         if as_json:
             typer.echo(comparison.model_dump_json(indent=1))
             return
@@ -31,4 +31,4 @@ def register(app: typer.Typer) -> None:
         for table in comparison_tables(comparison):
             console.print(table)
         console.print(headline(comparison), highlight=False, soft_wrap=True)
-        console.print(f"Page: {context.path(room.NAME, room.PAGE).resolve()}", highlight=False, soft_wrap=True)
+        console.print(f"Page: {(run.folder / room.STAGE.name / room.PAGE).resolve()}", highlight=False, soft_wrap=True)

@@ -54,8 +54,8 @@ def register(app: typer.Typer) -> None:
             run_until(source, out, "export", as_json)
             return
         from spaceevo.ownership import at_home
-        from spaceevo.pipeline import handout
         from spaceevo.progress import lines, shown
+        from spaceevo.tools import handout
 
         console = Console(stderr=as_json)
         say = lines(console)
@@ -97,9 +97,9 @@ def register(app: typer.Typer) -> None:
         tensor that differs is told. The exit code is 1 if anything is damaged or broken.
         """
         from spaceevo.ownership import kind_of
-        from spaceevo.pipeline import handout
-        from spaceevo.pipeline.integrity import check_folder
         from spaceevo.progress import lines, shown
+        from spaceevo.tools import handout
+        from spaceevo.tools.integrity import check_folder
 
         console = Console(stderr=as_json)
         say = lines(console)

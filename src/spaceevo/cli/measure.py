@@ -55,9 +55,9 @@ def register(app: typer.Typer) -> None:
         A network of the zoo or an encoding is measured with random weights: latency does not depend on them. What was
         measured before, on the same target with the same versions, is not measured again.
         """
-        from spaceevo import targets as room
         from spaceevo.ownership import output_file
         from spaceevo.progress import shown
+        from spaceevo.tools import targets as room
 
         export = None if export is None else output_file(export, force=force)
         precisions = [_precision(word) for word in precision]

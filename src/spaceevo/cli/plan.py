@@ -60,14 +60,18 @@ def register(app: typer.Typer) -> None:
         console = Console(stderr=as_json, highlight=False)
         from spaceevo.artifacts import MANIFEST, RunFolder
         from spaceevo.ownership import claim_folder, output_file
-        from spaceevo.pipeline import STAGES, preflight, space
-        from spaceevo.pipeline.context import Context
-        from spaceevo.pipeline.plan import beside
-        from spaceevo.pipeline.plan import plan as planned
-        from spaceevo.pipeline.rates import holds_rates, load_rates, measure_rates
-        from spaceevo.pipeline.work import typical_space, work_of
         from spaceevo.progress import lines, shown
+        from spaceevo.run import preflight
+        from spaceevo.run.context import Context
+        from spaceevo.run.planning import Planning
+        from spaceevo.run.run import result_of
+        from spaceevo.run.stage import LAST, in_order
+        from spaceevo.run.work import typical_space, work_of
+        from spaceevo.stages import space
         from spaceevo.storage import located
+        from spaceevo.tools.plan import beside
+        from spaceevo.tools.plan import plan as planned
+        from spaceevo.tools.rates import holds_rates, load_rates, measure_rates
 
         folder, storage = located(out or Path("runs") / settings.name)
         if save_rates is not None:
@@ -77,7 +81,7 @@ def register(app: typer.Typer) -> None:
         if storage:
             storage.joined().pull()
         context = Context(settings, RunFolder(folder), say=lines(console))
-        stages = [stage.NAME for stage in STAGES]
+        stages = in_order(LAST)
         preflight.check_names(context, stages)
         if rates is None:  # else it may be planned for another machine
             preflight.check_here(context, stages)
@@ -86,7 +90,8 @@ def register(app: typer.Typer) -> None:
             counts = len(data.train_labels), len(data.val_labels), data.num_classes
         else:
             counts = num_train, num_val, num_classes
-        found = space.load_space(context) if (folder / space.NAME / MANIFEST).exists() else None
+        is_found = (folder / space.STAGE.name / MANIFEST).exists()
+        found = result_of(context, space.STAGE).space if is_found else None
         if rates is not None:
             speeds = load_rates(rates)
         else:
@@ -95,7 +100,7 @@ def register(app: typer.Typer) -> None:
         if save_rates is not None:
             write_atomically(save_rates, speeds.model_dump_json(indent=1))
         work = work_of(settings, context.hyperspace, *counts, found)
-        result = beside(planned(settings, work, speeds, machines, efficiency), folder)
+        result = beside(planned(Planning(settings, work, speeds, machines, efficiency)), folder)
         if as_json:
             typer.echo(result.model_dump_json(indent=1))
             return

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from spaceevo.cli.run import STAGE_VERBS, ForceOption, JsonOption, run_until
+from spaceevo.cli.run import STAGE_FILES, ForceOption, JsonOption, run_until
 from spaceevo.cli.target import (
     ClassesOption,
     CoresOption,
@@ -33,7 +33,7 @@ MAX_ROWS = 40
 def register(app: typer.Typer) -> None:
     """Add the verb."""
 
-    @app.command(help=f"{STAGE_VERBS['predict']} Or predict networks on a target, after `spaceevo target fit`.")
+    @app.command(help=f"{STAGE_FILES.about('predict')} Or predict networks on a target, after `spaceevo target fit`.")
     def predict(
         source: Annotated[
             str, typer.Argument(help="A recipe; or a target, runtime@transport.", metavar="RECIPE|TARGET",
@@ -66,10 +66,10 @@ def register(app: typer.Typer) -> None:
                 raise typer.BadParameter("networks go with a target, not with a recipe")
             run_until(Path(source), out, "predict", as_json)
             return
-        from spaceevo import targets as room
         from spaceevo.artifacts import write_atomically
         from spaceevo.ownership import PREDICTIONS, output_file
         from spaceevo.predict.lists import named_networks
+        from spaceevo.tools import targets as room
 
         path = None if out is None else output_file(Path(out), force=force)
         device = room.open_device(source, threads, core_numbers(cores), folder)

@@ -81,15 +81,17 @@ def register(app: typer.Typer) -> None:
         assert weights is not None
         from spaceevo.artifacts import RunFolder
         from spaceevo.ownership import claim_folder
-        from spaceevo.pipeline import quantize as room
-        from spaceevo.pipeline.context import note_files
+        from spaceevo.progress import Shown
+        from spaceevo.run.context import note_files
         from spaceevo.settings import parse
+        from spaceevo.tools import quantize as room
+        from spaceevo.tools.weight_source import NetworkSettings
         from spaceevo.train.ptq import PtqSettings
 
         def checked(model: Any, **values: Any) -> Any:
             return parse(model, values, "The command line")
 
-        which = checked(room.NetworkSettings, network=network or "", weights=str(weights), space=space,
+        which = checked(NetworkSettings, network=network or "", weights=str(weights), space=space,
                         resolution=resolution)  # fmt: skip
         inputs = checked(room.InputSettings, data=data, image_size=image_size, flip=flip, target=target, seed=seed)
         ptq = checked(PtqSettings, ranges=ranges, percentile=percentile, weight_scales=weight_scales,
@@ -98,10 +100,11 @@ def register(app: typer.Typer) -> None:
         name = weights.stem if space or not network else network
         folder = claim_folder(out or Path("runs") / f"quantize-{run_name(name)}", "quantize")
         console = Console(stderr=as_json)
+        display = Shown(console)
         console.print(f"Output folder: {folder}", highlight=False, soft_wrap=True)
         with RunFolder(folder).locked():
-            quantized = room.quantize(which, inputs, ptq, finetuning, folder, console)
-            result, files = room.write(quantized, run_name(name), console)
+            quantized = room.quantize(which, inputs, ptq, finetuning, folder, display)
+            result, files = room.write(quantized, run_name(name), display)
             note_files(quantized.context, [file.relative_to(folder).as_posix() for file in files])
         if as_json:
             typer.echo(result.model_dump_json(indent=1))

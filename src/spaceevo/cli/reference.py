@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
         Prints a line per file and per parity case. The exit code is 1 if anything falls short.
         """
-        from spaceevo.pipeline.reference import check as findings_of
+        from spaceevo.tools.reference import check as findings_of
 
         console = Console(stderr=as_json, highlight=False)
         findings = []

@@ -11,19 +11,11 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-#: Name and help of the stages' verbs, in order; a test holds them equal to `pipeline.STAGES`.
-STAGE_VERBS = {
-    "study": "Measure which operators and widths gain from INT8 on the target.",
-    "predict": "Fit the INT8 latency predictor and judge it on unseen networks.",
-    "blocks": "Distil and quantize every block type on its own; fill the block table.",
-    "space": "Evolve the search space by its Q-T score.",
-    "supernet": "Train the quantized-for-all supernet.",
-    "subnets": "Search the best subnets under each latency budget.",
-    "finetune": "Fine-tune the found subnets, each alone, if the recipe asks for it.",
-    "baselines": "Train hand-made networks of matching latency with equal effort.",
-    "export": "Export, verify against the integer reference, measure on the target.",
-    "report": "Write report.html and summary.json.",
-}
+from spaceevo.cli import VERBS
+from spaceevo.plugins import Registry
+
+#: Every file of `spaceevo.stages` is a verb; its docstring begins with the help. None is imported before it runs.
+STAGE_FILES = Registry("spaceevo.stages", object)
 
 _RECIPE_VERB = "recipe"
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
@@ -48,9 +40,9 @@ def register(app: typer.Typer) -> None:
         """
         run_until(recipe, out, "report", as_json)
 
-    for name, text in STAGE_VERBS.items():
-        if name not in ("blocks", "export", "predict", "space"):  # take more than a recipe, see their modules
-            _register_stage(app, name, text)
+    for name in STAGE_FILES.names():
+        if name not in VERBS.names():  # those that take more than a recipe have files of their own
+            _register_stage(app, name, STAGE_FILES.about(name))
 
 
 class _RecipeOrVerb(TyperGroup):
@@ -67,10 +59,10 @@ def stage_group(app: typer.Typer, name: str, other_verbs: str) -> typer.Typer:
 
     Args:
         app: To add it to.
-        name: Of the stage.
+        name: Name of the stage, and of the verb.
         other_verbs: Help on what they do.
     """
-    text = f"{STAGE_VERBS[name]} With a recipe, runs what this needs first, unless it is done. {other_verbs}"
+    text = f"{STAGE_FILES.about(name)} With a recipe, runs what this needs first, unless it is done. {other_verbs}"
     group = typer.Typer(cls=_RecipeOrVerb, no_args_is_help=True, help=text)
     app.add_typer(group, name=name)
 
@@ -93,17 +85,17 @@ def run_until(recipe_path: Path, out: str | Path | None, stage: str, as_json: bo
     """Run a recipe up to a stage and print what came out.
 
     Args:
-        recipe_path: The recipe.
+        recipe_path: Where the recipe lies, a YAML file.
         out: The run folder or its URL; None takes `runs/NAME`.
         stage: The last stage.
         as_json: Print JSON to standard output, and progress to standard error.
     """
     console = Console(stderr=as_json)
-    context = run_stage(recipe_path, out, stage, console)
-    folder = context.run.path
-    from spaceevo.pipeline import report
+    run = run_stage(recipe_path, out, stage, console)
+    folder = run.folder
+    from spaceevo.stages import report
 
-    if stage != report.NAME:
+    if stage != report.STAGE.name:
         manifest = (folder / stage / "stage.json").read_text(encoding="utf-8")
         if as_json:
             typer.echo(manifest)
@@ -111,7 +103,7 @@ def run_until(recipe_path: Path, out: str | Path | None, stage: str, as_json: bo
             for file in json.loads(manifest)["files"]:
                 console.print(f"  {folder / stage / file}", highlight=False, soft_wrap=True)
         return
-    summary = report.load(context)
+    summary = run[report.STAGE].summary
     if as_json:
         typer.echo(summary.model_dump_json(indent=1))
         return
@@ -123,13 +115,13 @@ def run_until(recipe_path: Path, out: str | Path | None, stage: str, as_json: bo
 
 
 def run_stage(recipe_path: Path, out: str | Path | None, stage: str, console: Console) -> Any:
-    """Run a recipe up to a stage; its context. Under `torchrun`, all but the first process only train, and exit.
+    """Run a recipe up to a stage. Under `torchrun`, all but the first process only train, and exit.
 
     Args:
-        recipe_path: The recipe.
+        recipe_path: Where the recipe lies, a YAML file.
         out: The run folder or its URL; None takes `runs/NAME`.
         stage: The last stage.
-        console: For progress.
+        console: Shows progress; standard error where standard output is JSON.
     """
     from spaceevo.config import load_recipe
     from spaceevo.errors import TrainingError
@@ -142,18 +134,19 @@ def run_stage(recipe_path: Path, out: str | Path | None, stage: str, console: Co
     if this_launch().rank == 0:  # the first of torchrun's processes; told before torch takes seconds to load
         here = f", here in {folder}" if storage else ""
         console.print(f"Run folder: {place}{here}", highlight=False, soft_wrap=True)
-    from spaceevo import pipeline
+    from spaceevo.progress import Shown
+    from spaceevo.run.run import Run, help_train
     from spaceevo.train.ranks import joined
 
     with joined() as ranks:
         if not ranks.is_first:
-            pipeline.help_train(recipe, place, ranks)
+            help_train(recipe, place, ranks)
             raise typer.Exit
         try:
-            context = pipeline.run(recipe, place, console, stage, ranks)
+            run = Run(recipe, place, Shown(console), ranks).until(stage)
         except BaseException:
             with suppress(TrainingError):  # where another one is gone too: what went wrong first is told
                 ranks.agree(False)
             raise
         ranks.agree(False)  # the others may end
-        return context
+        return run

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Tell what a target is: processor, flags, runtime, largest weight code, state, and what was measured there."""
-        from spaceevo import targets as room
+        from spaceevo.tools import targets as room
 
         device = room.open_device(name, threads, core_numbers(cores), folder)
         about = room.describe_device(device)
@@ -87,10 +87,10 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Measure INT8 against FP32 by operator, width, kernel size, activation and block type, and give advice."""
-        from spaceevo import targets as room
         from spaceevo.config import StudySettings
         from spaceevo.progress import shown
         from spaceevo.settings import parse
+        from spaceevo.tools import targets as room
 
         wanted = parse(StudySettings, {"widths": _numbers(widths), "sizes": _numbers(sizes)}, "The command line")
         console = Console(stderr=as_json)
@@ -121,7 +121,7 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """List the time per operator, in the context of the whole network, as the runtime itself counts it."""
-        from spaceevo import targets as room
+        from spaceevo.tools import targets as room
 
         device = room.open_device(name, threads, (), None)
         times = room.profile(device, network, space, num_classes, "fp32" if fp32 else "int8", repeats)
@@ -154,8 +154,8 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Measure random networks of hyperspaces and fit a latency predictor, for `spaceevo predict`."""
-        from spaceevo import targets as room
         from spaceevo.progress import shown
+        from spaceevo.tools import targets as room
 
         console = Console(stderr=as_json)
         precision: Literal["int8", "fp32"] = "fp32" if fp32 else "int8"
@@ -180,8 +180,8 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Measure networks that a predictor has not seen, and tell how well it predicts them."""
-        from spaceevo import targets as room
         from spaceevo.progress import shown
+        from spaceevo.tools import targets as room
 
         console = Console(stderr=as_json)
         device = room.open_device(name, threads, core_numbers(cores), folder)

@@ -27,7 +27,7 @@ class Needs:
     """What each job takes of the machine that it runs on.
 
     Attributes:
-        cpus: Cores.
+        cpus: Cores that a job computes on.
         gpus: Of them, or a share of one.
         device: Name of something that is attached to certain machines, and serves one job at a time; empty for none.
     """
@@ -63,7 +63,7 @@ class Engine(Protocol):
             progress: Called in this thread, with work done and in all, several times a second also when nothing has
                 changed; what it raises ends everything.
             sizes: How much work each job is, for the progress; all alike without.
-            needs: Of each job.
+            needs: What each job computes on.
 
         Yields:
             Position and result of each job. An iterator that is closed early cancels what is not done.
@@ -81,7 +81,7 @@ class Engine(Protocol):
         Args:
             work: Called in each of them; once it is finished, a further call returns at once what came out.
             progress: As in `map`; what the first process reports counts.
-            needs: Of each process.
+            needs: What each process computes on.
 
         Returns:
             What a call in this process returns at the end.
@@ -101,9 +101,9 @@ class Shares:
     """Adds up how far jobs are.
 
     Args:
-        count: Of the jobs.
+        count: How many jobs there are.
         sizes: How much work each is; all alike where there are none.
-        progress: To tell.
+        progress: Told of the work that is done, as a share of that of all jobs.
     """
 
     def __init__(self, count: int, sizes: Sequence[float], progress: ProgressCallback) -> None:

@@ -34,7 +34,7 @@ class RayEngine:
     """See `spaceevo.engines.Engine`. A device is a custom resource of the machines that have it.
 
     Args:
-        settings: Of the recipe.
+        settings: The section `engine` of the recipe.
     """
 
     def __init__(self, settings: EngineSettings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -96,7 +96,7 @@ class Reference:
     """The model that all others are measured beside.
 
     Attributes:
-        path: Its file.
+        path: File of the reference model.
         latency_ms: What it took when the target was first measured; None where this is the first session.
         busy: Whether the target was busy all the time when it was first measured.
     """
@@ -183,20 +183,20 @@ def measure(
         for files in group_files(paths, plan, size_bytes or _size_bytes):
             with closing(_Models(device, [*files, reference.path])) as models:
                 models.load()
-                group = _Group(models, plan, anchor_ms, busy=busy)
+                group = _Group(models, plan, Reading(plan.tolerance, anchor_ms, busy))
 
                 def advance(done: int, total: int, start: int = start) -> None:
                     progress(start * plan.visits + done, len(paths) * plan.visits)
 
                 def hand_out(min_visits: int, start: int = start, group: _Group = group) -> None:
                     nonlocal anchor_ms, busy
-                    level = group.reference_level()
+                    level = reference_level(group.visits, group.reading)
                     if level is None:
                         return
                     if anchor_ms is None:
-                        anchor_ms, busy = anchored(level), group.busy
+                        anchor_ms, busy = anchored(level), group.reading.busy
                     if level.latency_ms * (1 + plan.tolerance) < anchor_ms:
-                        raise FasterReferenceError(group.reference_now() or level, anchor_ms, target)
+                        raise FasterReferenceError(reference_now(group.visits, plan) or level, anchor_ms, target)
                     for number, measurement in group.finished(min_visits, level, anchor_ms):
                         results[start + number] = measurement
                         measured(start + number, measurement)
@@ -287,35 +287,129 @@ def group_files(paths: Sequence[Path], plan: Plan, size_bytes: Callable[[Path], 
 
 
 @dataclass(frozen=True, slots=True)
-class _Visit:
-    model: int
+class Visit:
+    """A visit to a model.
+
+    Attributes:
+        place: Number of the model in its group; from `Visits.num_models` on, the reference, measured as they are.
+        samples_ms: Latencies of its inferences, at least one.
+        segment: It lies between the reference visits `segment` and `segment + 1`.
+    """
+
+    place: int
     samples_ms: list[float]
-    segment: int  # lies between the reference visits `segment` and `segment + 1`
+    segment: int
+
+
+class Visits:
+    """All visits of a group so far, in the order of time. They are added to, and never changed.
+
+    Attributes:
+        num_models: Of the group, without the reference.
+        references: Samples of every visit to the reference that tells when the machine is quiet.
+        measured: The visits that measure something.
+    """
+
+    def __init__(self, num_models: int) -> None:
+        self.num_models = num_models
+        self.references: list[list[float]] = []
+        self.measured: list[Visit] = []
+
+    @property
+    def places(self) -> range:
+        """What is measured: the models, and the reference several times.
+
+        The reference is also measured as the others are: it is visited oftener as a reference, sometimes twice in a
+        row, and so finds the caches warmer.
+        """
+        return range(self.num_models + _REFERENCE_SHARE)
+
+    def add_reference(self, samples_ms: list[float]) -> None:
+        """Note a visit that tells whether the machine is quiet."""
+        self.references.append(samples_ms)
+
+    def add(self, place: int, samples_ms: list[float]) -> None:
+        """Note a visit that measures, after the last one of the reference."""
+        self.measured.append(Visit(place, samples_ms, len(self.references) - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How visits are read.
+
+    Attributes:
+        tolerance: As of a `Plan`.
+        anchor_ms: What the reference took when the target was first measured; None where that is now.
+        busy: Whether the target is busy all the time, and was when it was first measured: then every visit counts.
+    """
+
+    tolerance: float
+    anchor_ms: float | None = None
+    busy: bool = False
+
+
+def reference_medians(visits: Visits) -> list[float]:
+    """Median of each visit to the reference, in ms."""
+    return [float(np.median(samples)) for samples in visits.references]
+
+
+def quiet_limit_ms(visits: Visits, reading: Reading) -> float:
+    """How slow the reference may be around a quiet visit; needs a visit to it."""
+    floor_ms = float(np.quantile(reference_medians(visits), FLOOR_QUANTILE))
+    if reading.anchor_ms is not None:
+        floor_ms = min(floor_ms, reading.anchor_ms * (1 + reading.tolerance))
+    return floor_ms * (1 + reading.tolerance)
+
+
+def quiet_samples(visits: Visits, reading: Reading) -> list[list[list[float]]]:
+    """[place][visit][inference], in ms: of the quiet visits; of all where the target is busy all the time."""
+    quiet: list[list[list[float]]] = [[] for _ in visits.places]
+    if reading.busy:
+        for visit in visits.measured:
+            quiet[visit.place].append(visit.samples_ms)
+    elif visits.measured:
+        limit_ms, references = quiet_limit_ms(visits, reading), reference_medians(visits)
+        for visit in visits.measured:
+            around = references[visit.segment : visit.segment + 2]
+            if len(around) == 2 and max(around) <= limit_ms:
+                quiet[visit.place].append(visit.samples_ms)
+    return quiet
+
+
+def reference_level(visits: Visits, reading: Reading) -> Measurement | None:
+    """The reference, measured as the other models; None where it has too few quiet visits."""
+    quiet = [visit for samples in quiet_samples(visits, reading)[visits.num_models :] for visit in samples]
+    return _summary(quiet, reading.busy) if len(quiet) >= _MIN_VISITS else None
+
+
+def reference_now(visits: Visits, plan: Plan) -> Measurement | None:
+    """The same, as if the target had never been measured before."""
+    fresh = Reading(plan.tolerance)
+    return reference_level(visits, replace(fresh, busy=is_busy_throughout(visits, fresh)))
+
+
+def is_busy_throughout(visits: Visits, reading: Reading) -> bool:
+    """Whether a model hardly gets quiet visits, as the reference is seldom near its floor twice in a row."""
+    fast = np.array(reference_medians(visits)) <= quiet_limit_ms(visits, reading)
+    lasting = float(np.mean(fast[:-1] & fast[1:]))
+    is_rare = min(map(len, quiet_samples(visits, reading))) < _MIN_VISITS
+    return is_rare and lasting < _LASTING * float(fast.mean())
 
 
 class _Group:
-    """Loaded models that are measured together, in interleaved rounds; see `measure`."""
+    """Loaded models that are measured together, in interleaved rounds; see `measure`.
 
-    def __init__(
-        self,
-        models: _Models,
-        plan: Plan,
-        anchor_ms: float | None,
-        *,
-        busy: bool = False,
-        seed: int = 0,
-    ) -> None:
-        # The reference is also measured as the others are: it is visited oftener as a reference, sometimes twice
-        # in a row, and so finds the caches warmer.
-        self._num_models = len(models) - 1
-        self._places = [*range(self._num_models), *[self._num_models] * _REFERENCE_SHARE]
-        self._models, self._plan, self._anchor_ms = models, plan, anchor_ms
+    Attributes:
+        visits: All that were made so far.
+        reading: How they are read; once it is seen that the target is busy all the time, with that.
+    """
+
+    def __init__(self, models: _Models, plan: Plan, reading: Reading, *, seed: int = 0) -> None:
+        self.visits, self.reading = Visits(len(models) - 1), reading
+        self._models, self._plan = models, plan
         self._rng = seeding.python_random(seed, "session")
-        self._references: list[list[float]] = []  # samples of every visit to the reference
-        self._visits: list[_Visit] = []
         self._num_rounds = 0
         self._spent_ms = 0.0
-        self.busy = busy
         self._before = DeviceState()
 
     def run(self, progress: Progress) -> None:
@@ -331,11 +425,12 @@ class _Group:
         plan, models = self._plan, self._models
         self._before = models.device.state()
         repeats = self._warm_up()
-        wanted, done, is_first = self._num_models * plan.visits, 0, True
-        is_known = self._anchor_ms is not None
-        quiet = self._quiet()
+        num_models = self.visits.num_models
+        wanted, done, is_first = num_models * plan.visits, 0, True
+        is_known = self.reading.anchor_ms is not None
+        quiet = quiet_samples(self.visits, self.reading)
         while self._num_rounds < plan.max_rounds or self._spent_ms < plan.patience_ms:
-            lacking = [number for number, own in enumerate(quiet) if self._lacks(own)]
+            lacking = [place for place, visits in enumerate(quiet) if self._lacks(visits)]
             if not lacking:
                 break
             if is_first and done >= _RELOAD_AFTER * wanted:
@@ -347,34 +442,25 @@ class _Group:
                 self._num_rounds += 1
                 self._round(list(lacking), repeats)
             is_late = self._num_rounds >= _LOOK_AFTER * plan.max_rounds or self._spent_ms >= plan.patience_ms
-            if not is_known and is_late and len(self._references) >= _LOOK_AT:
-                self.busy, is_known = self._is_busy_throughout(), True
-            quiet = self._quiet()
+            if not is_known and is_late and len(self.visits.references) >= _LOOK_AT:
+                busy, is_known = is_busy_throughout(self.visits, self.reading), True
+                self.reading = replace(self.reading, busy=busy)
+            quiet = quiet_samples(self.visits, self.reading)
             # A faster reference can turn earlier visits unquiet, but progress never goes back.
-            done = max(done, sum(min(len(own), plan.visits) for own in quiet[: self._num_models]))
+            done = max(done, sum(min(len(visits), plan.visits) for visits in quiet[:num_models]))
             progress(done, wanted)
         if min(map(len, quiet)) < min(_MIN_VISITS, plan.visits):
             fewest = min(map(len, quiet))
             raise self._unstable(f"in {self._num_rounds} rounds a model had {fewest} of {plan.visits} quiet visits")
-        for own, place in zip(quiet, self._places, strict=True):
-            if len(own) > 1 and _width(found := _summary(own, self.busy)) > TOO_WIDE_SHARE:
-                what = f"the latency of {models.names[place]} is {found.low_ms:.3g} to {found.high_ms:.3g} ms"
-                raise self._unstable(f"after {len(own)} quiet visits, {what}")
-        level = self.reference_level()
-        if self.busy and level and self._anchor_ms and level.latency_ms > self._anchor_ms * (1 + plan.tolerance):
+        for place, visits in enumerate(quiet):
+            if len(visits) > 1 and _width(found := _summary(visits, self.reading.busy)) > TOO_WIDE_SHARE:
+                name = models.names[min(place, num_models)]
+                what = f"the latency of {name} is {found.low_ms:.3g} to {found.high_ms:.3g} ms"
+                raise self._unstable(f"after {len(visits)} quiet visits, {what}")
+        level, anchor_ms = reference_level(self.visits, self.reading), self.reading.anchor_ms
+        if self.reading.busy and level and anchor_ms and level.latency_ms > anchor_ms * (1 + plan.tolerance):
             raise self._unstable("it was busier than when the target was first measured, and it was busy then")
         progress(wanted, wanted)
-
-    def reference_level(self) -> Measurement | None:
-        """The reference, measured as the other models; None where it has too few quiet visits."""
-        quiet = [visit for own in self._quiet()[self._num_models :] for visit in own]
-        return _summary(quiet, self.busy) if len(quiet) >= _MIN_VISITS else None
-
-    def reference_now(self) -> Measurement | None:
-        """The same, whatever the state was when the target was first measured."""
-        self.busy, self._anchor_ms = False, None
-        self.busy = self._is_busy_throughout()
-        return self.reference_level()
 
     def finished(self, min_visits: int, level: Measurement, anchor_ms: float) -> Iterator[tuple[int, Measurement]]:
         """(number, measurement) of the models that have so many quiet visits.
@@ -389,15 +475,15 @@ class _Group:
             after = MachineState(**asdict(self._models.device.state()))
         except TargetError:  # it was lost
             after = MachineState()
-        for number, visits in enumerate(self._quiet()[: self._num_models]):
-            if len(visits) >= min_visits and _width(own := _summary(visits, self.busy)) <= TOO_WIDE_SHARE:
+        for number, visits in enumerate(quiet_samples(self.visits, self.reading)[: self.visits.num_models]):
+            if len(visits) >= min_visits and _width(found := _summary(visits, self.reading.busy)) <= TOO_WIDE_SHARE:
                 yield (
                     number,
-                    own.model_copy(
+                    found.model_copy(
                         update={
-                            "latency_ms": own.latency_ms * anchor_ms / level.latency_ms,
-                            "low_ms": own.low_ms * anchor_ms / level.high_ms * (1 - RELOADED_SHARE),
-                            "high_ms": own.high_ms * anchor_ms / level.low_ms * (1 + RELOADED_SHARE),
+                            "latency_ms": found.latency_ms * anchor_ms / level.latency_ms,
+                            "low_ms": found.low_ms * anchor_ms / level.high_ms * (1 - RELOADED_SHARE),
+                            "high_ms": found.high_ms * anchor_ms / level.low_ms * (1 + RELOADED_SHARE),
                             "scale": anchor_ms / level.latency_ms,
                             "before": before,
                             "after": after,
@@ -405,13 +491,13 @@ class _Group:
                     ),
                 )
 
-    def _time(self, number: int, repeats: int) -> list[float]:
-        """Samples of a model."""
-        place = self._places[number]
-        samples_ms = self._models[place].time(repeats)
+    def _time(self, place: int, repeats: int) -> list[float]:
+        """Samples of what is measured at a place."""
+        number = min(place, self.visits.num_models)
+        samples_ms = self._models[number].time(repeats)
         if not samples_ms or not all(0 < sample < math.inf for sample in samples_ms):
             raise TargetError(
-                f"A latency of {self._models.names[place]} is not a positive number",
+                f"A latency of {self._models.names[number]} is not a positive number",
                 found=f"Samples in ms: {samples_ms[:8]}",
                 remedy="Look whether the device works as it should",
             )
@@ -421,10 +507,10 @@ class _Group:
     def _warm_up(self) -> list[int]:
         """Warm every model up until it gets no faster or slower; how many inferences to time per visit."""
         repeats = []
-        for number in range(len(self._places)):
+        for place in self.visits.places:
             typical_ms = 0.0
             for _ in range(_MAX_WARM_UPS):
-                before_ms, typical_ms = typical_ms, float(np.median(self._time(number, self._plan.warmup)))
+                before_ms, typical_ms = typical_ms, float(np.median(self._time(place, self._plan.warmup)))
                 if abs(typical_ms - before_ms) <= _STEADY * before_ms:
                     break
             repeats.append(max(1, min(self._plan.runs_per_visit, int(self._plan.max_ms_per_visit / typical_ms))))
@@ -434,59 +520,31 @@ class _Group:
         """Visit models once, in random order, the reference at both ends and in between."""
 
         def visit_reference() -> None:
-            self._references.append(self._time(-1, repeats[-1]))
+            self.visits.add_reference(self._time(self.visits.places[-1], repeats[-1]))
 
         self._rng.shuffle(lacking)
         visit_reference()
         since_ms = 0.0
-        for number in lacking:
+        for place in lacking:
             if since_ms > self._plan.segment_ms:
                 visit_reference()
                 since_ms = 0.0
-            samples = self._time(number, repeats[number])
-            since_ms += sum(samples)
-            self._visits.append(_Visit(number, samples, len(self._references) - 1))
+            samples_ms = self._time(place, repeats[place])
+            since_ms += sum(samples_ms)
+            self.visits.add(place, samples_ms)
         visit_reference()
 
     def _lacks(self, visits: Sequence[list[float]]) -> bool:
         """Whether a model needs more than these quiet visits."""
-        wanted = self._plan.visits * (_BUSY_VISITS if self.busy else 1)
+        busy = self.reading.busy
+        wanted = self._plan.visits * (_BUSY_VISITS if busy else 1)
         if len(visits) < wanted:
             return True
-        return len(visits) < _MORE_VISITS * self._plan.visits and _width(_summary(visits, self.busy)) > WIDE_SHARE
-
-    def _is_busy_throughout(self) -> bool:
-        """Whether a model hardly gets quiet visits, as the reference is seldom near its floor twice in a row."""
-        fast = np.array([np.median(samples) for samples in self._references]) <= self._limit()
-        lasting = float(np.mean(fast[:-1] & fast[1:]))
-        is_rare = min(map(len, self._quiet())) < _MIN_VISITS
-        return is_rare and lasting < _LASTING * float(fast.mean())
-
-    def _limit(self) -> float:
-        """How slow the reference may be in a quiet segment, in ms."""
-        floor_ms = float(np.quantile([np.median(samples) for samples in self._references], FLOOR_QUANTILE))
-        if self._anchor_ms is not None:
-            floor_ms = min(floor_ms, self._anchor_ms * (1 + self._plan.tolerance))
-        return floor_ms * (1 + self._plan.tolerance)
-
-    def _quiet(self) -> list[list[list[float]]]:
-        """For each model the samples of its quiet visits; of all where the target is busy throughout."""
-        quiet: list[list[list[float]]] = [[] for _ in self._places]
-        if self.busy:
-            for visit in self._visits:
-                quiet[visit.model].append(visit.samples_ms)
-        elif self._visits:
-            limit = self._limit()
-            references = [float(np.median(samples)) for samples in self._references]
-            for visit in self._visits:
-                around = references[visit.segment : visit.segment + 2]
-                if len(around) == 2 and max(around) <= limit:
-                    quiet[visit.model].append(visit.samples_ms)
-        return quiet
+        return len(visits) < _MORE_VISITS * self._plan.visits and _width(_summary(visits, busy)) > WIDE_SHARE
 
     def _unstable(self, why: str) -> UnstableSessionError:
-        plan = self._plan
-        references = [float(np.median(samples)) for samples in self._references]
+        plan, anchor_ms = self._plan, self.reading.anchor_ms
+        references = reference_medians(self.visits)
         quantiles = np.quantile(references, [0.0, FLOOR_QUANTILE, 0.5, 0.9])
         varied = (
             "the reference model took "
@@ -495,13 +553,13 @@ class _Group:
         )
         device = self._models.device
         reasons = _reasons(device.first, device.state(), device.target.threads)
-        reasons += _drift(references, self._anchor_ms, plan.tolerance)
+        reasons += _drift(references, anchor_ms, plan.tolerance)
         found = "; ".join((*reasons, varied))
         return UnstableSessionError(
             f"The machine was not quiet enough to measure: {why}",
             found=found[0].upper() + found[1:],
             remedy=f"End other programs, let the device cool, or raise the plan's tolerance of {plan.tolerance:.0%}"
-            + (self._anchor_ms is not None) * "; if the device stays as it is now, measure all anew with another store",
+            + (anchor_ms is not None) * "; if the device stays as it is now, measure all anew with another store",
         )
 
 

@@ -94,7 +94,7 @@ class Stale:
     """Measurements of a target that no longer count, because something about it has changed.
 
     Attributes:
-        count: How many.
+        count: How many measurements there are.
         runtime: Name of the runtime.
         differences: What they have that the target no longer has, by field of `TargetDescription`; or by
             "spaceevo", its version, or "reference_ms", what the reference model took.
@@ -261,7 +261,7 @@ class Store:
         The columns are the fields of `Subject`, of its target (as "target_..."), of `Row` and of `Measurement`.
 
         Args:
-            path: The file.
+            path: Of the parquet file, which is replaced.
             target_name: Only those of targets of this name, in all their versions; empty for all.
 
         Raises:

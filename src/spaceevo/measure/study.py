@@ -121,7 +121,7 @@ def study(
         work_dir: For model files, which are removed.
         hyperspace: Its block types are studied too.
         conv_widths: Further channels of 1x1 convolutions, at the middle size.
-        widths: Channels.
+        widths: Channels of the studied operators.
         sizes: Heights = widths of feature maps.
         plan: How to measure.
         progress: Called with (steps done, steps).

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from spaceevo.errors import TargetError
 from spaceevo.graph.nodes import Program
@@ -111,9 +111,8 @@ def judge(num_fit: int, networks: Sequence[AssessedNetwork]) -> PredictorAssessm
     )
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's; 0 where it is not defined (equal values, or fewer than two)."""
-    ranks = [rankdata(values) for values in (a, b)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's; None where it is not defined (equal values, or fewer than two)."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(spearmanr(a, b).statistic)

@@ -17,15 +17,15 @@ class MeanNetwork:
     """What a space has under one budget, over the seeds.
 
     Attributes:
-        budget_ms: The budget.
+        budget_ms: Latency budget.
         num_seeds: In how many seeds the space met it.
         int8_ms: Mean measured latency.
         top1_int8: Mean top-1, 0 to 1.
-        lowest: Of the seeds' top-1.
-        highest: The same.
+        lowest: Lowest of the seeds' top-1.
+        highest: Highest of the seeds' top-1.
         top1_fp32: Mean top-1 in FP32.
         speedup: Mean of INT8 over FP32.
-        macs: Mean.
+        macs: Mean of the MACs for one image.
     """
 
     budget_ms: float
@@ -46,8 +46,8 @@ def means(comparison: Comparison, space: ComparedSpace) -> tuple[MeanNetwork, ..
         own = [network for run in space.networks for network in run if network.budget_ms == budget_ms]
         if own:
 
-            def mean(value: Callable[[ComparedNetwork], float], own: list[ComparedNetwork] = own) -> float:
-                return fmean(map(value, own))
+            def mean(value: Callable[[ComparedNetwork], float], networks: list[ComparedNetwork] = own) -> float:
+                return fmean(map(value, networks))
 
             result.append(
                 MeanNetwork(

@@ -36,8 +36,7 @@ def summary_table(summary: Summary) -> Table:
         if previous not in (None, model.budget_ms):
             table.add_row()
         previous = model.budget_ms
-        is_found = model.origin == "found"
-        table.add_row(*_cells(model, is_found), style="bold" if is_found else "")
+        table.add_row(*_cells(model), style="bold" if model.origin == "found" else "")
     return table
 
 
@@ -117,7 +116,7 @@ def assessment_table(assessment: PredictorAssessment) -> Table:
     for header in ("within 5 %", "within 10 %", "mean error", "rank correlation"):
         table.add_column(header, justify="right")
     shares = (assessment.within_5_percent, assessment.within_10_percent, assessment.mape)
-    table.add_row(*(Text(words.percent(share)) for share in shares), f"{assessment.spearman:.3f}")
+    table.add_row(*(Text(words.percent(share)) for share in shares), words.correlation(assessment.spearman))
     return table
 
 
@@ -155,10 +154,10 @@ def _table(title: str, caption: str) -> Table:
     )
 
 
-def _cells(model: ModelResult, is_found: bool) -> list[Text]:
+def _cells(model: ModelResult) -> list[Text]:
     values = (
         words.budget(model.budget_ms),
-        "found" if is_found else "baseline",
+        "found" if model.origin == "found" else "baseline",
         words.ms(model.int8_ms),
         words.ms(model.predicted_ms),
         words.percent(model.top1_int8),

@@ -1,4 +1,4 @@
-"""The plots of the report, each in two parts: `*_numbers` (plain values) and `plot_*` (a plotly figure).
+"""The plots of the report: `plot_*` (a plotly figure), most of them from `*_numbers` (plain values).
 
 Texts from records are escaped before plotly reads them, because plotly renders some HTML in labels.
 """
@@ -439,7 +439,7 @@ class Cloud:
     """Sub-stages of one (stage, block type).
 
     Attributes:
-        block_type: Its name.
+        block_type: Name of the block type.
         points: (latency_ms, nsr_loss), thinned to at most `MAX_POINTS`.
         front: Lowest NSR loss at each latency, over all sub-stages, by ascending latency.
     """
@@ -502,7 +502,7 @@ class ChoiceNumbers:
 
     Attributes:
         stages: Searched stages.
-        block_types: Names.
+        block_types: Names of the block types.
         block_shares: [block type][stage], 0 to 1; None where the stage has no such block type.
         widths: [window][stage], for example "16–24"; empty where the stage has fewer windows.
         window_shares: [window][stage], as `block_shares`.

@@ -129,6 +129,7 @@ def _page(template: str, figures_: _Plots, **values: Any) -> str:
     )
     environment.filters.update(
         ms=words.ms, budget=words.budget, percent=words.percent, points=words.points, times=words.times,
+        correlation=words.correlation,
         signed_percent=words.signed_percent, duration=words.duration, link=_link,
     )  # fmt: skip
     css, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]

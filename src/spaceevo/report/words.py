@@ -93,6 +93,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def correlation(value: float | None) -> str:
+    """A correlation, or why there is none.
+
+    >>> correlation(0.98765), correlation(None)
+    ('0.988', '– (undefined: one network, or equal latencies)')
+    """
+    return f"{NO_VALUE} (undefined: one network, or equal latencies)" if value is None else f"{value:.3f}"
+
+
 def prediction_error(model: ModelResult) -> float:
     """Predicted over measured latency, minus 1."""
     return model.predicted_ms / model.int8_ms - 1
@@ -198,10 +207,9 @@ def notes(summary: Summary, cells: Sequence[DistilledCell] = ()) -> tuple[str, .
 
 def named_models(summary: Summary) -> list[tuple[ModelResult, str]]:
     """Models and baselines by ascending budget, each with a name such as "1.2 ms model"."""
-    both = [(model, "model") for model in summary.models]
-    both += [(model, "baseline") for model in summary.baselines]
-    both.sort(key=lambda pair: pair[0].budget_ms)  # stable: the model comes before its baseline
-    return [(model, f"{budget(model.budget_ms)} {kind}") for model, kind in both]
+    both = sorted((*summary.models, *summary.baselines), key=lambda model: model.budget_ms)  # stable: models first
+    kinds = {"found": "model", "hand-made": "baseline"}
+    return [(model, f"{budget(model.budget_ms)} {kinds[model.origin]}") for model in both]
 
 
 def share(share: float) -> str:

@@ -21,10 +21,10 @@ from spaceevo.errors import DataError, EngineError, RecipeError
 from spaceevo.measure.store import Store
 from spaceevo.measure.target import describe
 from spaceevo.ownership import read_marker, write_marker
-from spaceevo.run.provenance import versions
-from spaceevo.run.stored_engine import StoredEngine
 from spaceevo.progress import LineCallback, ProgressCallback, mute, silent
 from spaceevo.records import Arithmetic, ImageData, TargetDescription
+from spaceevo.run.provenance import versions
+from spaceevo.run.stored_engine import StoredEngine
 from spaceevo.runtimes import RUNTIMES
 from spaceevo.settings import parse
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
@@ -49,7 +49,7 @@ class Context:
     same recipe and folder are equal.
 
     Attributes:
-        recipe: The recipe.
+        recipe: As it is kept in the run folder, every key resolved.
         run: The run folder.
         ranks: The processes that train the supernet together.
         storage: Where the run folder is kept beside this machine, if anywhere.
@@ -236,7 +236,7 @@ def note_files(context: Context, names: Iterable[str]) -> None:
     Not of measurements that another process may be writing, or of which the store of a run has a copy.
 
     Args:
-        context: Of the run.
+        context: Recipe, folder and target of the run.
         names: Of files in the run folder; those that are not there are left out.
     """
     folder = context.run.path
@@ -260,7 +260,7 @@ def load_data(settings: DataSettings, cache: Path) -> ImageData:
     """A data set.
 
     Args:
-        settings: Which one.
+        settings: Name, image size and options of the data set.
         cache: Folder for its pixels.
 
     Raises:
@@ -293,7 +293,7 @@ def named_data(name: str, image_size: int) -> DataSettings:
     """The data set that a word of a command line means: the name of a built-in one, a folder of images, or a recipe.
 
     Args:
-        name: The word.
+        name: What a command was given for the data.
         image_size: For a built-in one or a folder; a recipe has its own.
 
     Raises:

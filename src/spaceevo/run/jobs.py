@@ -11,9 +11,9 @@ import torch
 from spaceevo.measure.campaign import Precision, measure_programs
 from spaceevo.measure.session import Plan
 from spaceevo.nets.network import program_of
-from spaceevo.run.context import Context
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import Measurement
+from spaceevo.run.context import Context
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 
@@ -37,7 +37,7 @@ def measured_subnets(
     Args:
         context: Target and store.
         subnets: All of them are measured in one session where nothing interrupts it.
-        precisions: Of each.
+        precisions: In which each subnet is measured.
         progress: To report to.
     """
     return context.at_device(partial(_measured, tuple(subnets), tuple(precisions)), progress)

@@ -117,7 +117,9 @@ def check_data(context: Context, stages: Sequence[Stage[Any]]) -> list[str]:
     for stage in stages:
         notes += stage.checks.data(context)
     if _trains(context, stages):
-        notes += all_of("supernet.batch_size", context.recipe.supernet.batch_size, num_train(context), "training images")
+        notes += all_of(
+            "supernet.batch_size", context.recipe.supernet.batch_size, num_train(context), "training images"
+        )
     return notes
 
 

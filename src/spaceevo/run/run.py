@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spaceevo import interrupts
-from spaceevo.artifacts import MANIFEST, RunFolder, StageFolder, content_hash
+from spaceevo.artifacts import MANIFEST, RunFolder, StageFolder, content_hash, write_atomically
 from spaceevo.config import Recipe
 from spaceevo.errors import ArtifactError
 from spaceevo.measure.campaign import clear_left_behind
@@ -42,9 +42,7 @@ class Run:
         ArtifactError: The folder is somebody else's.
     """
 
-    def __init__(
-        self, recipe: Recipe, place: Path | str, display: Display | None = None, ranks: Ranks = ALONE
-    ) -> None:
+    def __init__(self, recipe: Recipe, place: Path | str, display: Display | None = None, ranks: Ranks = ALONE) -> None:
         folder, self._storage = located(place)
         self._display: Display = Logged() if display is None else display
         run = RunFolder(check_folder(folder, "run"))
@@ -113,7 +111,7 @@ class Run:
                     for note in stage.notes(context, _given(context, stage, with_itself=True)):
                         self._say(note)
                 for stage in stages:
-                    note_files(context, stage.publish(context, _folder(context, stage).path))
+                    _publish(context, stage)
         return self
 
     def _say(self, sentence: str) -> None:
@@ -194,6 +192,16 @@ def given_to(context: Context, name: str) -> Given:
         name: Of the stage.
     """
     return _given(context, load_stage(name), with_itself=True)
+
+
+def _publish(context: Context, stage: Stage[Any]) -> None:
+    """Copy the files of a stage that people look for to the run folder itself."""
+    for name in stage.published:
+        content, public = (_folder(context, stage).path / name).read_bytes(), context.run.path / name
+        if not public.exists() or public.read_bytes() != content:
+            write_atomically(public, content)
+    if stage.published:
+        note_files(context, stage.published)
 
 
 def _folder(context: Context, stage: Stage[Any]) -> StageFolder:

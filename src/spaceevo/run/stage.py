@@ -80,9 +80,7 @@ class Given:
         with_itself: Whether its own result is there, too.
     """
 
-    def __init__(
-        self, stage: Stage[Any], values: Callable[[Stage[Any]], object], *, with_itself: bool = False
-    ) -> None:
+    def __init__(self, stage: Stage[Any], values: Callable[[Stage[Any]], object], *, with_itself: bool = False) -> None:
         self._values, self._needs = values, needs_of(stage)
         self._stage, self._named = stage, (*self._needs, *stage.through, *((stage,) if with_itself else ()))
         self._read: dict[str, object] = {}
@@ -144,10 +142,6 @@ class Checks:
     trains: Callable[[Context], bool] = lambda context: False
 
 
-def _no_files(context: Context, folder: Path) -> tuple[str, ...]:
-    return ()
-
-
 def _no_notes(context: Context, given: Given) -> list[str]:
     return []
 
@@ -173,7 +167,7 @@ class Stage(Generic[T]):
         checks: What can be told before the run.
         work: What a recipe asks of it, for `spaceevo plan`; None where the recipe does not ask for it, and for a stage
             that takes no time worth planning.
-        publish: Copies files to the run folder itself, at the end of a run; their names there.
+        published: Names of files that are copied to the run folder itself at the end of a run, where people look.
         help_make: What the other processes of `torchrun` do for it; None where the first one needs no help.
         section: What it adds to the report. A stage that has it is part of every whole run.
         gathers: Whether it needs every stage that has a section, too.
@@ -192,7 +186,7 @@ class Stage(Generic[T]):
     notes: Callable[[Context, Given], list[str]] = _no_notes
     checks: Checks = Checks()
     work: Callable[[Planning], StageWork | None] | None = None
-    publish: Callable[[Context, Path], tuple[str, ...]] = _no_files
+    published: tuple[str, ...] = ()
     help_make: Callable[[Context, Given, Path], None] | None = None
     section: Callable[[T], Section] | None = None
     gathers: bool = False

@@ -21,7 +21,7 @@ def predict_top1(
     Args:
         space: To which all subnets belong.
         subnets: Evaluated ones, at least one; of one, or of equal ones, nothing is learnt but the mean.
-        top1: Of each.
+        top1: Accuracy of each, 0 to 1.
         candidates: Whose accuracy is wanted.
 
     Returns:

@@ -226,7 +226,7 @@ class SampledEvaluator(Evaluator):
 
     Args:
         num_samples: Subnets drawn per space, shared by the budgets; at least 1.
-        seed: Of the draws.
+        seed: Decides what is drawn.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ def draw_subnets(evaluator: Evaluator, choice: SpaceChoice, num_samples: int, se
         evaluator: What has the rows.
         choice: The space, without a failed cell.
         num_samples: Subnets drawn, at least 1.
-        seed: Of the draws.
+        seed: Decides what is drawn.
     """
     rng = numpy_random(seed, "qt_score", evaluator.hyperspace.encode(choice))
     drawn = rng.integers(len(evaluator.resolutions), size=num_samples)

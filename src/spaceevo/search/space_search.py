@@ -11,7 +11,7 @@ from random import Random
 from typing import Protocol
 
 from spaceevo.errors import ArtifactError, InfeasibleBudgetError, RecipeError
-from spaceevo.records import ScoredSpace, SpaceSearchResult, SpaceSearchStep, StageChoice
+from spaceevo.records import ChoiceKind, ScoredSpace, SpaceSearchResult, SpaceSearchStep, StageChoice
 from spaceevo.search.evolution import AgingEvolution
 from spaceevo.search.sweep import Sweep
 from spaceevo.seeding import python_random
@@ -68,7 +68,7 @@ def search_spaces(
 
     Args:
         hyperspace: Where to search.
-        evaluator: The score.
+        evaluator: Gives the Q-T score of a space.
         num_spaces: Distinct spaces that the evolution scores; at least 1. The last steps may score more.
         population_size: Of the evolution, at least 1.
         tournament_size: Of the evolution, at least 1.
@@ -188,7 +188,7 @@ def _choices(search: _Search, within: Sequence[SpaceChoice], best_score: float) 
     result = []
     for index, stage in enumerate(search.hyperspace.searched):
         windows = [stage.widths[start : start + stage.window_size] for start in range(stage.num_windows)]
-        names = {
+        names: dict[ChoiceKind, list[str]] = {
             "block": [str(choice.block_type) for choice in stage.choices],
             "window": [f"{window[0]}-{window[-1]}" if len(window) > 1 else f"{window[0]}" for window in windows],
         }
@@ -214,7 +214,7 @@ def _choices(search: _Search, within: Sequence[SpaceChoice], best_score: float) 
     return tuple(result)
 
 
-def _taken(choice: SpaceChoice, kind: str, stage: int) -> int:
+def _taken(choice: SpaceChoice, kind: ChoiceKind, stage: int) -> int:
     return (choice.blocks if kind == "block" else choice.windows)[stage]
 
 

@@ -28,6 +28,13 @@ DESCENT_STEPS = 200
 Method = Literal["per-budget", "pareto"]
 
 
+class PredictedSubnet(NamedTuple):
+    """A subnet whose accuracy is not known."""
+
+    subnet: Subnet
+    latency_ms: float
+
+
 class RatedSubnet(NamedTuple):
     """An evaluated subnet."""
 
@@ -92,7 +99,7 @@ def search_subnets(
         population_size: Per budget, at least 2.
         num_generations: At least 0.
         num_mutations: Evaluated per generation and budget, at least 0.
-        num_crossovers: The same.
+        num_crossovers: Evaluated per generation and budget, at least 0.
         num_candidates: Candidates per evaluated subnet, at least 1: 1 evaluates every candidate.
         seed: Decides the search, with the arguments above.
         progress: Called with (accuracies asked for or known, expected total).
@@ -177,10 +184,10 @@ def fastest_within(
 
     Args:
         space: Where to look.
-        budget_ms: The budget.
+        budget_ms: Largest latency, in ms.
         latency_ms: As of `search_subnets`, as the others.
-        seed: Of the search.
-        excess: Of limits.
+        seed: Decides the draws of the search.
+        excess: How far a subnet lies above limits, as of `search_subnets`.
 
     Raises:
         InfeasibleBudgetError: None was found; by how much the closest misses budget or limits is told.
@@ -188,8 +195,8 @@ def fastest_within(
     return _feasible(space, _Latencies(latency_ms), _Excess(excess), budget_ms, seed)
 
 
-def _rank(one: RatedSubnet) -> tuple[float, float]:
-    return -one.top1, one.latency_ms
+def _rank(rated: RatedSubnet) -> tuple[float, float]:
+    return -rated.top1, rated.latency_ms
 
 
 def _most_accurate(population: list[RatedSubnet], count: int) -> list[RatedSubnet]:

@@ -158,7 +158,7 @@ class _Bounds:
         cells: Per stage the (stage, block, window) to choose from. A space is one index per stage.
         limits: Per part and budget the z of the docstring above, ascending; the last is for all spaces, all of them
             for the promising ones.
-        frequencies: Of loss and latency.
+        frequencies: How many of the loss, and of the latency.
     """
 
     def __init__(
@@ -276,10 +276,10 @@ class _Functional:
 
     Args:
         part: Its table, resolutions and base latencies.
-        budget: Latency budget.
+        budget: Largest latency, in the unit of the table.
         limit: Of the loss, or None.
         cells: Per stage the cells to choose from.
-        frequencies: Of loss and latency.
+        frequencies: How many of the loss, and of the latency.
         used: The same, or some of them: combinations are of these.
     """
 
@@ -478,8 +478,8 @@ def _real_products(factors: Sequence[Complex], width: int, sign: int) -> NDArray
 
     Args:
         factors: As for `_products`.
-        width: D.
-        sign: Of the imaginary parts.
+        width: D, the length of the last axis.
+        sign: Of the imaginary parts: 1 or -1.
     """
     if not factors:
         return np.concatenate([np.ones((1, width), np.float32), np.zeros((1, width), np.float32)], axis=1)

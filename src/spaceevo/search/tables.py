@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spaceevo.errors import DataError, nearest
-from spaceevo.records import FAILED_LOSS, BlockTable
+from spaceevo.records import FAILED_LOSS, BlockTable, QualityTable
 from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.published_tables import read_columns, resolutions_of
 
@@ -60,19 +60,18 @@ def load_block_table(path: Path, hyperspace: Hyperspace, metric: str = "latency_
                 remedy=f"Did you mean {close}?" if close and name == metric else "",
             )
     stage = _numbers(path, columns, "stage", np.int64)
-    zeros = np.zeros(len(stage), dtype=np.int64)
     if is_released:
         resolution = resolutions_of(hyperspace, stage, _numbers(path, columns, "hw", np.int64))
         stage = _searched(path, hyperspace, stage)
         macs, num_params = (
-            np.rint(_numbers(path, columns, name, np.float64) * 1e6).astype(np.int64) if name in columns else zeros
+            np.rint(_numbers(path, columns, name, np.float64) * 1e6).astype(np.int64) if name in columns else None
             for name in ("mflops", "mparams")
         )
     else:
         resolution = _numbers(path, columns, "resolution", np.int64)
-        macs, num_params = (columns.get(name, zeros) for name in ("macs", "num_params"))
+        macs, num_params = (columns.get(name) for name in ("macs", "num_params"))
     block = _numbers(path, columns, "block", np.int64)
-    failed = np.flatnonzero(columns.get("failed", zeros)).tolist()
+    failed = np.flatnonzero(columns.get("failed", np.zeros(len(stage), dtype=bool))).tolist()
     return BlockTable(
         stage=stage,
         block=block,
@@ -82,27 +81,27 @@ def load_block_table(path: Path, hyperspace: Hyperspace, metric: str = "latency_
         latency_ms=_numbers(path, columns, metric, np.float64),
         macs=macs,
         num_params=num_params,
-        in_width=columns.get("cin" if is_released else "in_width", zeros),
-        blocks=columns.get("blocks", zeros.astype(str)),
+        in_width=columns.get("cin" if is_released else "in_width"),
+        blocks=columns.get("blocks"),
         failed=frozenset((int(stage[row]), int(block[row])) for row in failed),
     )
 
 
-def doubts(table: BlockTable) -> tuple[Doubt, ...]:
+def doubts(table: BlockTable | QualityTable) -> tuple[Doubt, ...]:
     """Block types of a stage whose losses look wrong.
 
     Failed: no loss is a finite number; the mean loss is above `FAILED_LOSS`; or every sub-stage is worse than
     every one of a block type with at most a third of the MACs and of the parameters (medians over the sub-stages).
     Only doubtful: every sub-stage is worse than every one of a block type that is smaller at all, or the median loss
-    is a tenth above that of one with at most a third.
+    is a tenth above that of one with at most a third. A table that does not tell both MACs and parameters has no block
+    type that is smaller.
     """
     found = []
     for stage in np.unique(table.stage).tolist():
         blocks = np.unique(table.block[table.stage == stage]).tolist()
         rows = {block: np.flatnonzero((table.stage == stage) & (table.block == block)) for block in blocks}
         loss = {block: table.nsr_loss[own] for block, own in rows.items()}
-        size = {block: (float(np.median(table.macs[own])), float(np.median(table.num_params[own])))
-                for block, own in rows.items()}  # fmt: skip
+        size = _sizes(table, rows)
         for block in blocks:
             if not np.isfinite(loss[block]).any():
                 found.append(Doubt(stage, block, "no loss is a finite number", True))
@@ -111,7 +110,7 @@ def doubts(table: BlockTable) -> tuple[Doubt, ...]:
                 reason = f"its mean NSR loss is {loss[block].mean():.3f}, above {FAILED_LOSS}"
                 found.append(Doubt(stage, block, reason, True))
                 continue
-            ratios = {other: _size_ratio(size[other], size[block]) for other in blocks if other != block}
+            ratios = {other: _size_ratio(size[other], size[block]) for other in size if other != block}
             found += _worse(stage, block, ratios, loss)
     return tuple(found)
 
@@ -143,8 +142,16 @@ def without_failed(table: BlockTable, found: Sequence[Doubt]) -> BlockTable:
     return replace(table, failed=table.failed | {(doubt.stage, doubt.block) for doubt in found if doubt.is_failed})
 
 
+def _sizes(table: BlockTable | QualityTable, rows: Mapping[int, NDArray[np.int64]]) -> dict[int, tuple[float, float]]:
+    """By block type its MACs and parameters, medians over its rows; empty where the table lacks either."""
+    if table.macs is None or table.num_params is None:
+        return {}
+    macs, num_params = table.macs, table.num_params
+    return {block: (float(np.median(macs[own])), float(np.median(num_params[own]))) for block, own in rows.items()}
+
+
 def _size_ratio(size: tuple[float, float], other: tuple[float, float]) -> float:
-    """The larger of the ratios of MACs and of parameters; infinite where the table tells neither."""
+    """The larger of the ratios of MACs and of parameters; infinite where the other one has none of either."""
     return max(one / two if two > 0 else np.inf for one, two in zip(size, other, strict=True))
 
 

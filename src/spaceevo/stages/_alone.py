@@ -6,9 +6,9 @@ from pathlib import Path
 
 from spaceevo.config import TrainingSettings
 from spaceevo.nets.network import Network, program_of, single_network
-from spaceevo.run.context import Context
 from spaceevo.progress import ProgressCallback
 from spaceevo.records import TrainingPoint
+from spaceevo.run.context import Context
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import split, torch_generator
 from spaceevo.train.checkpoints import load_weights
@@ -23,8 +23,8 @@ def settings_alone(context: Context, share: float = 1.0) -> TrainingSettings:
     With the epochs of fine-tuning, which found subnets get, for equal effort.
 
     Args:
-        context: Of the run.
-        share: Of all epochs.
+        context: Recipe, folder and target of the run.
+        share: How much of the epochs of both phases is trained, above 0.
     """
     recipe = context.recipe
     values = recipe.supernet.model_dump(include=set(TrainingSettings.model_fields))
@@ -48,7 +48,7 @@ def train_alone(
 
     Args:
         context: Data, and what weights may be.
-        subnet: The network.
+        subnet: Architecture of the network.
         number: Names it within the folder.
         folder: For its files.
         seed: All that is random follows from it.

@@ -12,11 +12,11 @@ from spaceevo.artifacts import content_hash, read_file, storage_errors, write_at
 from spaceevo.errors import ArtifactError, EncodingError, InfeasibleBudgetError
 from spaceevo.measure.metrics import METRICS
 from spaceevo.nets.network import Network, program_of
-from spaceevo.run.context import Context
-from spaceevo.run.jobs import one_core
 from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part
 from spaceevo.records import TrainingPoint
+from spaceevo.run.context import Context
+from spaceevo.run.jobs import one_core
 from spaceevo.search.subnet_search import RatedSubnet, fastest_within, search_subnets
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.search_space import SearchSpace
@@ -136,7 +136,9 @@ def trained_subnets(
     return Sandwich.of(_within(space, latency_ms, largest, fastest), next(met, None), seed)
 
 
-def large_within(context: Context, space: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float) -> Subnet:
+def large_within(
+    context: Context, space: SearchSpace, latency_ms: Callable[[Subnet], float], budget_ms: float
+) -> Subnet:
     """A large subnet of a space that meets a budget.
 
     Raises:

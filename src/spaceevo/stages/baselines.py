@@ -158,9 +158,7 @@ def _curves(folder: Path, count: int) -> list[Sequence[TrainingPoint]]:
 
 def _work(planning: Planning) -> StageWork:
     work = planning.work
-    return StageWork(
-        planning.networks(work.baselines), NUM_FIT, work.num_budgets * FILES_PER_WEIGHT * work.network_mib
-    )
+    return StageWork(planning.networks(work.baselines), NUM_FIT, work.num_budgets * FILES_PER_WEIGHT * work.network_mib)
 
 
 STAGE: Stage[Baselines] = Stage(

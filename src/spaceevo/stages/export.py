@@ -18,7 +18,15 @@ from spaceevo.nets.extracted import SUFFIX, save_extracted
 from spaceevo.nets.network import Network, program_of
 from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part, silent
-from spaceevo.records import ExtractedNetwork, Measurement, ModelResult, Origin, Verification
+from spaceevo.records import (
+    ExportedModels,
+    ExtractedNetwork,
+    Measurement,
+    ModelResult,
+    Origin,
+    Verification,
+    read_record,
+)
 from spaceevo.run.context import Context
 from spaceevo.run.planning import Planning, StageWork
 from spaceevo.run.stage import Given, Stage
@@ -32,9 +40,6 @@ from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_subnet, 
 RESULTS = "results"
 _FILE_KEYS = ("int8_file", "fp32_file", "network_file")
 MODELS = "models.json"
-
-#: Where `models.json` lists results.
-_LISTS: dict[Origin, str] = {"found": "models", "hand-made": "baselines"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,20 +69,15 @@ class Exported:
 
 class _Files:
     def save(self, value: Exported, folder: Path) -> list[Path]:
-        results = {"found": value.models, "hand-made": value.baselines}
-        content = {_LISTS[origin]: [model.model_dump() for model in found] for origin, found in results.items()}
+        content = ExportedModels(models=value.models, baselines=value.baselines).model_dump()
         write_atomically(folder / MODELS, json.dumps(content, indent=1))
         every = (*value.models, *value.baselines)
         names = (name for model in every for name in (model.int8_file, model.fp32_file, model.network_file))
         return [folder / MODELS, *(folder.parent / name for name in names)]
 
     def load(self, folder: Path, context: Context, given: Given) -> Exported:
-        content = json.loads((folder / MODELS).read_text(encoding="utf-8"))
-        models, others = (
-            tuple(ModelResult.model_validate({**model, "origin": origin}) for model in content[key])  # earlier: not told
-            for origin, key in _LISTS.items()
-        )
-        return Exported(models, others)
+        exported = read_record(ExportedModels, folder / MODELS)
+        return Exported(exported.models, exported.baselines)
 
 
 def _inputs(context: Context, folder: Path) -> dict[str, object]:

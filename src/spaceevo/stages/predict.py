@@ -1,4 +1,7 @@
-"""Fit the INT8 latency predictor and judge it on unseen networks; check or choose the latency budgets."""
+"""Fit the INT8 latency predictor and judge it on unseen networks.
+
+Then the latency budgets are checked, or chosen.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class Budgets(Record):
     """The latency budgets of a run.
 
     Attributes:
-        budgets_ms: Ascending.
+        budgets_ms: Latency budgets, ascending.
         smallest_ms: Predicted latency of the fastest subnet of the hyperspace.
         largest_ms: The same of the slowest; only where a budget is no lower, and so binds nothing.
         repeated_ms: Further budgets of the recipe, whose search would be that of one of these.

@@ -1,4 +1,7 @@
-"""Write report.html and summary.json: one HTML file for people and one JSON file for programs."""
+"""Write report.html and summary.json.
+
+One HTML file for people, one JSON file for programs.
+"""
 
 from __future__ import annotations
 
@@ -75,15 +78,6 @@ def _make(context: Context, given: Given, folder: Path, progress: ProgressCallba
     return Report(summary, render(data))
 
 
-def _publish(context: Context, folder: Path) -> tuple[str, ...]:
-    """Copy both files to the run folder itself, where people look and where the report's links start."""
-    for name in (REPORT, SUMMARY):
-        content, public = (folder / name).read_bytes(), folder.parent / name
-        if not public.exists() or public.read_bytes() != content:
-            write_atomically(public, content)
-    return REPORT, SUMMARY
-
-
 def _summary(context: Context, given: Given, folder: Path) -> Summary:
     manifests = [_manifest(folder.parent / stage.name) for stage in given.stages]
     assessment, search, exported = given[predict.STAGE].assessment, given[space.STAGE].result, given[export.STAGE]
@@ -133,6 +127,6 @@ STAGE: Stage[Report] = Stage(
     make=_make,
     artifact=_Files(),
     files=(REPORT, SUMMARY),
-    publish=_publish,
+    published=(REPORT, SUMMARY),
     gathers=True,
 )

@@ -1,4 +1,4 @@
-"""Stage 6: search the best subnet under each latency budget."""
+"""Search the best subnets under each latency budget."""
 
 from __future__ import annotations
 
@@ -109,9 +109,7 @@ def _make(context: Context, given: Given, folder: Path, progress: ProgressCallba
     return FoundSubnets(result, limits)
 
 
-def _fit_limits(
-    context: Context, best: SearchSpace, predictor: LatencyPredictor, progress: ProgressCallback
-) -> Limits:
+def _fit_limits(context: Context, best: SearchSpace, predictor: LatencyPredictor, progress: ProgressCallback) -> Limits:
     """Fit every limited metric to random subnets of the space, unless the architecture alone decides it."""
     rng = python_random(context.recipe.seed, "subnets", "limits")
     subnets = [best.smallest(), best.largest(), *(best.sample(rng) for _ in range(NUM_LIMIT_SUBNETS - 2))]

@@ -16,14 +16,14 @@ from spaceevo.errors import ArtifactError, DataError, ExportError, TargetError
 from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
 from spaceevo.nets.verification import DIGEST, PROFILE, verify
 from spaceevo.ownership import output_file
-from spaceevo.pipeline.classes import class_names_of, in_class_order
-from spaceevo.pipeline.context import Context, load_data, named_data
 from spaceevo.processors import Profile, profile_of, this_profile
 from spaceevo.progress import LineCallback, ProgressCallback, mute, part, silent
 from spaceevo.records import ExtractedNetwork, Preprocessing, Verification
+from spaceevo.run.context import Context, load_data, named_data
 from spaceevo.runtimes import RUNTIMES, Runtime
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
+from spaceevo.tools.classes import class_names_of, in_class_order
 from spaceevo.train.batches import NORMALIZATION, Images, to_input
 from spaceevo.train.datasets import told
 from spaceevo.train.evaluation import BATCH_SIZE, top1
@@ -39,10 +39,10 @@ class HandedOut:
     """A model in the form of one runtime.
 
     Attributes:
-        int8: The file.
+        int8: Path of the INT8 file.
         fp32: Its FP32 twin.
         top1_fp32: Of the twin, computed by the runtime.
-        verification: Of the INT8 file.
+        verification: How the INT8 file compares with the network.
         preprocessing: How a picture becomes the input of both; None of a network that an older version extracted.
     """
 
@@ -59,7 +59,7 @@ def metadata_of(
     """What every exported file tells about its network.
 
     Args:
-        subnet: The architecture.
+        subnet: Architecture of the network.
         class_names: In label order.
         image_size: Height = width of the images that it was trained on.
         profile: Of the processor that it was trained for.
@@ -104,7 +104,7 @@ def hand_out(
         network: What to write.
         runtime_name: A runtime plug-in that is installed here.
         folder: Made where absent.
-        name: Of the model.
+        name: Stem of the names of the files.
         images: Labelled images to verify on.
         min_agreement: Least top-1 agreement with the integer reference, 0 to 1.
         progress: Called as work goes on.
@@ -161,7 +161,7 @@ def verify_file(
     """Verify an exported INT8 file against the extracted network that lies beside it.
 
     Args:
-        path: The file.
+        path: Of an exported INT8 file.
         network: The extracted network; without it, the one in the file's folder that the file names.
         runtime_name: Runs the file; without it, the runtime that it was written for.
         data: Name of a built-in data set, a folder of images, or a recipe; without it, the data of the run that the

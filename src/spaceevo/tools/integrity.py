@@ -7,20 +7,19 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from spaceevo.artifacts import MANIFEST, FileEntry, entry_of, fault_of, is_own, read_file, read_manifest, storage_errors
+from spaceevo.artifacts import MANIFEST, FileEntry, entry_of, fault_of, is_own, read_manifest, storage_errors
 from spaceevo.errors import ArtifactError
 from spaceevo.measure.store import Store
 from spaceevo.ownership import MARKER, kind_of, read_marker
-from spaceevo.pipeline import FURTHER, STAGES, blocks, quantize, report
-from spaceevo.pipeline.any_space import NOTES, noted_value
-from spaceevo.pipeline.context import PROVENANCE, RECIPE, STORE
 from spaceevo.records import FileCheck, FileState, FolderCheck
+from spaceevo.run.context import PROVENANCE, RECIPE, STORE
+from spaceevo.run.stage import LAST, all_stages, in_order
+from spaceevo.tools import cells, quantize
 
 _OF_EARLIER = "an earlier version of spaceevo wrote it"
-_PATTERNS = {stage.NAME: stage.FILES for stage in (*STAGES, *FURTHER)} | {quantize.FINETUNING: quantize.FILES}
 _OTHERS = (
-    *(MARKER, RECIPE, PROVENANCE, STORE, f"{STORE}-wal", f"{STORE}-shm", report.REPORT, report.SUMMARY),
-    *(".lock", ".stored.lock", ".stored.json", "cache/*", "work/spaceevo-models-*", *blocks.FILES),
+    *(MARKER, RECIPE, PROVENANCE, STORE, f"{STORE}-wal", f"{STORE}-shm"),
+    *(".lock", ".stored.lock", ".stored.json", "cache/*", "work/spaceevo-models-*", *cells.FILES),
     *("study.json", "assessment.json", "target.html", "predictor-*.json"),  # of a target
     *(quantize.FP32_FILE, quantize.INT8_FILE, quantize.RESULT_FILE),
 )
@@ -33,7 +32,7 @@ def check_folder(folder: Path) -> FolderCheck:
     evaluated subnets and measurements carry themselves.
 
     Args:
-        folder: The folder.
+        folder: Of a run, of cells, of a quantized network or of a target.
 
     Raises:
         ArtifactError: It is none of spaceevo's.
@@ -54,8 +53,8 @@ def check_folder(folder: Path) -> FolderCheck:
         for path in sorted(folder.rglob("*")):
             if path.is_symlink() or not path.is_dir():
                 checks.of_file(path)
-        stages = STAGES if kind == "run" else ()
-        unfinished = tuple(stage.NAME for stage in stages if not (folder / stage.NAME / MANIFEST).exists())
+        stages = in_order(LAST) if kind == "run" else ()
+        unfinished = tuple(stage.name for stage in stages if not (folder / stage.name / MANIFEST).exists())
     files = tuple(checks.found[name] for name in sorted(checks.found))
     return FolderCheck(folder=str(folder), files=files, unfinished=unfinished)
 
@@ -66,6 +65,10 @@ class _Checks:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._is_quantize = kind_of(folder) == "quantize"
+        stages = all_stages()
+        self._patterns = {stage.name: stage.files for stage in stages} | {quantize.FINETUNING: quantize.FILES}
+        self._others = (*_OTHERS, *(name for stage in stages for name in stage.published))
+        self._own_digests = {f"*{name}": check for stage in stages for name, check in stage.own_digests.items()}
         self.found: dict[str, FileCheck] = {}
 
     def of_stage(self, manifest: Path) -> None:
@@ -102,10 +105,8 @@ class _Checks:
             self._of_store(None, "")
         elif not self._is_ours(name):
             self._add(path, "unknown")
-        elif is_own(name, (f"*{cell}" for cell in blocks.CELL_FILES)):
-            self._read(path, lambda: not blocks.check_cell(path))
-        elif path.name == NOTES:
-            self._read(path, lambda: _has_old_lines(path))
+        elif is_old := next((check for pattern, check in self._own_digests.items() if is_own(name, (pattern,))), None):
+            self._read(path, is_old)
         else:
             self._add(path, "unchecked", "no digest of it is kept")
 
@@ -142,15 +143,17 @@ class _Checks:
             top = top.partition("-")[0]
         if self._is_quantize and name.startswith("export/models/"):
             return True
-        return is_own(name, _OTHERS) or (top in _PATTERNS and is_own(rest, (*_PATTERNS[top], MANIFEST, "inputs.json")))
+        if is_own(name, self._others):
+            return True
+        return top in self._patterns and is_own(rest, (*self._patterns[top], MANIFEST, "inputs.json"))
 
     def _compare(self, path: Path, entry: FileEntry) -> None:
         fault = fault_of(path, entry)
         self._add(path, ("damaged" if path.exists() else "missing") if fault else "whole", fault)
 
-    def _read(self, path: Path, is_old: Callable[[], bool]) -> None:
+    def _read(self, path: Path, is_old: Callable[[Path], bool]) -> None:
         try:
-            old = is_old()
+            old = is_old(path)
         except ArtifactError as error:
             self._add(path, "damaged", error.found)
         else:
@@ -159,11 +162,3 @@ class _Checks:
     def _add(self, path: Path, state: FileState, found: str = "") -> None:
         name = path.relative_to(self.folder).as_posix()
         self.found[name] = FileCheck(file=name, state=state, found=found)
-
-
-def _has_old_lines(path: Path) -> bool:
-    """Whether some lines carry no hash."""
-    lines = read_file(path).decode(errors="replace").splitlines()
-    for number, line in enumerate(lines, 1):
-        noted_value(path, number, line)
-    return any(line.count(",") < 2 for line in lines)

@@ -16,24 +16,22 @@ from statistics import median
 import torch
 from pydantic import ValidationError
 
-from spaceevo.artifacts import RunFolder
 from spaceevo.engines.local import num_workers
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.graph.nodes import Program
 from spaceevo.nets.network import program_of
-from spaceevo.pipeline.blocks import all_cells
-from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.jobs import measured_subnets, one_core
-from spaceevo.pipeline.memory import peak_rss_mib
-from spaceevo.pipeline.work import cell_macs, maps_macs, sandwich_of, typical_space
 from spaceevo.predict.fit import random_subnets
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import Rates
+from spaceevo.run.context import Context
+from spaceevo.run.jobs import measured_subnets, one_core
+from spaceevo.run.memory import peak_rss_mib
+from spaceevo.run.work import cell_macs, maps_macs, sandwich_of, typical_space
 from spaceevo.seeding import python_random
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split, to_input
-from spaceevo.train.distillation import distill_cell, load_features, write_features
+from spaceevo.train.distillation import all_cells, distill_cell, load_features, write_features
 from spaceevo.train.evaluation import BATCH_SIZE, calibrated_top1
 from spaceevo.train.loop import device_of, train
 from spaceevo.train.supernet import make_supernet
@@ -62,8 +60,8 @@ def measure_rates(context: Context, space: SearchSpace, progress: ProgressCallba
         progress: Called with work done and in all.
     """
     with tempfile.TemporaryDirectory() as folder:
-        own = Context(context.recipe, RunFolder(Path(folder)))
-        vars(own).update(data=context.data, engine=context.engine, target=context.target)
+        _ = context.data, context.engine, context.target
+        own = context.moved_to(Path(folder))
         measure_s = _measure_s(own, part(progress, 0, 0.2))
         supernet_fp32 = _supernet_rate(own, space, "fp32", part(progress, 0.2, 0.35))
         supernet_int8 = _supernet_rate(own, space, "lsq+", part(progress, 0.35, 0.5))
@@ -137,13 +135,13 @@ def _measure_s(context: Context, progress: ProgressCallback) -> float | None:
     return (time.monotonic() - start) / (NUM_MEASURED - 1)
 
 
-def _supernet_rate(context: Context, own: SearchSpace, phase: str, progress: ProgressCallback) -> float:
+def _supernet_rate(context: Context, space: SearchSpace, phase: str, progress: ProgressCallback) -> float:
     """MACs per second of a phase."""
     recipe = context.recipe
     images, *_ = split(context.data, recipe.data.search_share, recipe.seed)
     images = images.take(slice(recipe.supernet.batch_size))  # one batch: an epoch is a step
-    network = make_supernet(own, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
-    sandwich = sandwich_of(recipe, context.hyperspace, own)
+    network = make_supernet(space, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
+    sandwich = sandwich_of(recipe, context.hyperspace, space)
     macs = 0.0
     times: list[float] = []
 
@@ -237,23 +235,23 @@ def _time_cell(context: Context, cell: tuple[int, int], progress: ProgressCallba
     )
 
 
-def _evaluation_rate(context: Context, own: SearchSpace, progress: ProgressCallback) -> float:
+def _evaluation_rate(context: Context, space: SearchSpace, progress: ProgressCallback) -> float:
     """MACs per second of evaluating random subnets of a quantized supernet."""
     rng = python_random(context.recipe.seed, PURPOSE, "evaluations")
     count = num_workers(context.recipe.engine)
-    jobs = [[own.sample(rng) for _ in range(EVALUATIONS_PER_WORKER)] for _ in range(count)]
-    return _rate([piece for _, piece in context.engine.map(partial(_time_evaluations, context, own), jobs, progress)])
+    jobs = [[space.sample(rng) for _ in range(EVALUATIONS_PER_WORKER)] for _ in range(count)]
+    return _rate([piece for _, piece in context.engine.map(partial(_time_evaluations, context, space), jobs, progress)])
 
 
 def _time_evaluations(
-    context: Context, own: SearchSpace, subnets: list[Subnet], progress: ProgressCallback
+    context: Context, space: SearchSpace, subnets: list[Subnet], progress: ProgressCallback
 ) -> tuple[float, float]:
     recipe = context.recipe
     images, held_out, _ = split(context.data, recipe.data.search_share, recipe.seed)
     held_out = held_out.take(slice(recipe.subnets.num_images))
-    network = make_supernet(own, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
+    network = make_supernet(space, context.target.w_qmax, recipe.seed, recipe.supernet.per_channel)
     with one_core():
-        network.start_quantization([(_input(images, one), program_of(one)) for one in (own.largest(), *subnets)])
+        network.start_quantization([(_input(images, one), program_of(one)) for one in (space.largest(), *subnets)])
         network.arithmetic = context.arithmetic
         start = time.process_time()
         for number, subnet in enumerate(subnets):

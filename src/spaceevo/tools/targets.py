@@ -130,7 +130,7 @@ class About(Record):
         target: Device, runtime, threads and cores.
         profile: Of its processor, see docs/quantization.md.
         num_cores: Logical cores.
-        state: Now.
+        state: Load, frequency and temperature now.
         num_measurements: In its folder, those of this target as it is now.
         busy: Whether it was busy all the time when it was first measured; see `Measurement.busy`.
         stale: Sentences about those that are not.
@@ -152,7 +152,7 @@ class FitNotes(Record):
         hyperspaces: Names of presets.
         num_fit: Networks in all.
         seed: Drew them.
-        num_classes: Of their logits.
+        num_classes: Number of classes, that is of logits.
         precision: "int8" or "fp32".
     """
 
@@ -213,10 +213,10 @@ def measure_all(
     """Measure model files, networks of the zoo and encodings.
 
     Args:
-        device: Where.
+        device: Target that is measured or predicted for, with its folder.
         names: What: paths of model files, names of the zoo, encodings.
         space: Search space of the encodings.
-        num_classes: Of the networks.
+        num_classes: Number of classes that networks have logits for.
         precisions: Of the networks, which have random weights; a file is what it is.
         metrics: Names of further metrics.
         progress: Called as work goes on.
@@ -319,12 +319,12 @@ def fit_device(
     """Measure random networks of hyperspaces and fit a latency predictor on them.
 
     Args:
-        device: Where.
+        device: Target that is measured or predicted for, with its folder.
         hyperspaces: Names of presets.
-        precision: Of the networks.
+        precision: In which the networks are measured or predicted.
         num_fit: Networks in all.
-        seed: Draws them.
-        num_classes: Of their logits.
+        seed: Decides which networks are drawn.
+        num_classes: Number of classes, that is of logits.
         progress: Called as work goes on.
 
     Returns:
@@ -376,11 +376,11 @@ def predict_all(
     """Predict networks with the device's predictor; many of one search space are looked up in a table of its blocks.
 
     Args:
-        device: Where.
+        device: Target that is measured or predicted for, with its folder.
         networks: Any number: so many are held at a time.
         space: Search space of encodings without one.
-        num_classes: Of their logits.
-        precision: Of the networks.
+        num_classes: Number of classes, that is of logits.
+        precision: In which the networks are measured or predicted.
 
     Yields:
         One for each, in order.

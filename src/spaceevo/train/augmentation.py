@@ -84,7 +84,7 @@ def augment(pixels_BCHW: Tensor, draws: Draws) -> Tensor:
 
     Args:
         pixels_BCHW: uint8, square.
-        draws: Of as many images.
+        draws: What is done with each image; as many as there are images.
 
     Returns:
         uint8 [B, 3, H, W].
@@ -131,7 +131,7 @@ def crops(num: int, least_area: float, most_ratio: float, generator: torch.Gener
     Source: Szegedy et al. 2015, "Going deeper with convolutions", section 6.
 
     Args:
-        num: How many.
+        num: How many crops are drawn.
         least_area: Areas are uniform from this share of the image to 1.
         most_ratio: Width over height is log-uniform between 1 / `most_ratio` and this; sides end at the image's.
         generator: On the CPU.

@@ -69,7 +69,7 @@ def split(data: ImageData, search_share: float, seed: int) -> tuple[Images, Imag
     Args:
         data: The data set.
         search_share: Share of the training images that is held out.
-        seed: Of the run.
+        seed: Of the run; decides every random draw.
 
     Raises:
         DataError: Every class has a single training image.
@@ -89,7 +89,7 @@ def not_searched(data: ImageData, search_share: float, seed: int) -> tuple[str, 
     Args:
         data: The data set.
         search_share: Share of the training images that is held out.
-        seed: Of the run.
+        seed: Of the run; decides every random draw.
     """
     _, search, _ = split(data, search_share, seed)
     return tuple(data.class_names[label] for label in np.setdiff1d(data.train_labels, search.labels.numpy()))
@@ -173,7 +173,7 @@ def training_batch(
         data: Which augmentations apply.
         batch_size: B; all images where there are fewer.
         step: From 0, over all epochs.
-        seed: Of the run.
+        seed: Of the run; decides every random draw.
         purpose: Name of the training.
         device: Where the batch is wanted; pixels go there as bytes and are augmented there.
         rows: What is wanted of the batch. Others are not read, unless images are mixed, which takes all of them.

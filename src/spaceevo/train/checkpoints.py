@@ -43,8 +43,8 @@ def put_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
     """Put tensors into a module as its state, whatever numbers they are: a training that diverges goes back by itself.
 
     Args:
-        module: The module.
-        tensors: Its state by name; others are passed over.
+        module: Takes those of its state; all of them have to be there, in the same shapes.
+        tensors: State by name; names that the module does not have are passed over.
         path: Where they are from, for errors.
 
     Raises:

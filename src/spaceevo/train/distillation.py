@@ -48,6 +48,7 @@ from spaceevo.train.checkpoints import (
     save_tensors,
 )
 from spaceevo.train.losses import nsr_loss
+from spaceevo.train.schedule import CLIP_VALUE, OF_CELLS, learning_rate
 from spaceevo.train.teachers import Size, Teacher, map_sizes
 
 MAX_ATTEMPTS = 2
@@ -55,7 +56,7 @@ FEATURE_BATCH = 128
 POSITIONS_AT_ONCE = 2**16  # of a map, that sums in float64 are taken over
 NUM_RANDOM = 2
 CURVE_EVERY = 5
-MAX_CALIBRATION_DRAWS = 60
+INT8_RATE = 0.25  # of the rate of the FP32 phase
 PASSES_PER_STEP = 3  # a backward pass takes about as long as two forward passes
 #: Index of a searched stage, index of one of its block types.
 Cell = tuple[int, int]
@@ -236,7 +237,7 @@ class _Cell:
         in_widths: Ascending widths that its input may have.
         features: The teacher's maps.
         num_train: How many images it is trained on; the others are held out.
-        student: The student.
+        student: What is trained, with its projections.
     """
 
     elastic: ElasticStage
@@ -278,7 +279,7 @@ class _Cell:
             inputs += [(self.student.project(source, p), p) for p in self.sandwich(rng, resolution)]
         # Nodes that few sub-stages have need ranges too; the last resolution is the largest.
         seen = {node.id for _, p in inputs for node in p}
-        for _ in range(MAX_CALIBRATION_DRAWS):
+        for _ in range(loop.MAX_CALIBRATION_DRAWS):
             for p in self.sandwich(rng, resolution):
                 ids = {node.id for node in p}
                 if not ids <= seen:
@@ -306,7 +307,7 @@ def distill_cell(
     What comes out is the same bit for bit, however often it was interrupted.
 
     Args:
-        hyperspace: The hyperspace.
+        hyperspace: Gives the stage, its block types and the resolutions.
         index: Of the searched stage, from 0.
         block: Index of the block type.
         features: Of `load_features`; the last `score_images` images are held out.
@@ -314,7 +315,7 @@ def distill_cell(
         attempt: From 0; each draws otherwise and halves the rate of the one before.
         w_qmax: Largest weight code of the target.
         per_channel: Whether each output channel of a weight learns a scale of its own.
-        seed: Of the run.
+        seed: Of the run; decides every random draw.
         checkpoint: Written every few seconds; the caller deletes it when the result is safe.
         progress: Called with work done and in all, as `cell_work` counts it.
 
@@ -368,9 +369,8 @@ def distill_cell(
             student.stage.start_quantization(cell.calibration(rng, settings.batch_size))
             optimizer = _optimizer(student)
         for group in optimizer.param_groups:
-            warm = min(1.0, (step + 1) / (0.1 * length))
-            highest = peak if phase == "fp32" else peak / 4
-            group["lr"] = highest * warm * 0.5 * (1 + math.cos(math.pi * step / length))
+            highest = peak if phase == "fp32" else INT8_RATE * peak
+            group["lr"] = learning_rate(OF_CELLS, highest, step, length)
         loss = _step(cell, optimizer, settings.batch_size, seed, purpose, phase, step)
         if step % CURVE_EVERY == 0:
             done["curve"].append(loss)
@@ -502,7 +502,7 @@ def _step(
         loss = nsr_loss(cell.student(source, program), target, cell.features.power_C)
         (loss / len(programs)).backward()
         losses.append(loss.item())
-    torch.nn.utils.clip_grad_value_(cell.student.parameters(), 1.0)
+    torch.nn.utils.clip_grad_value_(cell.student.parameters(), CLIP_VALUE)
     optimizer.step()
     return losses[0]
 

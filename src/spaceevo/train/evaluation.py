@@ -32,7 +32,7 @@ def calibrated_top1(supernet: Network, program: Program, images: Images, num_bat
 
     Args:
         supernet: See `calibrated_subnet`, as what follows.
-        program: The subnet's.
+        program: Operators of the subnet.
         images: Training images.
         num_batches: Of them, batches of 128.
         judged: The images that are classified.
@@ -46,7 +46,7 @@ def calibrated_subnet(supernet: Network, program: Program, images: Images, num_b
 
     Args:
         supernet: Its parameters are copied, not changed.
-        program: The subnet's.
+        program: Operators of the subnet.
         images: Training images.
         num_batches: Batches of 128.
     """

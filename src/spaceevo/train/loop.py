@@ -43,18 +43,18 @@ from spaceevo.train.checkpoints import (
 )
 from spaceevo.train.losses import in_place_distillation_loss
 from spaceevo.train.ranks import ALONE, Ranks, Share, share_of
+from spaceevo.train.schedule import CLIP_VALUE, OF_NETWORKS, learning_rate
 from spaceevo.train.tracking import Tracker
 
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
-WARMUP_SHARE = 0.05
-CLIP_VALUE = 1.0
+RATE_BATCH = 256  # the batch that `lr` and `lr_int8` are told for; they grow with it
 #: So often, within a phase, the state is kept that a diverged training goes back to.
 STEPS_BETWEEN_GOOD = 100
 #: A training has diverged when a loss is this many times that of guessing.
 DIVERGED = 5.0
 MAX_ROLLBACKS = 3
 NUM_CALIBRATION_PROGRAMS = 6
-MAX_CALIBRATION_DRAWS = 60
+MAX_CALIBRATION_DRAWS = 60  # of programs, until every operator has had one
 #: Draws the programs of one step; the first one learns from the labels.
 ProgramSampler = Callable[[random.Random], Sequence[Program]]
 #: From (logits, those of the largest subnet) to how far they are apart.
@@ -101,7 +101,7 @@ def train(
         images: Training images.
         settings: Epochs, rates, batch size, methods, device.
         data: Which augmentations apply.
-        seed: Of the run.
+        seed: Of the run; decides every random draw.
         purpose: Name of this training; part of every draw.
         folder: For the checkpoint and the results; all processes see it.
         progress: Called with subnets trained, one per step and program, and in all, in the first process.
@@ -159,7 +159,8 @@ def train(
                     state.start_phase()
                 if (step - start) % STEPS_BETWEEN_GOOD == 0:
                     state.keep()
-            lr = _learning_rate(settings, phase, (step - start) / length, batch_size) * 0.5**state.num_rollbacks
+            peak = (settings.lr if phase == "fp32" else settings.lr_int8) * batch_size / RATE_BATCH
+            lr = learning_rate(OF_NETWORKS, peak, step - start, length) * 0.5**state.num_rollbacks
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
             programs = sample_programs(python_random(seed, purpose, "programs", step))
@@ -237,7 +238,7 @@ class _State:
 
     Attributes:
         curve: What was trained so far.
-        optimizer: Of the phase.
+        optimizer: That of the phase; a fresh one for each.
         good_step: The step before which the copy was made; None before there is one.
         diverged_at: Steps that diverged since the last point of the curve.
     """
@@ -399,14 +400,6 @@ def _optimizer(network: Network, settings: TrainingSettings) -> torch.optim.Opti
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
-
-
-def _learning_rate(settings: TrainingSettings, phase: str, done: float, batch_size: int) -> float:
-    """Linear warm-up, then a cosine to zero; `done` runs from 0 to 1 over the phase."""
-    peak = (settings.lr if phase == "fp32" else settings.lr_int8) * batch_size / 256
-    if done < WARMUP_SHARE:
-        return peak * (done + 1e-3) / WARMUP_SHARE
-    return peak * 0.5 * (1 + math.cos(math.pi * (done - WARMUP_SHARE) / (1 - WARMUP_SHARE)))
 
 
 def _calibration(

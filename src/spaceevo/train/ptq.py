@@ -82,7 +82,7 @@ def with_ranges(
 
     Args:
         network: Not quantized, in evaluation mode, with running statistics of its own.
-        program: Its program.
+        program: Operators of the network.
         pixels: Calibration images, uint8 [N, 3, size, size], N at least 1.
         settings: How ranges and weight scales are set, and on how many images.
         seed: Draws the values that stand for a tensor.
@@ -118,7 +118,7 @@ def observe(network: Network, program: Program, pixels: Tensor, seed: int) -> di
 
     Args:
         network: Not quantized, in evaluation mode.
-        program: Its program.
+        program: Operators of the network.
         pixels: uint8 [N, 3, size, size], N at least 1.
         seed: Draws the values.
 
@@ -211,7 +211,7 @@ def weight_scale(weight: Tensor, w_qmax: int, how: str) -> Tensor:
 
     Args:
         weight: [out, ...].
-        w_qmax: Largest code.
+        w_qmax: Largest absolute code.
         how: "max": the largest absolute weight gets the largest code; "mse": the scale, of that and of smaller ones,
             with the least squared error, as for `mse_range`.
     """
@@ -243,7 +243,7 @@ def bias_corrected(
     Args:
         network: Quantized, see `with_ranges`.
         float_network: What it was made of.
-        program: Of both.
+        program: Operators of both networks.
         pixels: Calibration images, uint8 [N, 3, size, size], N at least 1.
         progress: Called with work done and in all.
 
@@ -283,7 +283,7 @@ def output_means(network: Network, program: Program, pixels: Tensor) -> dict[str
 
     Args:
         network: In evaluation mode, float or quantized.
-        program: Its program.
+        program: Operators of the network.
         pixels: uint8 [N, 3, size, size], N at least 1.
 
     Returns:

@@ -85,9 +85,9 @@ class Share:
     N processes compute what one process does in N times as many parts.
 
     Attributes:
-        rows: Of the batch.
+        rows: Which of the batch this process trains on.
         sizes: Images of each part.
-        batch_size: Of the whole batch.
+        batch_size: Images of the batch, over all processes.
     """
 
     rows: slice
@@ -101,7 +101,7 @@ def share_of(batch_size: int, accumulation: int, ranks: Ranks = ALONE) -> Share:
     Args:
         batch_size: Images per step, over all processes.
         accumulation: Parts per process; fewer where a part would have a single image, which batch norm cannot use.
-        ranks: The processes.
+        ranks: Processes that share the batch.
 
     Raises:
         TrainingError: There are too few images for so many processes.

@@ -17,7 +17,7 @@ def recalibrate(network: Network, program: Program, batches: Sequence[Tensor]) -
 
     Args:
         network: A static network, see `nets.network.extract`.
-        program: Its program.
+        program: Operators of the network.
         batches: Inputs [B, 3, H, W], not augmented.
     """
     network.train()

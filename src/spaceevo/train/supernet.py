@@ -53,7 +53,7 @@ class Within:
         """The largest of the space; where that does not meet the condition, of many random ones that of most MACs.
 
         Args:
-            seed: Of the draws.
+            seed: Decides what is drawn.
         """
         if self.fits(largest := self.space.largest()):
             return largest
@@ -65,8 +65,8 @@ class Within:
         That is the one of most MACs, counting only those with weights that the other has too.
 
         Args:
-            other: Of the space.
-            seed: Of the draws.
+            other: Another subnet of the space.
+            seed: Decides what is drawn.
         """
         if self.fits(other):
             return other

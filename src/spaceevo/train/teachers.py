@@ -254,7 +254,7 @@ def check_teacher(teacher: Teacher, location: str, hyperspace: Hyperspace) -> No
     """Try a teacher on black images of every resolution.
 
     Args:
-        teacher: Of `load_teacher`.
+        teacher: As `load_teacher` returned it.
         location: Its name, for errors.
         hyperspace: Decides the resolutions and the number of taps.
 

@@ -32,8 +32,8 @@ class Tracker:
         """Write losses, rate, and images per second since the last call.
 
         Args:
-            point: The step.
-            num_images: Of the step.
+            point: Losses and rate of the step.
+            num_images: Images that the step trained on, over all processes.
         """
         if self._writer is None:
             return

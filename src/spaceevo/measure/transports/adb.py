@@ -308,10 +308,10 @@ class _Adb:
     def _adb(self, *words: str, timeout: float) -> subprocess.CompletedProcess[str]:
         return _run(["adb", "-s", self._serial, *words], timeout, self._serial)
 
-    def _garbage(self, line: str, said: str) -> TargetError:
+    def _garbage(self, line: str, output: str) -> TargetError:
         return TargetError(
             f"{self._serial} answered with what is no answer",
-            found=f"{line[:60]!r} gave {said[-200:]!r}",
+            found=f"{line[:60]!r} gave {output[-200:]!r}",
             remedy="Look whether 'adb shell' works there",
         )
 
@@ -402,12 +402,12 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
     return " ".join(f"{done.stderr} {done.stdout}".split())[-300:] or f"nothing; exit code {done.returncode}"
 
 
-def _lost(device: str, said: str) -> TargetError:
+def _lost(device: str, output: str) -> TargetError:
     """Why adb failed, from what it said."""
-    if "No space left" in said:
+    if "No space left" in output:
         remedy = f"Free space in {FOLDER} there"
-        return TargetError(f"The disk of {device} is full", found=said, remedy=remedy)
+        return TargetError(f"The disk of {device} is full", found=output, remedy=remedy)
     for pattern, problem, remedy in _REASONS:
-        if re.search(pattern, said, flags=re.IGNORECASE):
-            return TargetError(problem.format(device=device), found=said, remedy=remedy)
-    return TargetError(f"adb cannot reach {device}", found=said, remedy="Look at 'adb devices'")
+        if re.search(pattern, output, flags=re.IGNORECASE):
+            return TargetError(problem.format(device=device), found=output, remedy=remedy)
+    return TargetError(f"adb cannot reach {device}", found=output, remedy="Look at 'adb devices'")

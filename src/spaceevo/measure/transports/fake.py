@@ -67,7 +67,7 @@ class Settings:
         throttle_after_ms: Of work, until the processor is so hot that it slows down.
         throttled_speed: Share of its speed that it then falls to.
         space_mib: For model files.
-        version: Of every runtime there.
+        version: What every runtime there says that its version is.
         missing: A runtime that is not installed there.
         unplug_after: Requests, then the device is gone.
         replug_after: Requests that fail until it is back; 0 for never.
@@ -189,7 +189,7 @@ def true_ms(path: Path, device: str = "", threads: int = 1, cores: tuple[int, ..
     Args:
         path: A model file.
         device: What follows "fake:" in the target's name.
-        threads: Threads.
+        threads: That the runtime may use.
         cores: Cores that it is pinned to; empty for any.
 
     Raises:

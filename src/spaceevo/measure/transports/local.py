@@ -103,5 +103,5 @@ def _read(patterns: Sequence[str]) -> _linux.Texts:
     return _linux.Texts(**_device.read(patterns))
 
 
-def _not_started(code: int, said: str) -> TargetError:
-    return TargetError("A process that measures memory does not start", found=f"Exit code {code}: {said[-300:]}")
+def _not_started(code: int, output: str) -> TargetError:
+    return TargetError("A process that measures memory does not start", found=f"Exit code {code}: {output[-300:]}")

@@ -95,12 +95,12 @@ def parse(device: str) -> Login:
     return Login(parts["user"], parts["host"].strip("[]"), parts["port"], parts["python"] or "python3")
 
 
-def _why(host: str, code: int, said: str) -> TargetError:
+def _why(host: str, code: int, output: str) -> TargetError:
     """Why the program does not run, from ssh's exit code and what was said."""
-    found = " ".join(said.split())[-300:] or f"Nothing was said; exit code {code}"
+    found = " ".join(output.split())[-300:] or f"Nothing was said; exit code {code}"
     if code == 255:  # of ssh itself
         for pattern, problem, remedy in _REASONS:
-            if re.search(pattern, said, flags=re.IGNORECASE):
+            if re.search(pattern, output, flags=re.IGNORECASE):
                 return TargetError(problem.format(host=host), found=found, remedy=remedy.format(host=host))
         return TargetError(f"{host} cannot be reached", found=found, remedy=f"Look whether 'ssh {host}' works")
     if code in (126, 127):

@@ -90,7 +90,7 @@ def cached(
         source: `__file__` of the data set; its text is part of the key, so a changed renderer never
             meets old pixels.
         inputs: All else that determines the array; its `repr` is part of the key.
-        shape: Of the array.
+        shape: Shape of the array.
         build: Makes the array as parts, each some of its rows, in order.
 
     Returns:

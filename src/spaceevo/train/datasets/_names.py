@@ -48,15 +48,15 @@ def outline(name: str) -> str:
     return seen(unicodedata.normalize("NFKC", name).casefold())
 
 
-def difference(one: str, other: str) -> str:
+def difference(name: str, other: str) -> str:
     """In what two names of the same `outline` differ, for people."""
-    if composed(one) == composed(other):
+    if composed(name) == composed(other):
         return "how accents are written (composed or decomposed)"
-    if "".join(one.split()) == "".join(other.split()):
+    if "".join(name.split()) == "".join(other.split()):
         return "blanks"
-    if seen(one) == seen(other):
+    if seen(name) == seen(other):
         return "characters that cannot be seen"
-    return "upper and lower case" if seen(one).casefold() == seen(other).casefold() else "letters that look alike"
+    return "upper and lower case" if seen(name).casefold() == seen(other).casefold() else "letters that look alike"
 
 
 def alike(names: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:

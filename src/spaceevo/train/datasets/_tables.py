@@ -50,7 +50,7 @@ class Table:
 
     Attributes:
         source: Its name, for errors.
-        schema: Of all columns.
+        schema: Names and types of all columns.
         version: What changes when the content does.
         folders: Images that are files lie in them; a relative path starts at the first.
         batches: Reads one column, or one field of it, some rows at a time.
@@ -130,7 +130,7 @@ class Table:
         """(name, file or content) of each image.
 
         Args:
-            column: Of the images.
+            column: Name of the column with the images.
             files: Those that rows name.
             num_rows: How many labels there are.
 
@@ -315,9 +315,9 @@ def _check_same(first: Labels, other: Labels) -> None:
         )
 
 
-def _only(one: Labels, other: Labels) -> str:
+def _only(labels: Labels, other: Labels) -> str:
     """What one declares that the other does not."""
-    return f"{one.source}: {some(spelled(name) for name in one.names if name not in other.names)}"
+    return f"{labels.source}: {some(spelled(name) for name in labels.names if name not in other.names)}"
 
 
 def _renumbered(column: Labels, numbers: dict[str, int]) -> list[int]:

@@ -37,7 +37,7 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     Args:
         settings: How to split.
         image_size: Height = width in pixels, at least 1; enlarged bilinearly, three equal channels.
-        cache: Not used.
+        cache: Not used; the images are part of scikit-learn.
     """
     digits = load_digits()
     labels: np.ndarray = digits.target.astype(np.int64)

@@ -287,11 +287,12 @@ def _check_spelling(names: Iterable[str], folder: Path) -> None:
         )
 
 
-def _spelled_alike(own: Classes, other: Classes) -> Classes:
+def _spelled_alike(classes: Classes, other: Classes) -> Classes:
     """The classes of a split; a name that is composed here and decomposed in the other split is the same, composed."""
     known = {composed(name) for name in other}
     return {
-        composed(name) if name not in other and composed(name) in known else name: found for name, found in own.items()
+        composed(name) if name not in other and composed(name) in known else name: found
+        for name, found in classes.items()
     }
 
 

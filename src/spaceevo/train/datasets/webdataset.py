@@ -76,7 +76,7 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
     Shards are read from start to end: once for labels, and once more for images that are not cached.
 
     Args:
-        settings: Which shards.
+        settings: Where the shards lie and what their samples are called.
         image_size: Height = width in pixels, at least 1.
         cache: Folder for the decoded pixels.
 

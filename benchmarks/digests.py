@@ -55,7 +55,7 @@ EXPORTED = ("MobileNetV3-Small", "MobileNetV4-Conv-Small", "EfficientNet-B0", "E
             "ResNet-18", "SEQnet@pixel4-A0", "SEQnet@vnni-A0")  # fmt: skip
 RUNTIMES = ("onnxruntime", "openvino", "litert")
 NUM_RANDOM = 50
-TINY = Path(__file__).parents[1] / "tests" / "pipeline" / "tiny"
+TINY = Path(__file__).parents[1] / "tests" / "tiny"
 #: Of an artifact, what names a version, a time or another file's hash.
 LEFT_OUT = re.compile(
     "seconds|hash|sha256|version|created|time|format|spaceevo|peak_rss|provenance|about|digest|cost|size_bytes|candidate|origin"

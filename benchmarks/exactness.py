@@ -25,18 +25,18 @@ from spaceevo.errors import TargetError
 from spaceevo.nets.extracted import digest, load_extracted, save_extracted
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.nets.verification import DIGEST, verify
-from spaceevo.pipeline.context import load_data
-from spaceevo.pipeline.handout import PRECISION, metadata_of
 from spaceevo.processors import this_profile
 from spaceevo.progress import silent
 from spaceevo.records import ExtractedNetwork
 from spaceevo.report.console import verification_table
+from spaceevo.run.context import load_data
 from spaceevo.runtimes import RUNTIMES
 from spaceevo.seeding import python_random
 from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.spaces.zoo import load_network
+from spaceevo.tools.handout import PRECISION, metadata_of
 from spaceevo.train.batches import Images, to_input, torch_generator
 from spaceevo.train.evaluation import BATCH_SIZE, calibrated_subnet
 from spaceevo.train.loop import train

@@ -24,14 +24,14 @@ from rich.table import Table
 
 from spaceevo.graph.nodes import Program
 from spaceevo.nets.network import Network, program_of
-from spaceevo.pipeline import finetune, predict, space, supernet
-from spaceevo.pipeline.any_space import trained_subnets
-from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.jobs import one_core
 from spaceevo.progress import ProgressCallback, silent
+from spaceevo.run.context import Context
+from spaceevo.run.jobs import one_core
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
+from spaceevo.stages import finetune, predict, space, supernet
+from spaceevo.stages._any_space import trained_subnets
 from spaceevo.train.batches import split
 from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_top1
 

@@ -27,13 +27,13 @@ from spaceevo import pipeline
 from spaceevo.artifacts import write_atomically
 from spaceevo.config import Recipe, load_recipe
 from spaceevo.nets.network import program_of
-from spaceevo.pipeline import predict, space
-from spaceevo.pipeline.any_space import NOTES, load_network, search_supernet, train_supernet
-from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.jobs import one_core
 from spaceevo.progress import ProgressCallback, shown, silent
+from spaceevo.run.context import Context
+from spaceevo.run.jobs import one_core
 from spaceevo.search.qt_score import ExactEvaluator
 from spaceevo.seeding import python_random
+from spaceevo.stages import predict, space
+from spaceevo.stages._any_space import NOTES, load_network, search_supernet, train_supernet
 from spaceevo.train.batches import split
 from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_top1
 

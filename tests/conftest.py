@@ -31,7 +31,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 NUM_THREADS = 2
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
-TINY = Path(__file__).parent / "pipeline" / "tiny"
+TINY = Path(__file__).parent / "tiny"
 
 
 @dataclass(frozen=True)

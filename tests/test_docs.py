@@ -19,8 +19,8 @@ from pydantic.fields import FieldInfo
 import spaceevo
 from spaceevo.cli import VERBS
 from spaceevo.config import Recipe
-from spaceevo.pipeline import STAGES
 from spaceevo.records import ModelResult, Summary
+from spaceevo.run.stage import STAGES
 from spaceevo.settings import limits
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.train.datasets import DATASETS
@@ -79,7 +79,7 @@ def test_every_verb_is_in_the_readme() -> None:
         VERBS.load(name).register(app)
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     verbs |= {group.name for group in app.registered_groups if group.name}
-    assert {"init", "run", *(stage.NAME for stage in STAGES)} <= verbs
+    assert {"init", "run", *STAGES.names()} <= verbs
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for verb in verbs:
         assert re.search(rf"spaceevo {verb}\b|`{verb}\b", text), f"README.md lacks the verb {verb}"

@@ -10,7 +10,7 @@ import pytest
 
 from spaceevo.machine import usable_cores
 from spaceevo.measure.transports import _device
-from spaceevo.pipeline.memory import peak_rss_mib
+from spaceevo.run.memory import peak_rss_mib
 
 #: No calls of Linux's scheduler, nothing in /proc and /sys; seen by every process that Python starts.
 AS_ON_MACOS = """

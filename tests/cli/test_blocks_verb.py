@@ -7,8 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from spaceevo.pipeline import space
-from spaceevo.pipeline.context import Context
+from spaceevo.run.context import Context
+from spaceevo.run.run import result_of
+from spaceevo.stages import predict
+from spaceevo.tools import block_table
 
 TEACHER = """
 import torch
@@ -73,7 +75,9 @@ def test_table_of_a_run_for_its_own_target(cli, tiny, tmp_path):
     ours, run = pq.read_table(tmp_path / "table.parquet"), pq.read_table(tiny.folder / "space" / "table.parquet")
     assert ours.select(run.column_names).equals(run)
     result = json.loads(done.stdout)
-    base_ms = space.load_base_ms(Context.of_folder(tiny.folder))
+    context = Context.of_folder(tiny.folder)
+    predictor = result_of(context, predict.STAGE).predictor
+    base_ms = block_table.base_ms(context.hyperspace, context.data.num_classes, predictor)
     assert {int(resolution): ms for resolution, ms in result["base_latency_ms"].items()} == base_ms
     recorded = json.loads((tiny.folder / "blocks" / "cells.json").read_text())
     assert [(c["stage"], c["block"], c["nsr_int8"], c["attempts"], c["failure"]) for c in result["cells"]] == [
@@ -129,10 +133,10 @@ def test_what_is_missing_is_told(cli, tmp_path):
 
 
 def test_settings_of_a_recipe(cli, words, tiny, tmp_path, monkeypatch):
-    from spaceevo.pipeline import blocks
+    from spaceevo.tools import distillation
 
     seen = []
-    monkeypatch.setattr(blocks, "distil", lambda context, *_: seen.append(context.recipe) or [])
+    monkeypatch.setattr(distillation, "distil", lambda context, *_: seen.append(context.recipe) or [])
     done = cli("blocks", "distill", "--recipe", tiny.recipe, "--out", tmp_path / "cells", "--lr", "0.5", "--seed", "3",
                "--teacher-epochs", "2")  # fmt: skip
     assert done.returncode == 0, done.stderr

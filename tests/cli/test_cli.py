@@ -12,12 +12,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from spaceevo import pipeline
 from spaceevo.artifacts import RunFolder
 from spaceevo.config import Recipe, load_recipe
 from spaceevo.records import SubnetSearchResult
+from spaceevo.run.stage import LAST, in_order
 
-STAGES = tuple(stage.NAME for stage in pipeline.STAGES)
+STAGES = tuple(stage.name for stage in in_order(LAST))
 
 
 def _refused(done: Any, *words: str, code: int = 1) -> str:

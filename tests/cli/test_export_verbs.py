@@ -11,9 +11,9 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from spaceevo.pipeline import handout
 from spaceevo.processors import profile_of
 from spaceevo.runtimes import onnxruntime as runtime
+from spaceevo.tools import handout
 
 
 @pytest.fixture

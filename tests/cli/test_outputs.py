@@ -28,7 +28,7 @@ def _state(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-TINY = str(Path(__file__).parents[1] / "pipeline" / "tiny" / "tiny.yaml")
+TINY = str(Path(__file__).parents[1] / "tiny" / "tiny.yaml")
 
 
 @pytest.mark.parametrize(

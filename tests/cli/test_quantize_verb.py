@@ -17,7 +17,7 @@ SUBNET = MICRO.space(MICRO.decode(SPACE), 10).smallest()
 
 @pytest.fixture
 def weights(tmp_path):
-    """Untrained: what the verb prints is tested here, what it computes in tests/pipeline."""
+    """Untrained: what the verb prints is tested here, what it computes in tests/tools."""
     network = single_network(program_of(SUBNET), 127, torch.Generator().manual_seed(0))
     path = tmp_path / "weights.safetensors"
     save_tensors(path, network.state_dict(), {"quantized": False})

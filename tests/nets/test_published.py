@@ -1,6 +1,6 @@
 """Published checkpoints: every key lands where it belongs, and nothing that is loaded can execute code.
 
-The logits of whole published supernets are compared in tests/pipeline/test_reference.py, where the reference is there.
+The logits of whole published supernets are compared in tests/tools/test_reference.py, where the reference is there.
 """
 
 import pickle

@@ -15,7 +15,6 @@ from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import ArtifactError, DataError, EncodingError, PluginError, RecipeError, TrainingError
 from spaceevo.nets.extracted import save_extracted
 from spaceevo.nets.network import program_of, single_network
-from spaceevo.pipeline import quantize as room
 from spaceevo.progress import silent
 from spaceevo.records import ExtractedNetwork
 from spaceevo.settings import parse
@@ -23,6 +22,7 @@ from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.handmade import mobilenet_v3
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.zoo import load_network
+from spaceevo.tools import quantize as room
 from spaceevo.train import loop
 from spaceevo.train.batches import Images
 from spaceevo.train.checkpoints import load_tensors, load_weights, save_tensors

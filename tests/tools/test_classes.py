@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spaceevo.errors import DataError
-from spaceevo.pipeline.classes import in_class_order
 from spaceevo.records import ImageData
+from spaceevo.tools.classes import in_class_order
 
 
 def test_three_classes_in_a_circle():

@@ -9,12 +9,13 @@ import onnxruntime
 import pytest
 import yaml
 
-from spaceevo import pipeline
 from spaceevo.artifacts import Manifest
 from spaceevo.records import Summary
+from spaceevo.run.stage import LAST, in_order
 from spaceevo.runtimes.onnxruntime import float_operators
+from spaceevo.stages import export
 
-STAGES = tuple(stage.NAME for stage in pipeline.STAGES)
+STAGES = tuple(stage.name for stage in in_order(LAST))
 MODEL_KEYS = {
     "origin", "budget_ms", "encoding", "macs", "params", "predicted_ms", "int8_ms", "fp32_ms", "speedup", "top1_fp32",
     "top1_fake_quant", "top1_int8", "verification", "int8_file", "fp32_file", "network_file",
@@ -41,8 +42,8 @@ def _all_models(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_run_says_where_it_is_and_what_came_out(tiny: Any) -> None:
-    for number, stage in enumerate(pipeline.STAGES, start=1):
-        assert f"[{number}/{len(STAGES)}] {stage.TITLE}" in tiny.done.stdout
+    for number, stage in enumerate(in_order(LAST), start=1):
+        assert f"[{number}/{len(STAGES)}] {stage.title}" in tiny.done.stdout
     assert f"Run folder: {tiny.folder}" in tiny.done.stdout
     assert f"Report: {tiny.folder / 'report.html'}" in tiny.done.stdout
     assert "done before" not in tiny.done.stdout
@@ -215,8 +216,8 @@ def test_an_interrupted_export_goes_on_behind_what_it_had_done(
         return original(network, runtime, models, name, *rest)
 
     broken: list[str] = []
-    original = pipeline.export.hand_out
-    monkeypatch.setattr(pipeline.export, "hand_out", hand_out)
+    original = export.hand_out
+    monkeypatch.setattr(export, "hand_out", hand_out)
     assert cli("export", tiny.recipe, "--out", folder).returncode == 130
     first, second = done
     damaged = folder / "export" / "models" / f"{second}-fp32.onnx"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from spaceevo.errors import ArtifactError
-from spaceevo.pipeline.integrity import check_folder
+from spaceevo.tools.integrity import check_folder
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from spaceevo import pipeline
 from spaceevo.artifacts import Manifest
+from spaceevo.run.stage import LAST, in_order
 
-STAGES = tuple(stage.NAME for stage in pipeline.STAGES)
+STAGES = tuple(stage.name for stage in in_order(LAST))
 MEASURED = ("study", "predict")
 #: Checkpoints are written every ten seconds, and measurements stored by groups of 64: too seldom for a tiny stage. As
 #: `sitecustomize` it is read by the processes of the engine, too.
@@ -20,6 +20,7 @@ OFTEN = """
 import dataclasses
 from spaceevo.measure import session
 from spaceevo.train import loop
+from spaceevo.run.stage import LAST, in_order
 loop.SECONDS_BETWEEN_CHECKPOINTS = 0.05
 session.Plan.__init__.__defaults__ = tuple(2 if value == 64 else value for value in session.Plan.__init__.__defaults__)
 """

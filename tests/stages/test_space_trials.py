@@ -10,12 +10,13 @@ import pytest
 import yaml
 
 from spaceevo.config import Recipe, load_recipe
-from spaceevo.pipeline import predict, space
-from spaceevo.pipeline.context import Context
 from spaceevo.predict.predictor import LatencyPredictor
 from spaceevo.progress import silent
 from spaceevo.records import SpaceSearchResult, SpaceTrial
-from spaceevo.search.space_search import best_of_block_types, of_other_widths
+from spaceevo.run.context import Context
+from spaceevo.run.run import result_of
+from spaceevo.search.space_search import best_of_block_types, most_trials, of_other_widths
+from spaceevo.stages import predict, space
 
 NUM_TRIED = 3
 
@@ -33,19 +34,19 @@ def test_near_equal_spaces_are_told_apart_by_trials(tiny: Any, tmp_path: Path, c
     folder = tiny.copy(tmp_path / "run", without=("space",))
     assert (done := cli("space", recipe, "--out", folder)).returncode == 0, done.stderr
     context = Context.of_folder(folder)
-    found = space.load(context)
+    found = result_of(context, space.STAGE).result
     best = best_of_block_types(found, context.hyperspace)
     assert len(best) > NUM_TRIED
     first, then = found.trials[:NUM_TRIED], found.trials[NUM_TRIED:]
     assert tuple(trial.space for trial in first) == best[:NUM_TRIED]
     winner = max(first, key=lambda trial: trial.mean_top1).space
     assert tuple(trial.space for trial in then) == of_other_widths(found, context.hyperspace, winner)[: NUM_TRIED - 1]
-    assert 1 <= len(then) <= space.most_trials(NUM_TRIED) - NUM_TRIED
+    assert 1 <= len(then) <= most_trials(NUM_TRIED) - NUM_TRIED
     assert all(len(trial.top1) == len(found.budgets_ms) for trial in found.trials)
     assert all(0 < top1 < 1 for trial in found.trials for top1 in trial.top1)
     assert len({trial.top1 for trial in found.trials}) > 1
     assert found.chosen == max(found.trials, key=lambda trial: sum(trial.top1)).space
-    assert space.load_space(context).encoding == found.chosen.encoding
+    assert result_of(context, space.STAGE).space.encoding == found.chosen.encoding
     assert not (folder / "space" / space.TRIALS).exists()
 
     killed = tiny.copy(tmp_path / "killed", without=("space",))
@@ -91,8 +92,8 @@ def test_a_budget_that_no_network_is_found_for_has_no_accuracy(
 ) -> None:
     context = Context.of_folder(tiny.folder)
     monkeypatch.setattr(LatencyPredictor, "network_ms", lambda self, subnet: 1e6)
-    trial = space._Trial(space.load(context).best, 0, tmp_path / "trial")
-    assert space._train(context, predict.load_predictor(context), trial, silent) is None
+    trial = space._Trial(result_of(context, space.STAGE).result.best, 0, 1.0, tmp_path / "trial")
+    assert space._train(context, result_of(context, predict.STAGE).predictor, trial, silent) is None
     assert not trial.folder.exists()
 
 
@@ -101,7 +102,7 @@ def test_the_training_of_networks_matters_where_there_are_trials(tiny: Any, reci
 
     def inputs(recipe: Recipe, epochs: float) -> dict[str, object]:
         supernet = recipe.supernet.model_copy(update={"epochs_fp32": epochs})
-        return space.inputs(replace(context, recipe=recipe.model_copy(update={"supernet": supernet})))
+        return space.STAGE.inputs(replace(context, recipe=recipe.model_copy(update={"supernet": supernet})), Path())
 
     assert inputs(context.recipe, 1) == inputs(context.recipe, 2)
     assert inputs(load_recipe(recipe), 1) != inputs(load_recipe(recipe), 2)

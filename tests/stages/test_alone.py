@@ -3,8 +3,8 @@
 from typing import Any
 
 from spaceevo.config import TrainingSettings
-from spaceevo.pipeline.alone import settings_alone
-from spaceevo.pipeline.context import Context
+from spaceevo.run.context import Context
+from spaceevo.stages._alone import settings_alone
 
 
 def test_a_share_is_of_all_epochs(tiny: Any) -> None:

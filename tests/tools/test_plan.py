@@ -15,18 +15,27 @@ from hypothesis import strategies as st
 from spaceevo import plugins
 from spaceevo.config import Recipe, load_recipe
 from spaceevo.errors import ArtifactError
-from spaceevo.pipeline.plan import makespan, plan
-from spaceevo.pipeline.rates import load_rates
-from spaceevo.pipeline.work import RunWork, cell_macs, work_of
 from spaceevo.records import PlannedStage, Rates, RunPlan
+from spaceevo.run.planning import Planning, makespan
+from spaceevo.run.run import result_of
+from spaceevo.run.stage import LAST, in_order
+from spaceevo.run.work import RunWork, cell_macs, work_of
 from spaceevo.spaces.encoding import decode
 from spaceevo.spaces.hyperspace import load_hyperspace
+from spaceevo.tools.plan import plan
+from spaceevo.tools.rates import load_rates
 from spaceevo.train.teachers import builtin_teacher
 
 RATES = Rates(
     machine="made up", workers=2, supernet_fp32=1e9, supernet_int8=5e8, teacher=2e9, job_fp32=1e9, job_int8=5e8,
     job_score=1e9, job_evaluate=1e9, measure_s=0.5, memory_mib=100, job_memory_mib=100,
 )  # fmt: skip
+
+
+def measured_of(recipe: Recipe, work: RunWork) -> dict[str, int]:
+    """Networks that every stage measures."""
+    stages, planning = in_order(LAST), Planning(recipe, work, RATES)
+    return {stage.name: found.measured for stage in stages if stage.work and (found := stage.work(planning))}
 
 
 @cache
@@ -43,19 +52,21 @@ def hyperspace(tiny_plugin, monkeypatch):
 
 
 def test_what_is_measured_is_what_a_run_measures(tiny, hyperspace):
-    from spaceevo.pipeline.baselines import fit_subnets
-    from spaceevo.pipeline.context import Context
+    from spaceevo.run.context import Context
+    from spaceevo.stages import predict
+    from spaceevo.stages.baselines import fit_subnets
 
     context = Context.of_folder(tiny.folder)
     data = context.data
     work = work_of(context.recipe, hyperspace, len(data.train_labels), len(data.val_labels), data.num_classes)
     study = json.loads((tiny.folder / "study" / "study.json").read_text())
     chains = sum(2 * (2 if row["operator"] == "conv1x1" else 1) for row in study["rows"])
-    assert work.measured["study"] == chains
-    assert work.measured["predict"] == 24 + 5
-    assert work.measured["baselines"] == len(set(fit_subnets(context)))
+    measured = measured_of(context.recipe, work)
+    assert measured["study"] == chains
+    assert measured["predict"] == 24 + 5
+    assert measured["baselines"] == len(set(fit_subnets(context, result_of(context, predict.STAGE))))
     models = json.loads((tiny.folder / "export" / "models.json").read_text())
-    assert work.measured["export"] == 2 * len(models["models"] + models["baselines"])
+    assert measured["export"] == 2 * len(models["models"] + models["baselines"])
     evaluated = len((tiny.folder / "subnets" / "evaluated.jsonl").read_text().splitlines())
     assert evaluated <= sum(work.generations) == 2 * (4 + 2 + 1)
     assert len(work.cells) == len(json.loads((tiny.folder / "blocks" / "cells.json").read_text()))
@@ -96,7 +107,7 @@ def test_short_trainings_of_spaces_are_a_share_of_a_supernets():
     of_types, of_widths = 3, 2
     alone = tuple((0.25 * fp32, 0.25 * int8) for fp32, int8 in one.baselines)
     assert other.trials == alone * (of_types + of_widths)
-    plans = [plan(recipe, work, RATES, 1, 1.0) for work in (one, other)]
+    plans = [plan(Planning(recipe, work, RATES, 1, 1.0)) for work in (one, other)]
     assert [stage.name for stage in plans[1].stages if stage not in plans[0].stages] == ["space"]
 
 
@@ -109,7 +120,7 @@ def test_work_grows_with_what_is_asked_for():
     assert other.supernet_fp32 > 2 * one.supernet_fp32
     assert one.supernet_int8 < other.supernet_int8 < 2 * one.supernet_int8
     assert sum(other.generations) == 1.5 * sum(one.generations)
-    assert other.measured["export"] == 1.5 * one.measured["export"]
+    assert measured_of(large, other)["export"] == 1.5 * measured_of(small, one)["export"]
     teacher = small.blocks.model_copy(update={"teacher_network": "timm:resnet18"})
     assert work_of(small.model_copy(update={"blocks": teacher}), hyperspace, 1000, 200, 10).teacher == 0
 
@@ -127,7 +138,7 @@ def test_makespan(seconds, workers):
 @given(st.integers(2, 100), st.floats(0.5, 1))
 def test_more_machines_take_less_time_and_more_machine_time(machines, efficiency):
     recipe, work = Recipe(), micro_work()
-    one, many = plan(recipe, work, RATES, 1, efficiency), plan(recipe, work, RATES, machines, efficiency)
+    one, many = (plan(Planning(recipe, work, RATES, count, efficiency)) for count in (1, machines))
     for few, more in zip(one.stages, many.stages, strict=True):
         assert more.seconds <= few.seconds + 1e-9
         assert more.machine_seconds >= few.machine_seconds - 1e-9
@@ -142,7 +153,8 @@ def test_twice_as_fast_takes_half_the_time():
         name for name, value in RATES if isinstance(value, float) and name not in ("memory_mib", "job_memory_mib")
     ]
     fast = RATES.model_copy(update={name: 2 * getattr(RATES, name) for name in speeds} | {"measure_s": 0.25})
-    for slow, quick in zip(plan(recipe, work, RATES, 1, 1).stages, plan(recipe, work, fast, 1, 1).stages, strict=True):
+    both = (plan(Planning(recipe, work, rates)).stages for rates in (RATES, fast))
+    for slow, quick in zip(*both, strict=True):
         assert quick.seconds == pytest.approx(slow.seconds / 2)
 
 
@@ -153,7 +165,7 @@ def test_fine_tuning_takes_as_long_as_lsq_of_a_network_alone():
     # Which get these epochs, too: 1.5 of 3 + 1.5
     assert work.finetune == pytest.approx([own_int8 / 3 for _, own_int8 in work.baselines])
     tuned, no_time = (
-        next(stage for stage in plan(recipe, own, RATES, 1, 1).stages if stage.name == "finetune")
+        next(stage for stage in plan(Planning(recipe, own, RATES, 1, 1)).stages if stage.name == "finetune")
         for own in (work, none)
     )
     assert tuned.seconds > no_time.seconds == 0
@@ -162,7 +174,7 @@ def test_fine_tuning_takes_as_long_as_lsq_of_a_network_alone():
 
 def test_a_device_that_cannot_be_measured_has_no_time():
     recipe, work = Recipe(), micro_work()
-    found = plan(recipe, work, RATES.model_copy(update={"measure_s": None}), 1, 1)
+    found = plan(Planning(recipe, work, RATES.model_copy(update={"measure_s": None}), 1, 1))
     unknown = {stage.name for stage in found.stages if stage.device_seconds is None}
     assert unknown == {"study", "predict", "subnets", "baselines", "export"}
 
@@ -224,7 +236,7 @@ def test_speeds_that_are_none_are_refused(tmp_path: Path, key: str, value: str |
 
 
 def seconds_of(recipe: Recipe, work: RunWork, rates: Rates, machines: int = 1) -> dict[str, PlannedStage]:
-    return {stage.name: stage for stage in plan(recipe, work, rates, machines, 1.0).stages}
+    return {stage.name: stage for stage in plan(Planning(recipe, work, rates, machines, 1.0)).stages}
 
 
 def test_networks_train_on_the_gpu_if_there_is_one() -> None:
@@ -272,15 +284,13 @@ def test_networks_train_on_the_gpu_if_there_is_one() -> None:
 
 def test_no_stage_is_off_by_more_than_twice(tiny: Any, hyperspace: Any) -> None:
     """Every stage's work, counted by hand from what a run has trained and evaluated."""
-    from spaceevo.pipeline import predict, space
-    from spaceevo.pipeline.any_space import trained_subnets
-    from spaceevo.pipeline.baselines import load_predictor, matching_subnets
-    from spaceevo.pipeline.context import Context
-    from spaceevo.pipeline.export import load
+    from spaceevo.run.context import Context
+    from spaceevo.stages import baselines, export, predict, space
+    from spaceevo.stages._any_space import trained_subnets
     from spaceevo.train.batches import split
 
     context = Context.of_folder(tiny.folder)
-    recipe, data, own = context.recipe, context.data, space.load_space(context)
+    recipe, data, own = context.recipe, context.data, result_of(context, space.STAGE).space
     counts = len(data.train_labels), len(data.val_labels), data.num_classes
     work = work_of(recipe, hyperspace, *counts, own)
     images, held_out, _ = split(data, recipe.data.search_share, recipe.seed)
@@ -289,17 +299,19 @@ def test_no_stage_is_off_by_more_than_twice(tiny: Any, hyperspace: Any) -> None:
         return counted / 2 < planned < 2 * counted
 
     rng = random.Random(0)
-    sandwich = trained_subnets(context, own, predict.load_predictor(context).network_ms, recipe.seed)
+    predicted = result_of(context, predict.STAGE)
+    sandwich = trained_subnets(context, own, predicted.predictor.network_ms, predicted.budgets_ms, recipe.seed)
     steps = [sum(one.macs for one in sandwich.draw(recipe.supernet.num_random, rng)) for _ in range(50)]
     share = recipe.supernet.large_first
     per_image = share * sandwich.large.macs + (1 - share) * sum(steps) / 50
     assert half_to_twice(work.supernet_fp32, recipe.supernet.epochs_fp32 * len(images) * per_image)
     assert half_to_twice(work.supernet_int8, recipe.supernet.epochs_int8 * len(images) * sum(steps) / 50)
-    handmade = matching_subnets(context, load_predictor(context))
+    handmade = result_of(context, baselines.STAGE).subnets
     epochs = recipe.supernet.epochs_fp32, recipe.supernet.epochs_int8 + recipe.finetune.epochs
     counted = sum(epochs) * len(images) * sum(one.macs for one in handmade)
     assert half_to_twice(sum(map(sum, work.baselines)), counted)
-    models, others = load(context)
+    exported = result_of(context, export.STAGE)
+    models, others = exported.models, exported.baselines
     found = sum(model.macs for model in models)
     assert half_to_twice(sum(work.finetune), recipe.finetune.epochs * len(images) * found)
     lines = (tiny.folder / "subnets" / "evaluated.jsonl").read_text().splitlines()
@@ -309,8 +321,8 @@ def test_no_stage_is_off_by_more_than_twice(tiny: Any, hyperspace: Any) -> None:
     # Recalibrated in FP32 and INT8; judged fake-quantized, as integers, and by two files that are several times faster
     passes = 2 * min(len(images), 16 * 128) + 3 * len(data.val_labels)
     tuned = min(len(images), 16 * 128) + len(data.val_labels)
-    exported = passes * (found + sum(model.macs for model in others)) + tuned * found
-    assert half_to_twice(work.export, exported)
+    judged_macs = passes * (found + sum(model.macs for model in others)) + tuned * found
+    assert half_to_twice(work.export, judged_macs)
     teacher = builtin_teacher(hyperspace, data.num_classes)
     at_each = [replace(teacher, resolution=resolution).macs for resolution in hyperspace.resolutions]
     assert half_to_twice(work.teacher, len(images) * sum(at_each) / len(at_each))

@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from spaceevo import pipeline
 from spaceevo.artifacts import RunFolder, content_hash
 from spaceevo.config import Recipe, StudySettings
 from spaceevo.errors import DataError
-from spaceevo.pipeline.context import Context
+from spaceevo.progress import Shown
+from spaceevo.run.context import Context
+from spaceevo.run.run import Run
+from spaceevo.run.stage import all_stages
 
 COUNTS = {"train": {"cat": 4, "dog": 1}, "val": {"cat": 1, "dog": 1}}
 
@@ -41,8 +43,7 @@ def _context(path: object, say: Any = print, **data: object) -> Context:
 
 
 def _inputs(context: Context) -> dict[str, str]:
-    stages = (*pipeline.STAGES, *pipeline.FURTHER)
-    return {stage.NAME: content_hash(stage.inputs(context)) for stage in stages}
+    return {stage.name: content_hash(stage.inputs(context, Path("none"))) for stage in all_stages()}
 
 
 def test_the_spelling_of_a_path_sets_no_stage_aside(photos: Path) -> None:
@@ -92,11 +93,11 @@ def test_a_run_tells_its_data_and_what_the_search_does_not_see(photos: Path) -> 
     moved = photos.rename(photos.with_name("[red]photos"))
     study = StudySettings(widths=(8,), sizes=(4,), conv_widths=(8,))
     recipe = _context(moved).recipe.model_copy(update={"study": study})
-    pipeline.run(recipe, Path("run"), console, until="study")
+    Run(recipe, Path("run"), Shown(console)).until("study")
     text = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert text.count(LINE.replace("photos", "[red]photos")) == 1
     assert len([line for line in text if line.startswith("The subnet search sees no image of dog: ")]) == 1
     for number in range(1, 4):
         (moved / "train" / "cat" / f"{number}.png").unlink()
     with pytest.raises(DataError, match="No image can be held out"):
-        pipeline.run(recipe, Path("run"), console, until="study")
+        Run(recipe, Path("run"), Shown(console)).until("study")

@@ -12,10 +12,13 @@ from spaceevo.errors import ArtifactError, RecipeError, TrainingError
 from spaceevo.graph.identity import identity
 from spaceevo.graph.tensors import square
 from spaceevo.locks import claim
-from spaceevo.pipeline import blocks
-from spaceevo.pipeline.context import Context
 from spaceevo.progress import silent
 from spaceevo.records import DistilledCell
+from spaceevo.run.context import Context
+from spaceevo.run.run import given_to
+from spaceevo.stages import blocks
+from spaceevo.tools import cells as room
+from spaceevo.tools import distillation
 from spaceevo.train.distillation import CellResult, ScoredSubstage, encode_blocks
 
 SETTINGS = {"num_images": 32, "score_images": 16, "steps_fp32": 1, "steps_int8": 1, "batch_size": 2, "substages": 2}
@@ -64,22 +67,22 @@ def trainings(monkeypatch):
             failure=failure,
         )
         checkpoint.write_text("")
-        progress(1, blocks.cell_work(hyperspace, index, settings))
+        progress(1, distillation.cell_work(hyperspace, index, settings))
         return CellResult(cell, tuple(rows))
 
-    monkeypatch.setattr(blocks, "distill_cell", made_up_cell)
-    monkeypatch.setattr(blocks, "_teacher", lambda *_: None)
-    monkeypatch.setattr(blocks, "write_features", lambda *_: None)
-    monkeypatch.setattr(blocks, "load_features", lambda *_: None)
+    monkeypatch.setattr(distillation, "distill_cell", made_up_cell)
+    monkeypatch.setattr(distillation, "_teacher", lambda *_: None)
+    monkeypatch.setattr(distillation, "write_features", lambda *_: None)
+    monkeypatch.setattr(distillation, "load_features", lambda *_: None)
     return trainings
 
 
 def distil(context, wanted=ALL, progress=silent):
-    return blocks.distil(context, 63, context.run.path, wanted, progress)
+    return distillation.distil(context, 63, context.run.path, wanted, progress)
 
 
 def quality(context):
-    table, cells = blocks.load_quality(context.hyperspace, context.run.path)
+    table, cells = room.load_quality(context.hyperspace, context.run.path)
     return table, {(index, cell.block): cell for (index, _), cell in zip(ALL, cells, strict=True)}
 
 
@@ -135,7 +138,7 @@ def test_what_looks_wrong_is_trained_once_more(context, trainings, losses, failu
     assert cells[0, 0].nsr_int8 == kept
     assert cells[0, 0].attempts == 2
     assert bool(cells[0, 0].failure) == failed
-    assert blocks.failed_cells(context.hyperspace, tuple(cells.values())) == ({(0, 0)} if failed else set())
+    assert room.failed_cells(context.hyperspace, tuple(cells.values())) == ({(0, 0)} if failed else set())
 
 
 def test_second_trainings_wait_for_the_whole_stage_and_survive_an_end(context, trainings, monkeypatch):
@@ -146,17 +149,17 @@ def test_second_trainings_wait_for_the_whole_stage_and_survive_an_end(context, t
     distil(context, [(1, 0), (1, 1)])
     assert all(attempt == 0 for *_, attempt in trainings.done)
 
-    fake = blocks.distill_cell
+    fake = distillation.distill_cell
 
     def ended(hyperspace, index, block, *words, attempt, **options):
         if (index, block, attempt) == (0, 1, 1):
             raise KeyboardInterrupt
         return fake(hyperspace, index, block, *words, attempt=attempt, **options)
 
-    monkeypatch.setattr(blocks, "distill_cell", ended)
+    monkeypatch.setattr(distillation, "distill_cell", ended)
     with pytest.raises(KeyboardInterrupt):
         distil(context)
-    monkeypatch.setattr(blocks, "distill_cell", fake)
+    monkeypatch.setattr(distillation, "distill_cell", fake)
     distil(context)
     assert sorted(trainings.done) == sorted([(*cell, 0) for cell in ALL] + [(0, 0, 1), (0, 1, 1)])
 
@@ -180,16 +183,16 @@ def test_other_settings_need_another_folder(context, trainings):
         distil(Context(recipe, context.run))
     assert error.value.found == "settings.steps_fp32 was 1, is 2"
     with pytest.raises(ArtifactError, match="w_qmax was 63, is 127"):
-        blocks.distil(context, 127, context.run.path, ALL, silent)
+        distillation.distil(context, 127, context.run.path, ALL, silent)
 
 
 def test_a_changed_preset_and_a_damaged_cell_are_told(context, trainings):
     distil(context)
-    assert blocks.load_distillation(context.run.path)[1] == context.hyperspace
+    assert room.load_distillation(context.run.path)[1] == context.hyperspace
     notes = context.run.path / "distillation.json"
     notes.write_text(notes.read_text().replace(identity(context.hyperspace), "another"))
     with pytest.raises(ArtifactError, match="preset has changed"):
-        blocks.load_distillation(context.run.path)
+        room.load_distillation(context.run.path)
     with pytest.raises(ArtifactError, match="preset has changed"):
         distil(context)
     (context.run.path / "cells" / "1-0.json").write_text(json.dumps({"cell": {}}))
@@ -227,14 +230,14 @@ def test_cells_of_an_earlier_version_are_gone_on_with(context, trainings):
     folder = context.run.path
     for name, sha256 in EARLIER.items():
         noted_earlier(folder, hyperspace=name, hyperspace_hash=sha256)
-        assert blocks.load_distillation(folder)[1].name == name
-        (folder / "distillation.json").write_text(blocks.distillation_of(context, 63).model_dump_json())
+        assert room.load_distillation(folder)[1].name == name
+        (folder / "distillation.json").write_text(distillation.distillation_of(context, 63).model_dump_json())
     noted_earlier(folder, hyperspace_hash=EARLIER["tiny"])
     distil(context)
     assert sorted(trainings.done) == [(*cell, 0) for cell in ALL], "nothing is done twice"
     assert len(quality(context)[1]) == len(ALL)
     with pytest.raises(ArtifactError, match="w_qmax was 63, is 127") as error:
-        blocks.distil(context, 127, folder, ALL, silent)
+        distillation.distil(context, 127, folder, ALL, silent)
     assert error.value.found == "w_qmax was 63, is 127", "the form of the hash is no difference"
 
 
@@ -244,7 +247,7 @@ def test_cells_of_an_earlier_version_that_nobody_can_compare_are_refused(context
     noted_earlier(context.run.path, **changes)
     told = r"another version of spaceevo.*in format 0, this version in 1.*go on with the version that distilled them"
     with pytest.raises(ArtifactError, match=told) as error:
-        blocks.load_distillation(context.run.path)
+        room.load_distillation(context.run.path)
     assert "changed" not in str(error.value)
     if "hyperspace" not in changes:
         with pytest.raises(ArtifactError, match=told):
@@ -254,16 +257,17 @@ def test_cells_of_an_earlier_version_that_nobody_can_compare_are_refused(context
 def test_a_stage_that_an_earlier_version_finished_stays_finished(context, trainings, monkeypatch):
     """Its inputs are those that its manifest has the hash of."""
     monkeypatch.setattr(Context, "target", type("Target", (), {"w_qmax": 63}))
-    inputs = blocks.inputs(context)
+    folder = context.run.stage("blocks").path
+    inputs = blocks.STAGE.inputs(context, folder)
     assert inputs["hyperspace_hash"] == identity(context.hyperspace)
-    blocks.distil(context, 63, context.run.stage(blocks.NAME).path, ALL, silent)
-    assert content_hash(blocks.inputs(context)) == content_hash(inputs)
-    noted_earlier(context.run.stage(blocks.NAME).path, hyperspace_hash=EARLIER["tiny"])
+    distillation.distil(context, 63, folder, ALL, silent)
+    assert content_hash(blocks.STAGE.inputs(context, folder)) == content_hash(inputs)
+    noted_earlier(folder, hyperspace_hash=EARLIER["tiny"])
     earlier = {**inputs, "hyperspace_hash": EARLIER["tiny"]}
     del earlier["hyperspace_format"]
-    assert content_hash(blocks.inputs(context)) == content_hash(earlier)
+    assert content_hash(blocks.STAGE.inputs(context, folder)) == content_hash(earlier)
     monkeypatch.setattr(Context, "target", type("Target", (), {"w_qmax": 127}))
-    assert content_hash(blocks.inputs(context)) == content_hash({**inputs, "w_qmax": 127})
+    assert content_hash(blocks.STAGE.inputs(context, folder)) == content_hash({**inputs, "w_qmax": 127})
 
 
 def test_a_stage_without_a_block_type_left(context, trainings, monkeypatch):
@@ -271,7 +275,7 @@ def test_a_stage_without_a_block_type_left(context, trainings, monkeypatch):
     monkeypatch.setattr(Context, "target", type("Target", (), {"w_qmax": 63}))
     context.run.path.mkdir()
     with pytest.raises(TrainingError, match=r"every block type of stage2 failed.*0\.960"):
-        blocks.run(context, context.run.path, silent)
+        blocks.STAGE.make(context, given_to(context, "blocks"), context.run.path, silent)
 
 
 def test_a_teacher_that_is_nowhere(context):
@@ -281,11 +285,11 @@ def test_a_teacher_that_is_nowhere(context):
 
 def test_weights_per_tensor_reach_the_cells(context, trainings, monkeypatch):
     seen = []
-    fake = blocks.distill_cell
-    monkeypatch.setattr(blocks, "distill_cell", lambda *words, **options: seen.append(options["per_channel"])
+    fake = distillation.distill_cell
+    monkeypatch.setattr(distillation, "distill_cell", lambda *words, **options: seen.append(options["per_channel"])
                         or fake(*words, **options))  # fmt: skip
     supernet = context.recipe.supernet.model_copy(update={"weight_scales": "per-tensor"})
     other = Context(context.recipe.model_copy(update={"supernet": supernet}), context.run)
-    assert blocks.distillation_of(other, 63) != blocks.distillation_of(context, 63)
+    assert distillation.distillation_of(other, 63) != distillation.distillation_of(context, 63)
     distil(other)
     assert seen == [False] * 4

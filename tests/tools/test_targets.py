@@ -10,12 +10,11 @@ import yaml
 from spaceevo.errors import TargetError
 from spaceevo.nets.network import program_of
 from spaceevo.nets.verification import compare
-from spaceevo.pipeline import finetune
-from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.space import load_space
-from spaceevo.pipeline.supernet import load_supernet
+from spaceevo.run.context import Context
+from spaceevo.run.run import result_of
 from spaceevo.runtimes import RUNTIMES
 from spaceevo.spaces.encoding import decode
+from spaceevo.stages import finetune, space, supernet
 from spaceevo.train.batches import split, to_input
 from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_subnet, predict_logits
 
@@ -46,10 +45,11 @@ def test_run_for_another_runtime(tiny: Any, tmp_path: Any, cli: Any, runtime: st
     # What the search evaluates is what the file computes.
     context = Context.of_folder(folder)
     train_images, _, val_images = split(context.data, context.recipe.data.search_share, context.recipe.seed)
-    assert load_supernet(context, "int8").arithmetic is module.ARITHMETIC  # so small a network may not show it
+    trained = result_of(context, supernet.STAGE).network("int8")
+    assert trained.arithmetic is module.ARITHMETIC  # so small a network may not show it
     for number, model in enumerate(summary["models"]):
-        program = program_of(decode(model["encoding"], load_space(context)))
-        network = finetune.load_network(context, program, number)
+        program = program_of(decode(model["encoding"], result_of(context, space.STAGE).space))
+        network = result_of(context, finetune.STAGE).network(trained, program, number)
         calibrated = calibrated_subnet(network, program, train_images, RECALIBRATION_BATCHES)
         ours = predict_logits(calibrated, program, val_images.pixels)
         inputs = to_input(val_images.pixels, program[0].in_shape.height)

@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 
 from spaceevo.errors import ArtifactError, DataError
 from spaceevo.graph.tensors import Shape, square
-from spaceevo.pipeline.handout import PREPROCESSING, _preprocessing, metadata_of, validation_images
 from spaceevo.processors import this_profile
 from spaceevo.records import ExtractedNetwork
 from spaceevo.runtimes import litert
 from spaceevo.spaces.zoo import load_network
+from spaceevo.tools.handout import PREPROCESSING, _preprocessing, metadata_of, validation_images
 from spaceevo.train.batches import to_input
 from spaceevo.train.datasets import decoded
 

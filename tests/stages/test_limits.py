@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from spaceevo.pipeline.context import Context
-from spaceevo.pipeline.subnets import load_limits
+from spaceevo.run.context import Context
+from spaceevo.run.run import result_of
+from spaceevo.stages import subnets
 
 
 def limited(tiny: Any, tmp_path: Any, cli: Any, limits: dict[str, float]) -> tuple[Any, Any]:
@@ -31,7 +32,7 @@ def test_limits_are_met_by_what_is_handed_out(tiny: Any, tmp_path: Any, cli: Any
         assert model["metrics"]["size-mib"] == (folder / model["int8_file"]).stat().st_size / 2**20
         assert model["metrics"]["size-mib"] <= 1.01 * limits["size-mib"]
         assert 0 < model["metrics"]["activation-memory-mib"] <= limits["activation-memory-mib"]
-    fits = {fit.metric: fit for fit in load_limits(Context.of_folder(folder)).fits}
+    fits = {fit.metric: fit for fit in result_of(Context.of_folder(folder), subnets.STAGE).limits.fits}
     assert fits["size-mib"].mape < 0.02
     assert fits["activation-memory-mib"].num_fit == 0
 

@@ -13,8 +13,8 @@ import torch
 from spaceevo.errors import DataError
 from spaceevo.nets.network import program_of
 from spaceevo.nets.published import import_supernet
-from spaceevo.pipeline import reference
 from spaceevo.spaces import encoding
+from spaceevo.tools import reference
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 needs_reference = pytest.mark.skipif(

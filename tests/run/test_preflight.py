@@ -12,8 +12,9 @@ from spaceevo import plugins
 from spaceevo.artifacts import RunFolder
 from spaceevo.config import Recipe, load_recipe
 from spaceevo.errors import SpaceEvoError, TrainingError
-from spaceevo.pipeline import preflight
-from spaceevo.pipeline.context import Context
+from spaceevo.run import preflight
+from spaceevo.run.context import Context
+from spaceevo.run.stage import load_stage
 from spaceevo.settings import Settings
 
 STAGES = ("study", "predict", "blocks", "space", "supernet", "subnets", "finetune", "baselines", "export", "compare")
@@ -32,9 +33,10 @@ def _checked(folder: Path, content: dict[str, Any], stages: tuple[str, ...] = ST
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(FAKE | content))
     context = Context(load_recipe(path), RunFolder(folder / "run"))
-    preflight.check_names(context, stages)
-    preflight.check_here(context, stages)
-    preflight.check_elsewhere(context, stages)
+    wanted = [load_stage(name) for name in stages]
+    preflight.check_names(context, wanted)
+    preflight.check_here(context, wanted)
+    preflight.check_elsewhere(context, wanted)
     return context
 
 
@@ -82,15 +84,15 @@ def test_a_metric_that_the_target_cannot_tell(tmp_path: Path, monkeypatch: pytes
 def test_settings_that_ask_for_more_images_than_there_are(tmp_path: Path) -> None:
     content = {"data": {"name": "digits", "image_size": 20}, "blocks": {"num_images": 9000, "score_images": 100}}
     context = _checked(tmp_path, content)
-    notes = preflight.check_data(context, STAGES)
+    notes = preflight.check_data(context, [load_stage(name) for name in STAGES])
     total = len(context.data.train_labels)
     left = total - round(0.15 * total)
     assert notes[0] == f"blocks.num_images is 9000: it is all {left - 100} training images that are left."
     assert "data.image_size is 20, and tiny reads up to 24 pixels: smaller images are enlarged." in notes
-    assert preflight.check_data(context, ("study", "predict")) == []
+    assert preflight.check_data(context, [load_stage("study"), load_stage("predict")]) == []
     few = context.recipe.model_copy(update={"blocks": context.recipe.blocks.model_copy(update={"score_images": 9000})})
     with pytest.raises(TrainingError, match=r"blocks\.score_images"):
-        preflight.check_data(Context(few, context.run), STAGES)
+        preflight.check_data(Context(few, context.run), [load_stage(name) for name in STAGES])
 
 
 def test_a_run_that_is_refused_leaves_nothing(cli: Any, tmp_path: Path) -> None:
@@ -155,9 +157,10 @@ def test_any_recipe_is_told_in_one_paragraph_or_passes(tmp_path: Path, lines: li
     path.write_text("\n".join([own, *lines]), encoding="utf-8", errors="surrogatepass")
     try:
         context = Context(load_recipe(path), RunFolder(tmp_path / "run"))
-        preflight.check_names(context, STAGES)
-        preflight.check_here(context, STAGES)
-        preflight.check_elsewhere(context, STAGES)
+        wanted = [load_stage(name) for name in STAGES]
+        preflight.check_names(context, wanted)
+        preflight.check_here(context, wanted)
+        preflight.check_elsewhere(context, wanted)
     except SpaceEvoError as error:
         told = str(error)
         assert "\n" not in told

@@ -27,6 +27,7 @@ from spaceevo.nets.network import Network, program_of
 from spaceevo.progress import ProgressCallback, silent
 from spaceevo.run.context import Context
 from spaceevo.run.jobs import one_core
+from spaceevo.run.run import result_of
 from spaceevo.seeding import python_random
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
@@ -40,9 +41,10 @@ NUM_SAMPLED = 1000
 
 def spread(context: Context, num_subnets: int) -> list[tuple[float, Subnet]]:
     """(Predicted ms, subnet), spread evenly over the latencies between their 2nd and 98th percentile."""
-    own, predictor = space.load_space(context), predict.load_predictor(context)
+    own, predicted = result_of(context, space.STAGE).space, result_of(context, predict.STAGE)
+    predictor = predicted.predictor
     rng = python_random(context.recipe.seed, "promise")
-    trained = trained_subnets(context, own, predictor.network_ms, context.recipe.seed)
+    trained = trained_subnets(context, own, predictor.network_ms, predicted.budgets_ms, context.recipe.seed)
     drawn = filter(trained.within.fits, (own.sample(rng) for _ in range(NUM_SAMPLED)))
     sampled = sorted(((predictor.network_ms(one), one) for one in drawn), key=lambda pair: pair[0])
     latencies = np.array([latency_ms for latency_ms, _ in sampled])
@@ -61,7 +63,7 @@ def measure(
     number, program = job
     recipe = context.recipe
     images, _, held_out = split(context.data, recipe.data.search_share, recipe.seed)
-    floating, quantized = (supernet.load_supernet(context, precision) for precision in ("fp32", "int8"))
+    floating, quantized = (result_of(context, supernet.STAGE).network(precision) for precision in ("fp32", "int8"))
 
     def judged(network: Network) -> float:
         return 100 * calibrated_top1(network, program, images, RECALIBRATION_BATCHES, held_out)

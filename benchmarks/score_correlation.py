@@ -23,17 +23,18 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from spaceevo import pipeline
 from spaceevo.artifacts import write_atomically
 from spaceevo.config import Recipe, load_recipe
 from spaceevo.nets.network import program_of
-from spaceevo.progress import ProgressCallback, shown, silent
+from spaceevo.progress import ProgressCallback, Shown, shown, silent
 from spaceevo.run.context import Context
 from spaceevo.run.jobs import one_core
+from spaceevo.run.run import Run, result_of
 from spaceevo.search.qt_score import ExactEvaluator
 from spaceevo.seeding import python_random
 from spaceevo.stages import predict, space
-from spaceevo.stages._any_space import NOTES, load_network, search_supernet, train_supernet
+from spaceevo.stages._any_space import NOTES, load_network, search_supernet, train_supernet, trained_subnets
+from spaceevo.tools import block_table
 from spaceevo.train.batches import split
 from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_top1
 
@@ -58,7 +59,7 @@ def spread(context: Context, scorer: ExactEvaluator, num_spaces: int) -> list[st
     """Spaces whose scores lie evenly between the lowest and the highest."""
     hyperspace, rng = context.hyperspace, python_random(0, "spread")
     choices = {hyperspace.sample(rng) for _ in range(NUM_SAMPLED)} | {
-        hyperspace.decode(space.load(context).best.encoding)
+        hyperspace.decode(result_of(context, space.STAGE).result.best.encoding)
     }
     scored = sorted((score, hyperspace.encode(choice)) for choice in choices if (score := scorer.score(choice)) > 0)
     scores = np.array([score for score, _ in scored])
@@ -71,11 +72,13 @@ def reached(work: tuple[Context, str, float], progress: ProgressCallback) -> dic
     context, encoding, budget_ms = work
     start, recipe = time.monotonic(), context.recipe
     own = context.hyperspace.space(context.hyperspace.decode(encoding), context.data.num_classes)
-    latency_ms = predict.load_predictor(context).network_ms
+    predicted = result_of(context, predict.STAGE)
+    latency_ms, budgets_ms = predicted.predictor.network_ms, predicted.budgets_ms
     with tempfile.TemporaryDirectory() as folder, one_core():
-        train_supernet(context, own, Path(folder), recipe.seed, latency_ms, progress)
+        train_supernet(context, own, Path(folder), recipe.seed, latency_ms, budgets_ms, progress)
+        sandwich, notes = trained_subnets(context, own, latency_ms, budgets_ms, recipe.seed), Path(folder) / NOTES
         best, *_ = search_supernet(
-            context, own, Path(folder), latency_ms, (budget_ms,), Path(folder) / NOTES, recipe.seed, silent
+            context, own, Path(folder), latency_ms, (budget_ms,), sandwich, notes, recipe.seed, silent
         )
         network = load_network(context, own, Path(folder), "int8")
         images, _, val_images = split(context.data, recipe.data.search_share, recipe.seed)
@@ -100,10 +103,11 @@ def main() -> None:
     budget_ms, encodings = given.budget_ms, []
     for seed in given.seeds:
         folder = given.folder / f"seed-{seed}"
-        contexts[seed] = context = pipeline.run(recipe_of(given, seed), folder, console, space.NAME)
-        budget_ms = budget_ms or min(predict.load_budgets(context))
-        base_ms = space.load_base_ms(context)
-        scorers[seed] = ExactEvaluator(space.load_table(context), context.hyperspace, (budget_ms,), base_ms)
+        run = Run(recipe_of(given, seed), folder, Shown(console)).until("space")
+        contexts[seed] = context = run.context
+        budget_ms = budget_ms or min(run[predict.STAGE].budgets_ms)
+        base_ms = block_table.base_ms(context.hyperspace, context.data.num_classes, run[predict.STAGE].predictor)
+        scorers[seed] = ExactEvaluator(run[space.STAGE].table, context.hyperspace, (budget_ms,), base_ms)
         encodings = encodings or spread(context, scorers[seed], given.spaces)
 
     found: dict[tuple[int, str], float] = {}

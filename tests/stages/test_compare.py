@@ -48,7 +48,7 @@ def test_compare(tiny: Any, tmp_path: Any, cli: Any) -> None:
     check_fronts(Context.of_folder(folder), found.spaces[0].fronts)
     again = cli("compare", recipe, "--out", folder)
     assert again.returncode == 0, again.stderr
-    assert "Compare the compared with hand-made and random ones: done before" in again.stdout
+    assert "Compare the space with hand-made and random ones: done before" in again.stdout
 
 
 def check_fine_tuned(context: Context, searched: Any) -> None:

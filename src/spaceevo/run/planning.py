@@ -56,7 +56,7 @@ class Planning:
     Whole networks train where their settings say, on the GPU if there is one; all else is computed by the CPU's cores.
 
     Attributes:
-        recipe: The recipe.
+        recipe: What is asked for.
         work: That it asks for.
         rates: Of one machine, and of the device.
         machines: How many; those of the engine share cells, subnets and networks, and `torchrun` the supernet.

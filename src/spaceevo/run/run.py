@@ -30,7 +30,7 @@ class Run:
     """A run: what a recipe asks for, in a folder.
 
     Args:
-        recipe: The recipe.
+        recipe: What the run depends on; kept in its folder.
         place: The run folder, made where absent; or the URL of one in an object store (`spaceevo.storage`).
         display: Where it tells how it goes; without one, to the logger `spaceevo`.
         ranks: The processes that train the supernet together; the others call `help_train`.

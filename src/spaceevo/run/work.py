@@ -93,7 +93,7 @@ def work_of(
     """Count the work of a whole run; where draws decide, its mean over random spaces and subnets.
 
     Args:
-        recipe: The recipe.
+        recipe: What is asked for.
         hyperspace: Its hyperspace.
         num_train: Training images, those held out for the search included.
         num_val: Validation images.
@@ -165,9 +165,9 @@ def cell_macs(hyperspace: Hyperspace, index: int, block: int, settings: BlocksSe
     rng = python_random(0, "work", index, block)
     teacher_in, teacher_out = _in_width(hyperspace, index), stage.widths[-1]
 
-    def macs(one: Stage, in_width: int, resolution: int) -> int:
+    def macs(stage: Stage, in_width: int, resolution: int) -> int:
         before, after = map_sizes(hyperspace, resolution)[index : index + 2]
-        program = stage_program(one, Shape(in_width, *before))
+        program = stage_program(stage, Shape(in_width, *before))
         out_width = program[-1].out_shape.channels
         projections = teacher_in * in_width * prod(before) + out_width * teacher_out * prod(after)
         return sum(node.macs for node in program) + projections

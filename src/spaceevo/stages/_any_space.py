@@ -47,7 +47,7 @@ def train_and_search(
 
     Args:
         context: Data, budgets and settings.
-        space: The space.
+        space: Whose subnets are trained and searched.
         folder: For its files.
         seed: Of training and search.
         latency_ms: Predicts.
@@ -81,7 +81,7 @@ def train_supernet(
 
     Args:
         context: Data, settings and what weights may be.
-        space: The space.
+        space: Whose subnets are trained and searched.
         folder: For its files.
         seed: All that is random follows from it.
         latency_ms: Predicts.

@@ -204,9 +204,9 @@ def _curve_path(folder: Path, number: int) -> Path:
 
 
 def _work(planning: Planning) -> StageWork:
-    work, epochs = planning.work, planning.recipe.finetune.epochs
+    work = planning.work
     jobs = [(0.0, macs) for macs in work.finetune]
-    files = FILES_PER_WEIGHT - 1 if epochs else 0  # there is no FP32 phase
+    files = FILES_PER_WEIGHT - 1 if any(work.finetune) else 0  # there is no FP32 phase
     return StageWork(planning.networks(jobs), disk_mib=work.num_budgets * files * work.network_mib)
 
 

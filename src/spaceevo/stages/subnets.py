@@ -152,8 +152,10 @@ def first_that_holds(context: Context, ranked: Sequence[Candidate], budget_ms: f
     return candidates[min(range(len(candidates)), key=lambda position: (excess(position), position))]
 
 
-def _record(one: RatedSubnet, budget_ms: float) -> FoundSubnet:
-    return FoundSubnet(budget_ms=budget_ms, encoding=encode(one.subnet), predicted_ms=one.latency_ms, top1=one.top1)
+def _record(rated: RatedSubnet, budget_ms: float) -> FoundSubnet:
+    return FoundSubnet(
+        budget_ms=budget_ms, encoding=encode(rated.subnet), predicted_ms=rated.latency_ms, top1=rated.top1
+    )
 
 
 def _check_names(context: Context) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from spaceevo.errors import ArtifactError, NoSpaceError
+from spaceevo.errors import ArtifactError, ExportError, NoSpaceError
 from spaceevo.graph.graphs import IntegerWeights, QuantParams
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.extracted import digest, load_extracted, save_extracted
@@ -141,6 +141,36 @@ def test_foreign_content(path, change, found):
     save_file(tensors, path, metadata={"spaceevo": json.dumps(notes)})
     with pytest.raises(ArtifactError, match=found):
         load_extracted(path)
+
+
+def test_files_of_an_earlier_version(path):
+    notes, tensors = _notes(path), load_file(path)
+    notes.update(format="spaceevo-extracted-1")
+    save_file(tensors, path, metadata={"spaceevo": json.dumps(notes)})
+    with pytest.raises(ArtifactError, match="of an earlier version of spaceevo") as caught:
+        load_extracted(path)
+    assert "spaceevo-extracted-1" in str(caught.value)
+    assert "Export the run again with this version" in str(caught.value)
+
+
+def test_files_that_break_the_contract(path):
+    notes, tensors = _notes(path), load_file(path)
+    tensors["int8/stem/0/conv/codes"].flat[0] = -128  # fits int8, but not the symmetric range
+    save_file(tensors, path, metadata={"spaceevo": json.dumps(notes)})
+    with pytest.raises(ArtifactError, match="stem/0/conv has weight codes from -128"):
+        load_extracted(path)
+
+
+def test_networks_that_break_the_contract(tmp_path):
+    network, name = extracted(), "stem/0/conv"
+    weights = dict(network.integer.weights)
+    codes = weights[name].codes.copy()
+    codes.flat[0] = -128
+    weights[name] = replace(weights[name], codes=codes)
+    broken = replace(network, integer=replace(network.integer, weights=weights))
+    with pytest.raises(ExportError, match="stem/0/conv has weight codes from -128"):
+        save_extracted(tmp_path / "net.safetensors", broken)
+    assert not list(tmp_path.iterdir())
 
 
 def test_full_disk(tmp_path):

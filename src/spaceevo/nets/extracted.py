@@ -44,7 +44,7 @@ def load_extracted(path: Path) -> ExtractedNetwork:
     """Read an extracted network.
 
     Raises:
-        ArtifactError: Missing, truncated, or not what `save_extracted` wrote.
+        ArtifactError: Missing, truncated, of an earlier version, or not what `save_extracted` wrote.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -52,7 +52,11 @@ def load_extracted(path: Path) -> ExtractedNetwork:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not isinstance(notes, dict) or notes.get("format") != FORMAT:
             if isinstance(notes, dict) and notes.get("format") == _EARLIER:
-                raise ValueError("an earlier version of spaceevo wrote it, in which operators have other names")
+                raise ArtifactError(
+                    f"{path} is an extracted network of an earlier version of spaceevo",
+                    found=f"Its format is {_EARLIER}, in which operators have other names; this version reads {FORMAT}",
+                    remedy="Export the run again with this version",
+                )
             raise ValueError(f"its format is {notes['format']!r}, not {FORMAT!r}")
         program = program_from_json(notes["program"])
         network = ExtractedNetwork(

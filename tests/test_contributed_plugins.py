@@ -15,6 +15,7 @@ from spaceevo import plugins
 from spaceevo.cli import VERBS
 from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
+from spaceevo.run.stage import STAGES
 from spaceevo.runtimes import RUNTIMES
 from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import PRESETS
@@ -25,7 +26,7 @@ from spaceevo.train.datasets import DATASETS
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 ROOMS: dict[str, plugins.Registry[Any]] = {
     "spaces/blocks": BLOCKS, "spaces/presets": PRESETS, "train/datasets": DATASETS, "runtimes": RUNTIMES,
-    "measure/metrics": METRICS, "cli": VERBS,
+    "measure/metrics": METRICS, "cli": VERBS, "stages": STAGES,
 }  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def test_outputs_of_predictions(mine: Path, cli: Any, tmp_path: Path) -> None:
 def test_a_wrong_place_is_told_before_anything_is_measured(
     mine: Path, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
 ) -> None:
-    monkeypatch.setattr("spaceevo.targets.measure_all", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("spaceevo.tools.targets.measure_all", lambda *_: pytest.fail("measured"))
     done = cli("measure", TARGET, "MobileNetV2", "--folder", tmp_path / "fit", "--export", out)
     assert done.returncode == 1, done.stderr
     assert out in done.stderr

@@ -15,7 +15,7 @@ from spaceevo.config import DataSettings, TrainingSettings
 from spaceevo.errors import ArtifactError, DataError, EncodingError, PluginError, RecipeError, TrainingError
 from spaceevo.nets.extracted import save_extracted
 from spaceevo.nets.network import program_of, single_network
-from spaceevo.progress import silent
+from spaceevo.progress import Shown, silent
 from spaceevo.records import ExtractedNetwork
 from spaceevo.settings import parse
 from spaceevo.spaces.encoding import encode
@@ -23,6 +23,7 @@ from spaceevo.spaces.handmade import mobilenet_v3
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.zoo import load_network
 from spaceevo.tools import quantize as room
+from spaceevo.tools.weight_source import NetworkSettings
 from spaceevo.train import loop
 from spaceevo.train.batches import Images
 from spaceevo.train.checkpoints import load_tensors, load_weights, save_tensors
@@ -81,13 +82,13 @@ def run(folder, weights, network=ENCODING, space=SPACE, **values):
 
     values.setdefault("data", "digits")
     values.setdefault("calibration_images", 64)
-    which = room.NetworkSettings(weights=str(weights), network=network, space=space, **taken(room.NetworkSettings))
+    which = NetworkSettings(weights=str(weights), network=network, space=space, **taken(NetworkSettings))
     inputs = room.InputSettings(**taken(room.InputSettings))
     ptq = PtqSettings(**taken(PtqSettings))
     finetuning = room.FinetuningSettings(**taken(room.FinetuningSettings))
     assert not values, values
     console = Console(file=io.StringIO())
-    return room.quantize(which, inputs, ptq, finetuning, folder, console)
+    return room.quantize(which, inputs, ptq, finetuning, folder, Shown(console))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_the_figures_are_those_of_the_networks(quantized):
 
 @pytest.fixture(scope="module")
 def written(quantized):
-    return room.write(quantized, "net", Console(quiet=True))
+    return room.write(quantized, "net", Shown(Console(quiet=True)))
 
 
 def test_the_exported_file_computes_what_the_network_does(quantized, written):
@@ -285,7 +286,7 @@ def test_a_network_of_the_zoo(few, tmp_path):
     )
     assert done.subnet == subnet
     assert done.result.space == "zoo:MobileNetV3-Small"
-    fp32 = room.write(done, "net", Console(quiet=True))[1][0]
+    fp32 = room.write(done, "net", Shown(Console(quiet=True)))[1][0]
     again = run(tmp_path, fp32, "", "", data=few, bias_correction=False)
     assert again.subnet == subnet
 
@@ -470,8 +471,8 @@ def test_where_nothing_names_the_classes_that_is_told(two_classes, tmp_path):
     console = Console(file=io.StringIO(), width=400)
     data = swapped_folder(tmp_path / "images", ["dark", "bright"])
     room.quantize(
-        room.NetworkSettings(weights=str(path), network=ENCODING, space=SPACE), room.InputSettings(data=data),
-        PtqSettings(calibration_images=4), room.FinetuningSettings(), tmp_path / "out", console,
+        NetworkSettings(weights=str(path), network=ENCODING, space=SPACE), room.InputSettings(data=data),
+        PtqSettings(calibration_images=4), room.FinetuningSettings(), tmp_path / "out", Shown(console),
     )  # fmt: skip
     assert "does not name its classes: they are taken to be those of" in console.file.getvalue()
     assert "in this order: bright, dark" in console.file.getvalue()

@@ -45,7 +45,7 @@ class FoldedNetwork(nn.Module):
         values: dict[str, Tensor] = {}
         compute, value = FloatPass(self), images_BCHW
         for node in self.graph.nodes:
-            inputs = [values[name] if name in values else images_BCHW for name in node.inputs]
+            inputs = [values.get(name, images_BCHW) for name in node.inputs]
             value = values[node.id] = compute.apply(node, inputs)
         return value
 

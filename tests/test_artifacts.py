@@ -302,7 +302,10 @@ def test_a_file_system_that_fails_is_told_and_nothing_is_called_damaged(
     stage: StageFolder, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     number = getattr(errno, name)
-    with pytest.raises(StorageError, match=r"The file system of .* local disk with --out"), storage_errors(stage.path):
+    with (
+        pytest.raises(StorageError, match=r"The file system of .* local disk with `place`"),
+        storage_errors(stage.path),
+    ):
         raise OSError(number, os.strerror(number))
     _finish(stage, OLD)
 

@@ -153,7 +153,7 @@ def test_places_that_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_file_of_the_user_is_replaced_only_by_force(tmp_path: Path) -> None:
     path = tmp_path / "precious.csv"
     path.write_text("name,value\n")
-    with pytest.raises(ArtifactError, match=r"precious\.csv exists already, and spaceevo did not write it.*--force"):
+    with pytest.raises(ArtifactError, match=r"precious\.csv exists already, and spaceevo did not write it.*`force`"):
         output_file(path)
     assert output_file(path, force=True) == path
     assert output_file(path, is_ours=lambda file: file.read_text().startswith("name")) == path

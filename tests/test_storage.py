@@ -437,7 +437,10 @@ def test_a_store_that_stays_away(object_store: Any, tmp_path: Path, monkeypatch:
 
 def test_a_bucket_that_does_not_exist(object_store: Any, tmp_path: Path) -> None:
     home = session("s3://no-such-bucket/run", tmp_path / "a")
-    with pytest.raises(StorageError, match=r"cannot be used.*bucket does not exist.*Correct --out"), home.held(silent):
+    with (
+        pytest.raises(StorageError, match=r"cannot be used.*bucket does not exist.*Correct `place`"),
+        home.held(silent),
+    ):
         pass
 
 
@@ -481,5 +484,5 @@ def test_a_place_that_cannot_be(place: str, told: str, monkeypatch: pytest.Monke
 
 def test_a_name_that_is_not_utf8_is_told_at_once() -> None:
     """SQLite and runtimes would not find files there."""
-    with pytest.raises(StorageError, match=r"not UTF-8.*--out"):
+    with pytest.raises(StorageError, match=r"not UTF-8.*`place`"):
         located("runs/caf\udce9")

@@ -180,7 +180,7 @@ def storage_errors(path: Path, only: Container[int] | None = None) -> Iterator[N
             raise NoSpaceError(
                 f"{path} cannot be written",
                 found=f"{'The disk is full' if is_full else error.strerror}{_free_mib(path)}",
-                remedy=f"{'Make room' if is_full else 'Make it writable'} or choose another folder with --out, then "
+                remedy=f"{'Make room' if is_full else 'Make it writable'} or choose another folder with `place`, then "
                 "run the same command again: finished stages are kept and an unfinished one continues",
             ) from error
         if error.errno in _FAILING:
@@ -281,7 +281,7 @@ class RunFolder:
             raise RunLockedError(
                 f"Another run works in {self.path}",
                 found=f"Its process is {lock.read_text(encoding='utf-8', errors='replace').strip() or 'unknown'}",
-                remedy="Wait until it has ended, or choose another folder with --out",
+                remedy="Wait until it has ended, or choose another folder with `place`",
             )
         with claimed:
             yield
@@ -491,7 +491,7 @@ def _failing(path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"The file system of {path} {'has no locks' if has_no_locks else 'fails'}",
         found=error.strerror or str(error),
-        remedy="Choose a folder on a local disk with --out, or try again when it works; what is written is kept",
+        remedy="Choose a folder on a local disk with `place`, or try again when it works; what is written is kept",
     )
 
 

@@ -45,7 +45,8 @@ class SpaceEvoError(Exception):
     Args:
         problem: What was wrong, as one sentence.
         found: What was found instead (the evidence); may be empty.
-        remedy: What the user can do; may be empty.
+        remedy: What the user can do; may be empty. Settings stand in backticks as Python names them, for example
+            `place`; the command line tells its own options in their stead.
     """
 
     exit_code = EXIT_ERROR

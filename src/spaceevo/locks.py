@@ -50,5 +50,5 @@ def claim(path: Path, *, wait: bool = False, note: str = "") -> AbstractContextM
         raise StorageError(
             f"The file system of {path.parent} has no locks",
             found=f"flock: {error.strerror}",
-            remedy="Choose a folder on a local disk with --out (of a target: --folder)",
+            remedy="Choose a folder on a local disk with `place` (of a target: `folder`)",
         ) from error

@@ -62,21 +62,21 @@ class Marker(Sealed):
     last_measured: str = ""
 
 
-def claim_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
+def claim_folder(folder: Path, kind: Kind, setting: str = "place") -> Path:
     """Make a folder ours, and make it where it is absent; see `check_folder`."""
-    folder = check_folder(folder, kind, option)
+    folder = check_folder(folder, kind, setting)
     if not (folder / MARKER).exists():
         write_marker(folder, Marker(kind=kind_of(folder) or kind))
     return folder
 
 
-def check_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
+def check_folder(folder: Path, kind: Kind, setting: str = "place") -> Path:
     """Refuse a folder that belongs to the user; nothing is written.
 
     Args:
         folder: It may be absent; a leading ~ is the home folder.
         kind: What it is for. The folder of a target may be any that is ours.
-        option: How the user named it, for the message.
+        setting: What names it, for the message.
 
     Returns:
         The folder.
@@ -92,7 +92,7 @@ def check_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
             raise ArtifactError(
                 f"{folder} is no folder",
                 found=f"It is a link to {os.readlink(folder)}, which is not there" if is_dangling else "It is a file",
-                remedy=f"Nothing was touched. Choose a folder with {option}",
+                remedy=f"Nothing was touched. Choose a folder with `{setting}`",
             )
         names = _names(folder) if folder.exists() else []
     found = kind_of(folder)
@@ -101,12 +101,12 @@ def check_folder(folder: Path, kind: Kind, option: str = "--out") -> Path:
         raise ArtifactError(
             f"{folder} is not empty, and not {_WORDS[kind]}",
             found=f"It holds {', '.join(names[:_NUM_TOLD])}{more}",
-            remedy=f"Nothing was touched. Choose a new or an empty folder with {option}",
+            remedy=f"Nothing was touched. Choose a new or an empty folder with `{setting}`",
         )
     if found not in ("", kind) and "target" not in (found, kind):
         raise ArtifactError(
             f"{folder} is {_WORDS[str(found)]}, not {_WORDS[kind]}",
-            remedy=f"Nothing was touched. Choose another folder with {option}",
+            remedy=f"Nothing was touched. Choose another folder with `{setting}`",
         )
     return folder
 
@@ -180,7 +180,7 @@ def output_file(path: Path, *, force: bool = False, is_ours: Callable[[Path], bo
         if path.exists() and path.stat().st_size and not force and not (is_ours or is_written_here)(path):
             raise ArtifactError(
                 f"{path} exists already, and spaceevo did not write it",
-                remedy="Choose another name, or overwrite it with --force",
+                remedy="Choose another name, or overwrite it with `force`",
             )
         parent = path.resolve().parent
         while not parent.exists():

@@ -114,7 +114,7 @@ class Storage:
         """
         held = _patiently(self, self._held)
         if held is None:
-            raise StorageError(f"No run has started in {self.url}", remedy="Start it first, or choose another --out")
+            raise StorageError(f"No run has started in {self.url}", remedy="Start it first, or choose another `place`")
         return replace(self, session=held.session, machine=held.machine)
 
     def pull(self) -> None:
@@ -166,7 +166,7 @@ class Storage:
             raise StorageError(
                 f"The object store at {self.url} cannot be used",
                 found=_told(error),
-                remedy="Correct --out, the credentials or the endpoint (for S3: AWS_ACCESS_KEY_ID, "
+                remedy="Correct `place`, the credentials or the endpoint (for S3: AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL), or try again when it answers",
             ) from error
         watch = _Watch(self, say)
@@ -222,7 +222,7 @@ class Storage:
             raise ArtifactError(
                 f"{self.url} is not empty, and not the place of a run",
                 found=f"It holds {', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}",
-                remedy="Nothing was touched. Choose a new or an empty place with --out",
+                remedy="Nothing was touched. Choose a new or an empty place with `place`",
             )
 
     def _give_sign(self) -> None:
@@ -266,7 +266,7 @@ class Storage:
             f"Another run works in {self.url}",
             found=f"Its process is {held.pid} on {held.machine}, seen {max(0, time.time() - held.seen):.0f} s ago",
             remedy=f"Wait until it has ended ({LOST_SECONDS:.0f} s after it was last seen, it is taken to be lost), or "
-            "choose another place with --out",
+            "choose another place with `place`",
         )
 
     @property
@@ -430,7 +430,7 @@ def located(place: Path | str) -> tuple[Path, Storage | None]:
         url.encode()
     except UnicodeEncodeError:
         raise StorageError(
-            "The name of the run folder is not UTF-8", found=url, remedy="Choose another folder with --out"
+            "The name of the run folder is not UTF-8", found=url, remedy="Choose another folder with `place`"
         ) from None
     if "://" not in url:
         return at_home(Path(place)), None

@@ -275,7 +275,7 @@ def test_only_a_damaged_file_is_called_damaged(
     if told is not ArtifactError:
         assert "elete" not in str(caught.value)
     if told is StorageError:
-        assert f"Locking protocol ({name}). Choose a folder on a local disk, with --out" in str(caught.value)
+        assert f"Locking protocol ({name}). Choose a folder on a local disk, with `place`" in str(caught.value)
 
 
 def test_nothing_that_was_put_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:

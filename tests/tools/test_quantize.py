@@ -324,7 +324,7 @@ def test_unknown_network(weights, tmp_path):
 
 
 def test_an_encoding_without_its_space(weights, tmp_path):
-    with pytest.raises(EncodingError, match="--space"):
+    with pytest.raises(EncodingError, match="`space`"):
         run(tmp_path, weights, ENCODING, "")
 
 

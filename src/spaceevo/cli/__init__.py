@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from typing import Any, Protocol
@@ -58,7 +59,9 @@ def main() -> None:
             found, remedy = error.strerror or "", "Check the path, and who may read and write there"
             error = StorageError(f"{error.filename} cannot be used", found=found, remedy=remedy)
         if isinstance(error, SpaceEvoError):
-            console.print(f"[bold red]Error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+            console.print(
+                f"[bold red]Error:[/bold red] {_escaped(in_options(str(error)))}", highlight=False, soft_wrap=True
+            )
             sys.exit(error.exit_code)
         console.print(_escaped("".join(traceback.format_exception(error))), highlight=False, soft_wrap=True)
         console.print("This is a bug of spaceevo. Please report it with the lines above.")
@@ -93,6 +96,30 @@ def _verbs() -> typer.Typer:
     for verb in VERBS.names():
         VERBS.load(verb).register(app)
     return app
+
+
+#: Settings that remedies name, by the options that stand for them.
+_OPTIONS = {
+    "place": "--out",
+    "folder": "--folder",
+    "data": "--data",
+    "network": "--network",
+    "space": "--space",
+    "resolution": "--resolution",
+    "num_classes": "--num-classes",
+    "file": "--file",
+    "force": "--force",
+    "fp32": "--fp32",
+}
+
+
+def in_options(text: str) -> str:
+    """The text of an error with the options of the command line where it names settings.
+
+    >>> in_options("Choose another folder with `place`.")
+    'Choose another folder with --out.'
+    """
+    return re.sub(r"`(\w+)`", lambda word: _OPTIONS.get(word[1], word[0]), text)
 
 
 def _escaped(text: str) -> str:

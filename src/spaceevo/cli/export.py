@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from spaceevo.cli import in_options
 from spaceevo.cli.run import ForceOption, JsonOption, run_until
 
 RuntimeOption = Annotated[list[str] | None, typer.Option("--runtime", help="A runtime; may be given several times.")]
@@ -68,7 +69,7 @@ def register(app: typer.Typer) -> None:
                     handed_out = handout.export_network(path, name, folder, data, progress, say, force)
                     verified.append(handed_out.verification)
                 except handout.FAILURES as error:
-                    failures.append({"network": str(path), "runtime": name, "error": str(error)})
+                    failures.append({"network": str(path), "runtime": name, "error": in_options(str(error))})
         _tell(console, verified, as_json, failures)
 
     @app.command()

@@ -350,7 +350,7 @@ def check_sizes(programs: Sequence[tuple[str, Program, Precision]]) -> None:
             raise ExportError(
                 f"The network {program[0]} is too large to be measured",
                 found=f"It has {num_weights:,} weights, and a model file holds {_MAX_WEIGHTS:,} at most",
-                remedy="Take fewer classes (--num-classes), or a smaller network",
+                remedy="Take fewer classes (`num_classes`), or a smaller network",
             )
 
 

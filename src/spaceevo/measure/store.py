@@ -411,7 +411,7 @@ class Store:
         return StorageError(
             f"The file system of {self.path} does not do what SQLite needs",
             found=f"{str(error)[:1].upper()}{str(error)[1:]} ({name})",
-            remedy="Choose a folder on a local disk, with --out or, for a target, --folder; measurements are kept",
+            remedy="Choose a folder on a local disk, with `place` or, for a target, `folder`; measurements are kept",
         )
 
     def _check(self, row: tuple[Any, ...]) -> None:
@@ -437,7 +437,7 @@ class Store:
         return NoSpaceError(
             f"The measurements in {self.path} cannot be written",
             found=str(error),
-            remedy="Free space there, or choose a folder that can be written with --out or, for a target, --folder",
+            remedy="Free space there, or choose a folder that can be written with `place` or, for a target, `folder`",
         )
 
 

@@ -198,7 +198,7 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
             raise ArtifactError(
                 f"{key} of the checkpoint has the shape {list(value.shape)}",
                 found="Published quantizers have one scale and one offset for a whole tensor, not one per channel",
-                remedy="Import the weights without the quantization parameters, with --fp32, and quantize them anew",
+                remedy="Import the weights without the quantization parameters, with `fp32`, and quantize them anew",
             )
         return weight(key, value, _WHERE).item()
 
@@ -209,7 +209,7 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
                 f"{key} of the checkpoint is no scale",
                 found=f"It is {value:g}; a scale is positive, and at least {torch.finfo(torch.float32).tiny:.3g}",
                 remedy="Give a checkpoint of a training that went well, or leave its quantization parameters out with "
-                "--fp32",
+                "`fp32`",
             )
         return value
 
@@ -224,7 +224,7 @@ def import_supernet(state: Mapping[str, Tensor], space: SearchSpace, quantized: 
                         raise ArtifactError(
                             f"The quantization parameters of {module} were never set",
                             found="Its scales are 1 and its offset is 0, as before any LSQ+ training",
-                            remedy="Import the weights alone, with --fp32",
+                            remedy="Import the weights alone, with `fp32`",
                         )
                     present(weighted.weight_scale).fill_(scale)
                     num_lowest_codes += int(((weighted.weight / scale).round() < -network.w_qmax).sum())

@@ -63,7 +63,7 @@ def named_networks(names: Iterable[str], file: Path | None) -> Iterator[NamedNet
         raise EncodingError(
             "There are no networks to predict",
             found=f"{file} names none" if file is not None else "",
-            remedy="Name some, or give a list with --file FILE",
+            remedy="Name some, or give a list with `file` FILE",
         )
 
 

@@ -213,7 +213,7 @@ def _of_job(recipe: Recipe, run: RunFolder, storage: Storage | None, target: Tar
         raise EngineError(
             f"{platform.node()} does not see the run folder",
             found=f"There is no folder {run.path}",
-            remedy="Give one with --out that all machines of the cluster share under the same path, or a place in an "
+            remedy="Give one with `place` that all machines of the cluster share under the same path, or a place in an "
             "object store",
         )
     context = Context(recipe, run, storage=storage)

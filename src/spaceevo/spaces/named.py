@@ -46,6 +46,6 @@ def named_subnet(word: str, space: str = "", num_classes: int = zoo.NUM_CLASSES)
     if not space:
         raise EncodingError(
             f"{word} is an encoding, and those of different spaces look alike",
-            remedy="Name its space too, for example --space micro-014-120",
+            remedy="Name its space too, for example `space` micro-014-120",
         )
     return decode(word, named_space(space, num_classes))

@@ -46,7 +46,7 @@ def in_class_order(data: ImageData, class_names: tuple[str, ...], source: object
             f"The data set {data.name} has other classes than {source}",
             found=f"Of its {len(ours):,} classes it alone has {some(map(spelled, more))}; of the network's "
             f"{len(theirs):,}, that alone has {some(map(spelled, fewer))}",
-            remedy="Name the data that the network was trained for with --data",
+            remedy="Name the data that the network was trained for with `data`",
         )
     number_of = {name: number for number, name in enumerate(theirs)}
     number = np.array([number_of[name] for name in ours], np.int64)

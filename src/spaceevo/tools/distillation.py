@@ -251,7 +251,7 @@ def _check_notes(about: Distillation, hyperspace: Hyperspace, folder: Path) -> N
         raise ArtifactError(
             f"{folder} holds cells that were distilled otherwise",
             found="; ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in keys),
-            remedy="Ask for the same again, or choose another folder with --out",
+            remedy="Ask for the same again, or choose another folder with `place`",
         )
 
 

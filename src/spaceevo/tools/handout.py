@@ -308,7 +308,7 @@ def find_network(path: Path, stored: dict[str, str]) -> ExtractedNetwork:
     raise ArtifactError(
         f"The network that {path} was exported from does not lie beside it",
         found=f"{len(candidates)} other {SUFFIX} files in {path.parent}",
-        remedy="Name it with --network FILE",
+        remedy="Name it with `network` FILE",
     )
 
 
@@ -350,7 +350,7 @@ def validation_images(path: Path, network: ExtractedNetwork, data: str | None, s
         raise DataError(
             f"There are no images to run {path} on",
             found="It does not lie in a run folder, and no data is named",
-            remedy="Name a data set or a folder of images with --data",
+            remedy="Name a data set or a folder of images with `data`",
         )
     say(told(loaded))
     class_names = class_names_of(network)

@@ -232,7 +232,7 @@ def measure_all(
     subnets = {name: named_subnet(name, space, num_classes) for name in names if name not in files}
     jobs = [(name, network_program(subnet), precision) for name, subnet in subnets.items() for precision in precisions]
     check_sizes(jobs)
-    with RunFolder(claim_folder(device.folder, "target", "--folder")).locked(), device.store() as store:
+    with RunFolder(claim_folder(device.folder, "target", "folder")).locked(), device.store() as store:
         own = measure_files(device.target, [Path(name) for name in files], store, Plan(), part(progress, 0, 0.4))
         networks = measure_programs(device.target, jobs, store, device.work_dir, Plan(), part(progress, 0.4, 0.8))
         rows: list[tuple[str, _Network | None, Measurement]] = []
@@ -292,7 +292,7 @@ def study_device(
     Raises:
         TargetError: The device is lost, or too unstable.
     """
-    with RunFolder(claim_folder(device.folder, "target", "--folder")).locked(), device.store() as store:
+    with RunFolder(claim_folder(device.folder, "target", "folder")).locked(), device.store() as store:
         found = study(
             device.target,
             store,
@@ -338,7 +338,7 @@ def fit_device(
         hyperspaces=tuple(hyperspaces), num_fit=num_fit, seed=seed, num_classes=num_classes, precision=precision
     )
     path = _predictor_path(device, precision)
-    with RunFolder(claim_folder(device.folder, "target", "--folder")).locked(), device.store() as store:
+    with RunFolder(claim_folder(device.folder, "target", "folder")).locked(), device.store() as store:
         predictor = fit_networks(
             _fit_subnets(notes), device.target, store, device.work_dir, progress, precision=precision
         )
@@ -363,7 +363,7 @@ def assess_device(
         for name in notes.hyperspaces
         for pair in random_pairs(load_hyperspace(name), num_unseen, seed, "assess", notes.num_classes, exclude=seen)
     ]
-    with RunFolder(claim_folder(device.folder, "target", "--folder")).locked(), device.store() as store:
+    with RunFolder(claim_folder(device.folder, "target", "folder")).locked(), device.store() as store:
         found = assess_networks(predictor, pairs, device.target, store, device.work_dir, progress, precision=precision)
         write_atomically(device.folder / ASSESSMENT, found.model_dump_json(indent=1))
         _write_page(device)

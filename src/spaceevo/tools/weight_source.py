@@ -91,7 +91,7 @@ def weight_source(settings: NetworkSettings) -> WeightSource:
             resolution = settings.resolution or subnet.resolution
             space, encoding = f"{ZOO}:{encoding}", encode(replace(subnet, resolution=resolution))
         elif settings.resolution:
-            raise RecipeError("An encoding has its resolution in it", remedy="Write it after r; leave --resolution out")
+            raise RecipeError("An encoding has its resolution in it", remedy="Write it after r; leave `resolution` out")
     elif settings.space or settings.resolution:
         raise RecipeError(
             "A space or a resolution alone names no network", remedy="Give NETWORK, a name of the zoo or an encoding"
@@ -99,7 +99,7 @@ def weight_source(settings: NetworkSettings) -> WeightSource:
     elif not (space and encoding):
         raise ArtifactError(
             f"{path} does not say which network it holds",
-            remedy="Give NETWORK: a name of the zoo, or an encoding with --space",
+            remedy="Give NETWORK: a name of the zoo, or an encoding with `space`",
         )
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     found = []
@@ -121,13 +121,13 @@ def weight_source(settings: NetworkSettings) -> WeightSource:
         raise ArtifactError(
             f"{path} holds the weights of another network than {settings.network or encoding}",
             found=problems[0],
-            remedy="Give the network that the file was trained as: NETWORK, and --space for an encoding",
+            remedy="Give the network that the file was trained as: NETWORK, and `space` for an encoding",
         )
     if len(found) > 1:
         raise EncodingError(
             f"{encoding} is a hand-made network of more than one hyperspace",
             found=", ".join(one.space for one in found),
-            remedy="Name one of these with --space",
+            remedy="Name one of these with `space`",
         )
     return found[0]
 
@@ -182,7 +182,7 @@ def _architectures(encoding: str, space: str, num_classes: int) -> Iterator[tupl
     if kind == ZOO:
         resolution = re.search(r"_r(\d+)$", encoding)
         if resolution is None:
-            raise EncodingError(f"{encoding!r} has no resolution at its end", remedy="Give NETWORK and --resolution")
+            raise EncodingError(f"{encoding!r} has no resolution at its end", remedy="Give NETWORK and `resolution`")
         subnet = replace(zoo.load_network(name).subnet, num_classes=num_classes)
         yield space, replace(subnet, resolution=int(resolution[1])), None
     elif kind == HANDMADE:

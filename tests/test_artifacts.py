@@ -100,7 +100,7 @@ def test_a_full_disk_is_told_with_path_room_and_remedy(tmp_path: Path) -> None:
     assert str(path) in text
     assert "disk is full" in text
     assert "MiB free" in text
-    assert "--out" in text
+    assert "`place`" in text
 
 
 def test_native_libraries_that_lose_the_number_are_understood(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_file_system_that_fails_is_told_and_nothing_is_called_damaged(
 ) -> None:
     number = getattr(errno, name)
     with (
-        pytest.raises(StorageError, match=r"The file system of .* local disk with `place`"),
+        pytest.raises(StorageError, match=r"file system of .* local disk with `place`"),
         storage_errors(stage.path),
     ):
         raise OSError(number, os.strerror(number))

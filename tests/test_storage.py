@@ -438,7 +438,7 @@ def test_a_store_that_stays_away(object_store: Any, tmp_path: Path, monkeypatch:
 def test_a_bucket_that_does_not_exist(object_store: Any, tmp_path: Path) -> None:
     home = session("s3://no-such-bucket/run", tmp_path / "a")
     with (
-        pytest.raises(StorageError, match=r"cannot be used.*bucket does not exist.*Correct `place`"),
+        pytest.raises(StorageError, match=r"cannot be used.*does not exist.*Correct `place`"),
         home.held(silent),
     ):
         pass

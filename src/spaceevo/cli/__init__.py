@@ -59,9 +59,8 @@ def main() -> None:
             found, remedy = error.strerror or "", "Check the path, and who may read and write there"
             error = StorageError(f"{error.filename} cannot be used", found=found, remedy=remedy)
         if isinstance(error, SpaceEvoError):
-            console.print(
-                f"[bold red]Error:[/bold red] {_escaped(in_options(str(error)))}", highlight=False, soft_wrap=True
-            )
+            told = _escaped(in_options(error))
+            console.print(f"[bold red]Error:[/bold red] {told}", highlight=False, soft_wrap=True)
             sys.exit(error.exit_code)
         console.print(_escaped("".join(traceback.format_exception(error))), highlight=False, soft_wrap=True)
         console.print("This is a bug of spaceevo. Please report it with the lines above.")
@@ -113,13 +112,14 @@ _OPTIONS = {
 }
 
 
-def in_options(text: str) -> str:
-    """The text of an error with the options of the command line where it names settings.
+def in_options(error: SpaceEvoError) -> str:
+    """An error with the options of the command line where its remedy names settings.
 
-    >>> in_options("Choose another folder with `place`.")
-    'Choose another folder with --out.'
+    >>> in_options(NoSpaceError("The disk is full", remedy="Choose another folder with `place`"))
+    'The disk is full. Choose another folder with --out.'
     """
-    return re.sub(r"`(\w+)`", lambda word: _OPTIONS.get(word[1], word[0]), text)
+    remedy = re.sub(r"`(\w+)`", lambda word: _OPTIONS.get(word[1], word[0]), error.remedy)
+    return str(SpaceEvoError(error.problem, found=error.found, remedy=remedy))
 
 
 def _escaped(text: str) -> str:

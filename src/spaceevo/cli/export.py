@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
                     handed_out = handout.export_network(path, name, folder, data, progress, say, force)
                     verified.append(handed_out.verification)
                 except handout.FAILURES as error:
-                    failures.append({"network": str(path), "runtime": name, "error": in_options(str(error))})
+                    failures.append({"network": str(path), "runtime": name, "error": in_options(error)})
         _tell(console, verified, as_json, failures)
 
     @app.command()

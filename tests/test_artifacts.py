@@ -419,7 +419,7 @@ def test_a_second_process_is_told_and_touches_nothing(tmp_path: Path) -> None:
         said, _ = _try(folder).communicate("")
         assert f"Another run works in {folder}" in said
         assert f"process is {os.getpid()}" in said
-        assert "--out" in said
+        assert "`place`" in said
         assert _listing(folder) == before
     said, _ = _try(folder).communicate("")
     assert said == "mine\n"

@@ -64,7 +64,7 @@ def test_a_file_system_without_locks_is_told(number: int, tmp_path: Path, monkey
         pass
     assert told.value.problem == f"The file system of {tmp_path / 'out'} has no locks"
     assert told.value.found == f"flock: {os.strerror(number)}"
-    assert "local disk with --out" in told.value.remedy
+    assert "local disk with `place`" in told.value.remedy
 
 
 def test_a_lock_that_cannot_be_made_is_another_fault(tmp_path: Path) -> None:

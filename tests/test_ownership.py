@@ -75,8 +75,8 @@ def test_a_folder_of_the_user_is_refused_and_not_touched(
 ) -> None:
     fill(tmp_path, files)
     before = state(tmp_path), tmp_path.stat().st_mtime_ns
-    with pytest.raises(ArtifactError, match=r"is not empty, and not .*Nothing was touched.* with --there") as caught:
-        claim_folder(tmp_path, kind, "--there")  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match=r"is not empty, and not .*Nothing was touched.* with `there`") as caught:
+        claim_folder(tmp_path, kind, "there")  # type: ignore[arg-type]
     assert sorted(os.listdir(tmp_path))[0] in str(caught.value)
     assert (state(tmp_path), tmp_path.stat().st_mtime_ns) == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -23,6 +24,7 @@ from spaceevo.measure.random_graphs import random_float_graph, random_integer_gr
 from spaceevo.measure.session import FasterReferenceError, Plan, Progress, Reference, measure
 from spaceevo.measure.store import REFERENCE, Stale, Store, Subject
 from spaceevo.measure.target import connect
+from spaceevo.measure.versions import code_differs, how
 from spaceevo.records import Measurement, TargetDescription
 from spaceevo.runtimes import RUNTIMES
 from spaceevo.runtimes._models import Model
@@ -66,7 +68,7 @@ def measure_programs(
         NoSpaceError: The disk is full, or a folder cannot be written.
     """
     subjects = [
-        Subject(identity(program), precision, target, canonical_json(plan), name=name, program=_as_json(program))
+        Subject(identity(program), precision, target, how(plan, target.runtime), name=name, program=_as_json(program))
         for name, program, precision in programs
     ]
 
@@ -99,7 +101,7 @@ def measure_files(
     """
     runtime = RUNTIMES.load(target.runtime)
     models = [runtime.open_model(path) for path in paths]
-    subjects = [Subject(model.digest, "file", target, canonical_json(plan), name=model.path.name) for model in models]
+    subjects = [Subject(model.digest, "file", target, how(plan, None), name=model.path.name) for model in models]
 
     progress = _never_back(progress)
 
@@ -113,16 +115,18 @@ def measure_metric(
     target: TargetDescription,
     metric: str,
     programs: Sequence[tuple[str, Program, float]],
+    store: Store,
     work_dir: Path,
     progress: Progress,
     metadata: Mapping[str, str] | None = None,
 ) -> list[float]:
-    """Measure a metric beside latency of INT8 architectures with random weights.
+    """Measure a metric beside latency of INT8 architectures with random weights; what the store has is taken from it.
 
     Args:
         target: Where to measure.
         metric: Its name; the device decides it.
         programs: (name, program, latency in ms, which need not be exact) each.
+        store: Of measurements.
         work_dir: For model files, which are removed.
         progress: Called with (programs done, programs).
         metadata: As in the files that are handed out: of a small model it is a good part of the size.
@@ -137,32 +141,47 @@ def measure_metric(
         NoSpaceError: The disk is full, or a folder cannot be written.
     """
     measure = _measure_of(METRICS.load(metric))
-    values = []
+    plan, values = how(None, target.runtime), []
     with closing(connect(target.name)) as transport, _folder(work_dir) as folder:
         for number, (name, program, latency_ms) in enumerate(programs):
-            with _writing(folder):
-                path = export_program(target, (name, program, "int8"), folder / str(number), metadata)
-            values.append(float(measure(transport, target, path, latency_ms)))
-            path.unlink()
+            what = canonical_json([identity(program), dict(metadata or {})])
+            digest = hashlib.sha256(what.encode()).hexdigest()
+            subject = Subject(digest, "int8", target, plan, name=name)
+            value = store.get_metric(subject, metric)
+            if value is None:
+                with _writing(folder):
+                    path = export_program(target, (name, program, "int8"), folder / str(number), metadata)
+                value = float(measure(transport, target, path, latency_ms))
+                path.unlink()
+                store.put_metric(subject, metric, value)
+            values.append(value)
             progress(number + 1, len(programs))
     return values
 
 
-def measure_metric_of_file(target: TargetDescription, metric: Metric, path: Path, latency_ms: float) -> float:
-    """Measure a metric beside latency of one model file.
+def measure_metric_of_file(
+    target: TargetDescription, metric: str, path: Path, store: Store, latency_ms: float
+) -> float:
+    """Measure a metric beside latency of one model file, known by its content; what the store has is taken from it.
 
     Args:
         target: Where to measure.
-        metric: A metric that the device decides.
+        metric: Name of a metric that the device decides.
         path: The file.
+        store: Of measurements.
         latency_ms: Its latency, which need not be exact.
 
     Raises:
         TargetError: The device is lost, or cannot tell it.
     """
-    measure = _measure_of(metric)
-    with closing(connect(target.name)) as transport:
-        return float(measure(transport, target, path, latency_ms))
+    measure, model = _measure_of(METRICS.load(metric)), RUNTIMES.load(target.runtime).open_model(path)
+    subject = Subject(model.digest, "file", target, how(None, None), name=model.path.name)
+    value = store.get_metric(subject, metric)
+    if value is None:
+        with closing(connect(target.name)) as transport:
+            value = float(measure(transport, target, path, latency_ms))
+        store.put_metric(subject, metric, value)
+    return value
 
 
 def _measure_of(metric: Metric) -> MeasureMetric:
@@ -176,7 +195,9 @@ def _measure_of(metric: Metric) -> MeasureMetric:
 def reference_subject(target: TargetDescription) -> Subject:
     """Under what the store keeps how long a target's reference model took when the target was first measured."""
     program = reference_program()
-    return Subject(identity(program), REFERENCE, target, "", name=REFERENCE, program=_as_json(program))
+    return Subject(
+        identity(program), REFERENCE, target, how(None, target.runtime), name=REFERENCE, program=_as_json(program)
+    )
 
 
 def reference_ms(store: Store, target: TargetDescription) -> float | None:
@@ -196,7 +217,7 @@ def is_busy_throughout(store: Store, target: TargetDescription) -> bool:
 
 def stale_measurements(store: Store, target: TargetDescription) -> list[Stale]:
     """What the store has of a target that is not used any more, and why: see `Store.stale`."""
-    return store.stale(target, reference_ms(store, target))
+    return store.stale(target, reference_ms(store, target), code_differs)
 
 
 @cache

@@ -7,9 +7,9 @@ import io
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -30,11 +30,15 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS measurements (
     key TEXT PRIMARY KEY, name TEXT NOT NULL, what TEXT NOT NULL, precision TEXT NOT NULL, target TEXT NOT NULL,
     plan TEXT NOT NULL, reference_ms REAL, spaceevo TEXT NOT NULL, measurement TEXT NOT NULL, created TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS metrics (
+    key TEXT PRIMARY KEY, metric TEXT NOT NULL, name TEXT NOT NULL, what TEXT NOT NULL, precision TEXT NOT NULL,
+    target TEXT NOT NULL, plan TEXT NOT NULL, spaceevo TEXT NOT NULL, value REAL NOT NULL, created TEXT NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS programs (what TEXT PRIMARY KEY, program TEXT NOT NULL)",
     # Of the rows of both by their keys; those that a version without it has written have none.
     "CREATE TABLE IF NOT EXISTS checksums (of_key TEXT PRIMARY KEY, sha256 TEXT NOT NULL)",
 )
 _COLUMNS = "key, name, what, precision, target, plan, reference_ms, spaceevo, measurement, created"
+_METRIC_COLUMNS = "key, metric, name, what, precision, target, plan, spaceevo, value, created"
 _BUSY_SECONDS = 30
 
 
@@ -46,7 +50,7 @@ class Subject:
         what: SHA-256 of the architecture (the `identity` of its program) or of a model file.
         precision: "int8", "fp32", "file", or `REFERENCE`.
         target: The target; its name counts too.
-        plan: How it is measured: a `Plan` as canonical JSON.
+        plan: How it is measured, and by which code: `versions.how`.
         reference_ms: What the reference model took when the target was first measured.
         name: For people; does not count.
         program: The nodes of the architecture as JSON, "" for a file; does not count, as `what` does.
@@ -62,13 +66,9 @@ class Subject:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 over everything that the measurement depends on, the version of spaceevo included.
-
-        The version counts because of what is not in here: how an exporter writes a program, and how a session
-        measures.
-        """
+        """SHA-256 over everything that the measurement depends on."""
         target = self.target.model_dump(mode="json")
-        content = [version("spaceevo"), self.what, self.precision, target, self.plan, self.reference_ms]
+        content = [self.what, self.precision, target, self.plan, self.reference_ms]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -97,7 +97,8 @@ class Stale:
         count: How many measurements there are.
         runtime: Name of the runtime.
         differences: What they have that the target no longer has, by field of `TargetDescription`; or by
-            "spaceevo", its version, or "reference_ms", what the reference model took.
+            "spaceevo", the version whose code measured or exported otherwise, or "reference_ms", what the reference
+            model took.
     """
 
     count: int
@@ -188,6 +189,60 @@ class Store:
             if subject.program and execute("INSERT OR IGNORE INTO programs VALUES (?, ?)", program).rowcount:
                 execute("INSERT OR REPLACE INTO checksums VALUES (?, ?)", (subject.what, _checksum(program)))
 
+    def get_metric(self, subject: Subject, metric: str) -> float | None:
+        """What a metric beside latency is of a subject, in the unit that its name ends in, or None.
+
+        Args:
+            subject: What it is of; its `reference_ms` plays no part.
+            metric: Name of the metric.
+
+        Raises:
+            ArtifactError: The file is damaged.
+        """
+        key = _metric_key(subject, metric)
+        with self._told():
+            row = self._connection.execute(
+                f"SELECT {_METRIC_COLUMNS}, sha256 FROM metrics LEFT JOIN checksums ON key = of_key WHERE key = ?",
+                (key,),
+            ).fetchone()
+        if row is None:
+            return None
+        self._check(row)
+        return float(row[8])
+
+    def put_metric(self, subject: Subject, metric: str, value: float) -> None:
+        """Store the value of a metric beside latency; it is on disk when this returns. An older one is replaced.
+
+        Args:
+            subject: What it is of; its `reference_ms` plays no part.
+            metric: Name of the metric.
+            value: In the unit that the name ends in.
+
+        Raises:
+            ArtifactError: The file is damaged.
+            NoSpaceError: The disk is full, or the file cannot be written.
+            RunLockedError: Another process has been writing for half a minute.
+        """
+        row = (
+            *(_metric_key(subject, metric), metric, subject.name, subject.what, subject.precision),
+            *(
+                subject.target.model_dump_json(),
+                subject.plan,
+                version("spaceevo"),
+                value,
+                datetime.now(UTC).isoformat(),
+            ),
+        )
+        with self._told(), self._transaction() as execute:
+            execute(f"INSERT OR REPLACE INTO metrics VALUES ({_places(row)})", row)
+            execute("INSERT OR REPLACE INTO checksums VALUES (?, ?)", (row[0], _checksum(row)))
+
+    def num_metrics(self) -> int:
+        """How many values of metrics beside latency there are."""
+        with self._told():
+            count: int = self._connection.execute("SELECT count(*) FROM metrics").fetchone()[0]
+        return count
+
     def rows(self) -> Iterator[Row]:
         """All measurements, in the order of measuring.
 
@@ -213,7 +268,12 @@ class Store:
             subject = Subject(what, precision, description, plan, reference_ms, name, program)
             yield Row(subject, spaceevo, created, self._measurement(key, measurement))
 
-    def stale(self, target: TargetDescription, reference_ms: float | None = None) -> list[Stale]:
+    def stale(
+        self,
+        target: TargetDescription,
+        reference_ms: float | None = None,
+        code_differs: Callable[[str, str], bool] = lambda plan, runtime: False,
+    ) -> list[Stale]:
         """The measurements under a target's name, threads and cores that are not used any more, and why.
 
         They stay, and count again should what has changed change back.
@@ -221,6 +281,8 @@ class Store:
         Args:
             target: As it is now.
             reference_ms: What its reference model takes; None where that is not known, and does not matter then.
+            code_differs: Whether a measurement with such a `Subject.plan` on such a runtime was made by other code
+                than today's.
 
         Returns:
             By what has changed, the largest number first.
@@ -230,15 +292,16 @@ class Store:
         """
         with self._told():
             found = self._connection.execute(
-                "SELECT target, spaceevo, reference_ms, count(*) FROM measurements WHERE precision != ?"
-                " GROUP BY target, spaceevo, reference_ms ORDER BY count(*) DESC, max(created)",
+                "SELECT target, spaceevo, plan, reference_ms, count(*) FROM measurements WHERE precision != ?"
+                " GROUP BY target, spaceevo, plan, reference_ms ORDER BY count(*) DESC, max(created)",
                 (REFERENCE,),
             ).fetchall()
-        now = {"spaceevo": version("spaceevo"), "reference_ms": reference_ms, **target.model_dump(mode="json")}
+        now = {"spaceevo": "", "reference_ms": reference_ms, **target.model_dump(mode="json")}
         stale: list[Stale] = []
-        for text, spaceevo, own_ms, count in found:
+        for text, spaceevo, plan, own_ms, count in found:
             try:
-                then = {**now, "spaceevo": spaceevo, **json.loads(text)}
+                by = spaceevo if code_differs(plan, target.runtime) else ""
+                then = {**now, "spaceevo": by, **json.loads(text)}
             except (ValueError, TypeError) as error:
                 raise self._damaged(f"The target of {count} measurements: {error}") from error
             if reference_ms is not None:
@@ -315,6 +378,10 @@ class Store:
             count: int = self._connection.execute(unchecked).fetchone()[0]
         for _ in self.rows():
             pass
+        metrics = f"SELECT {_METRIC_COLUMNS}, sha256 FROM metrics LEFT JOIN checksums ON key = of_key"
+        with self._told():
+            for row in self._connection.execute(metrics).fetchall():
+                self._check(row)
         return count
 
     def close(self) -> None:
@@ -351,7 +418,7 @@ class Store:
             raise self._damaged(fault)
         self._use_write_ahead_log()
         execute("PRAGMA synchronous = FULL")
-        if "checksums" in tables:  # all is there, and opening it changes nothing
+        if {"checksums", "metrics"} <= set(tables):  # all is there, and opening it changes nothing
             return
         with self._transaction():
             for table in _TABLES:
@@ -439,6 +506,10 @@ class Store:
             found=str(error),
             remedy="Free space there, or choose a folder that can be written with `place` or, for a target, `folder`",
         )
+
+
+def _metric_key(subject: Subject, metric: str) -> str:
+    return hashlib.sha256(json.dumps([metric, replace(subject, reference_ms=None).key]).encode()).hexdigest()
 
 
 def _checksum(values: tuple[Any, ...]) -> str:

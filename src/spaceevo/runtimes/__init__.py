@@ -124,12 +124,15 @@ class Runtime(Protocol):
     Attributes:
         NAME: For people.
         SUFFIX: Of its files, for example ".onnx".
+        EXPORTER: Version of what its exports write: raised where the same network gives other files, so that it is
+            measured again.
         LAYOUT: How its files read images: "NCHW" or "NHWC".
         ARITHMETIC: Where its integer results differ from the contract's.
     """
 
     NAME: str
     SUFFIX: str
+    EXPORTER: int
     LAYOUT: str
     ARITHMETIC: Arithmetic
 

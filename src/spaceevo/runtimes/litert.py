@@ -44,6 +44,7 @@ from spaceevo.runtimes._on_device import litert as on_device
 
 NAME = "LiteRT"
 SUFFIX = ".tflite"
+EXPORTER = 1
 LAYOUT = "NHWC"
 IMAGE = "image"
 LOGITS = "logits"

@@ -22,6 +22,7 @@ from spaceevo.runtimes._qdq import IMAGE, LARGEST_CODE, LOGITS, MARK, Fp32Writer
 
 NAME = "ONNX Runtime"
 SUFFIX = ".onnx"
+EXPORTER = 1
 LAYOUT = "NCHW"
 BENCHMARK = None
 ARITHMETIC = Arithmetic()  # the contract is its arithmetic on x86; on ARM it adds and pools in fixed point

@@ -41,6 +41,7 @@ from spaceevo.runtimes._qdq import IMAGE, LOGITS, MARK, Fp32Writer, Int8Writer, 
 
 NAME = "OpenVINO"
 SUFFIX = ".openvino.onnx"
+EXPORTER = 1
 LAYOUT = "NCHW"
 BENCHMARK = None
 on_device_options = None

@@ -210,7 +210,8 @@ def _measured(paths: list[Path], context: Context, progress: ProgressCallback) -
 
 
 def _metric(name: str, path: Path, latency_ms: float, context: Context, progress: ProgressCallback) -> float:
-    return measure_metric_of_file(context.target, METRICS.load(name), path, latency_ms)
+    with context.store() as store:
+        return measure_metric_of_file(context.target, name, path, store, latency_ms)
 
 
 def _limited_metrics(context: Context, subnet: Subnet, path: Path, latency_ms: float) -> dict[str, float]:

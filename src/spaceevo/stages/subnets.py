@@ -14,6 +14,7 @@ from spaceevo.config import num_held_out
 from spaceevo.graph.nodes import Program
 from spaceevo.measure.campaign import measure_metric, reference_program
 from spaceevo.measure.metrics import METRICS
+from spaceevo.measure.store import Store
 from spaceevo.nets.network import program_of
 from spaceevo.predict.metrics import computed_metric, fit_metric, metric_value
 from spaceevo.predict.predictor import LatencyPredictor
@@ -133,7 +134,8 @@ def _metric(
     context: Context,
     progress: ProgressCallback,
 ) -> list[float]:
-    return measure_metric(context.target, name, jobs, context.work_dir, progress, metadata)
+    with context.store() as store:
+        return measure_metric(context.target, name, jobs, store, context.work_dir, progress, metadata)
 
 
 def first_that_holds(context: Context, ranked: Sequence[Candidate], budget_ms: float) -> Candidate:
@@ -171,8 +173,9 @@ def _check_target(context: Context) -> None:
 
 def _try_metric(metric: str, context: Context, progress: ProgressCallback) -> None:
     """Measure it of a small network, in a folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        measure_metric(context.target, metric, [("small", reference_program(), 1.0)], Path(folder), progress)
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "measurements.sqlite") as store:
+        jobs = [("small", reference_program(), 1.0)]
+        measure_metric(context.target, metric, jobs, store, Path(folder), progress)
 
 
 def _check_data(context: Context) -> list[str]:

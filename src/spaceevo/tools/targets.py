@@ -24,7 +24,7 @@ from spaceevo.measure.campaign import (
     measure_programs,
     stale_measurements,
 )
-from spaceevo.measure.metrics import METRICS, Metric
+from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store
 from spaceevo.measure.study import study
@@ -227,7 +227,8 @@ def measure_all(
         ExportError: A network has more weights than a file holds.
         TargetError: The device is lost, or unstable. A metric that it cannot tell is `missing`.
     """
-    rooms = {name: METRICS.load(name) for name in metrics}
+    for metric in metrics:
+        METRICS.load(metric)  # an unknown one is told before anything is measured
     files = [name for name in names if _is_file(name, device.target.runtime)]
     subnets = {name: named_subnet(name, space, num_classes) for name in names if name not in files}
     jobs = [(name, network_program(subnet), precision) for name, subnet in subnets.items() for precision in precisions]
@@ -241,7 +242,7 @@ def measure_all(
         found = []
         for number, (name, network, measurement) in enumerate(rows):
             values = {
-                metric: _value(device, room, name, network, measurement.latency_ms) for metric, room in rooms.items()
+                metric: _value(device, metric, name, network, store, measurement.latency_ms) for metric in metrics
             }
             told = {metric: value for metric, value in values.items() if not isinstance(value, str)}
             missing = {metric: value for metric, value in values.items() if isinstance(value, str)}
@@ -520,15 +521,18 @@ def _model(device: Device, name: str, network: _Network | None) -> Iterator[Path
         yield export_program(device.target, program, Path(folder) / "model")
 
 
-def _value(device: Device, metric: Metric, name: str, network: _Network | None, latency_ms: float) -> float | str:
+def _value(
+    device: Device, metric: str, name: str, network: _Network | None, store: Store, latency_ms: float
+) -> float | str:
     """The value, or why there is none."""
-    if metric.measure is None:
+    room = METRICS.load(metric)
+    if room.measure is None:
         if network is None:
             return "What an architecture alone decides is told of networks that are named, not of files"
         subnet, precision = network
-        return float(sum(metric.features(subnet))) * (1 if precision == "int8" else 4)
+        return float(sum(room.features(subnet))) * (1 if precision == "int8" else 4)
     try:
         with _model(device, name, network) as path:
-            return measure_metric_of_file(device.target, metric, path, latency_ms)
+            return measure_metric_of_file(device.target, metric, path, store, latency_ms)
     except TargetError as error:
         return str(error)

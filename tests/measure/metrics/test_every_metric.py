@@ -1,16 +1,19 @@
 """What holds for every metric, on a simulated device."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 import onnx
 import pytest
 
 from spaceevo.errors import TargetError
 from spaceevo.graph.nodes import peak_activation_bytes
-from spaceevo.measure.campaign import export_program, measure_metric
+from spaceevo.measure.campaign import export_program, measure_metric, measure_metric_of_file
 from spaceevo.measure.metrics import METRICS
+from spaceevo.measure.store import Store
 from spaceevo.measure.target import connect, describe
 from spaceevo.measure.transports import Transport, fake
 from spaceevo.predict.metrics import computed_metric, fit_metric, metric_value
@@ -70,6 +73,31 @@ def test_larger_networks_cost_more(name: str, device: Transport, tmp_path: Path)
     assert 0 < values[0] < values[1]
 
 
+@contextmanager
+def unmeasurable(name: str) -> Iterator[None]:
+    """As if the device could not tell the metric."""
+
+    def fail(*words: object) -> float:
+        raise AssertionError("measured again")
+
+    with patch.object(METRICS.load(name), "measure", fail):
+        yield
+
+
+@pytest.mark.parametrize("name", DEVICE_NAMES)
+def test_a_file_is_known_by_what_it_holds(name: str, tmp_path: Path) -> None:
+    target = describe("onnxruntime@fake")
+    path = export_program(target, ("net", program(SPACE.smallest()), "int8"), tmp_path / "net")
+    with Store(tmp_path / "m.sqlite") as store:
+        value = measure_metric_of_file(target, name, path, store, 1.0)
+        moved = path.rename(path.with_name(f"moved{path.name}"))
+        other = target.model_copy(update={"threads": 2})
+        with unmeasurable(name):
+            assert measure_metric_of_file(target, name, moved, store, 1.0) == value
+            with pytest.raises(AssertionError, match="measured again"):
+                measure_metric_of_file(other, name, moved, store, 1.0)
+
+
 @pytest.mark.parametrize("name", DEVICE_NAMES)
 def test_what_is_measured_can_be_predicted(name: str, tmp_path: Path) -> None:
     rng = Random(1)
@@ -77,9 +105,16 @@ def test_what_is_measured_can_be_predicted(name: str, tmp_path: Path) -> None:
     jobs = [("net", program(subnet), 1.0) for subnet in subnets]
     steps: list[tuple[int, int]] = []
     target = describe("onnxruntime@fake")
-    values = measure_metric(target, name, jobs, tmp_path, lambda *step: steps.append(step))
-    assert steps[-1] == (16, 16)
-    assert list(tmp_path.iterdir()) == []
+    with Store(tmp_path / "m.sqlite") as store:
+        values = measure_metric(target, name, jobs, store, tmp_path / "work", lambda *step: steps.append(step))
+        assert steps[-1] == (16, 16)
+        assert not (tmp_path / "work").exists() or list((tmp_path / "work").iterdir()) == []
+        assert store.num_metrics() == len({job[1] for job in jobs})
+        with unmeasurable(name):
+            again = measure_metric(target, name, jobs, store, tmp_path / "work", lambda *step: None)
+        assert again == values, "what was measured is not measured again"
+        with unmeasurable(name), pytest.raises(AssertionError, match="measured again"):
+            measure_metric(target, name, jobs, store, tmp_path / "work", lambda *step: None, {"a": "longer file"})
     fit = fit_metric(name, subnets, values)
     assert fit.mape < 0.1
     assert metric_value(fit, subnets[5]) == pytest.approx(values[5], rel=0.2)

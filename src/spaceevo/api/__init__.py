@@ -1,1 +1,0 @@
-"""The Python face: what `import spaceevo` gives, one small object per thing that people work with."""

@@ -139,14 +139,15 @@ class Logged:
 
 
 class Shown:
-    """A display for people, on a console.
+    """A display for people: on a console, or in a notebook.
 
     Args:
-        console: Where to print.
+        console: Where to print; standard error without one.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console, self.say = console, lines(console)
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self.say = lines(self._console)
 
     def line(self, text: str) -> None:
         """See `Display.line`."""

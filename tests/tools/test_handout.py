@@ -13,10 +13,9 @@ from PIL import Image, ImageOps
 from spaceevo.errors import ArtifactError, DataError
 from spaceevo.graph.tensors import Shape, square
 from spaceevo.processors import this_profile
-from spaceevo.records import ExtractedNetwork
 from spaceevo.runtimes import litert
 from spaceevo.spaces.zoo import load_network
-from spaceevo.tools.handout import PREPROCESSING, _preprocessing, metadata_of, validation_images
+from spaceevo.tools.handout import PREPROCESSING, metadata_of, preprocessing_in, validation_images
 from spaceevo.train.batches import to_input
 from spaceevo.train.datasets import decoded
 
@@ -25,7 +24,7 @@ SUBNET = load_network("MobileNetV2").subnet  # of 224 pixels
 
 def told(image_size, runtime=None):
     metadata = metadata_of(SUBNET, ("a", "b"), image_size, this_profile(), 127, "zoo")
-    preprocessing = _preprocessing(ExtractedNetwork(None, None, metadata), runtime)
+    preprocessing = preprocessing_in(metadata, runtime.LAYOUT if runtime else "NCHW")
     return json.loads(preprocessing.told())
 
 
@@ -113,7 +112,7 @@ def test_what_was_told_before_is_there_still():
 @pytest.mark.parametrize("text", [None, '{"resize": 32, "scale": 0.5, "mean": [0, 0, 0]}', "[]", "{", "null"])
 def test_networks_of_older_versions_are_written_as_they_are(text):
     metadata = {} if text is None else {PREPROCESSING: text}
-    assert _preprocessing(ExtractedNetwork(None, None, metadata), litert) is None
+    assert preprocessing_in(metadata, litert.LAYOUT) is None
 
 
 def network_of(class_names):

@@ -54,23 +54,17 @@ def register(app: typer.Typer) -> None:
                 raise typer.BadParameter("--runtime and --data go with a run folder or an extracted network")
             run_until(source, out, "export", as_json)
             return
-        from spaceevo.ownership import at_home
-        from spaceevo.progress import lines, shown
-        from spaceevo.tools import handout
+        from spaceevo.api.networks import export as export_networks
+        from spaceevo.progress import Shown
 
         console = Console(stderr=as_json)
-        say = lines(console)
-        jobs = [(path, name) for path in handout.networks_of(source) for name in _runtimes(runtime, console)]
-        verified, failures = [], []
-        for path, name in jobs:
-            with shown(console, f"{path.stem} for {name}") as progress:
-                try:
-                    folder = at_home(Path(out or path.parent))
-                    handed_out = handout.export_network(path, name, folder, data, progress, say, force)
-                    verified.append(handed_out.verification)
-                except handout.FAILURES as error:
-                    failures.append({"network": str(path), "runtime": name, "error": in_options(error)})
-        _tell(console, verified, as_json, failures)
+        display = Shown(console)
+        found = export_networks(source, runtimes=runtime or (), data=data, folder=out, force=force, display=display)
+        failures = [
+            {"network": str(one.network), "runtime": one.runtime, "error": in_options(one.error)}
+            for one in found.failures
+        ]
+        _tell(console, [one.verification for one in found.handed_out], as_json, failures)
 
     @app.command()
     def verify(
@@ -97,28 +91,20 @@ def register(app: typer.Typer) -> None:
         validation images are compared with the network that it was exported from; where a bound is broken, the first
         tensor that differs is told. The exit code is 1 if anything is damaged or broken.
         """
-        from spaceevo.ownership import kind_of
-        from spaceevo.progress import lines, shown
-        from spaceevo.tools import handout
-        from spaceevo.tools.integrity import check_folder
+        from spaceevo.api.networks import verifications
+        from spaceevo.progress import Shown
+        from spaceevo.records import FolderCheck
 
         console = Console(stderr=as_json)
-        say = lines(console)
-        folders = [source for source in sources if source.is_dir() and (only_files or kind_of(source) is not None)]
-        checked = [check_folder(folder) for folder in folders]
-        for one in checked:
-            _tell_files(console, one)
-        verified = []
-        faulty = [Path(one.folder) for one in checked if one.faults]
-        unfinished = [folder for folder in folders if only_files or not (folder / "export" / "models").is_dir()]
-        for source in (source for source in sources if source not in [*faulty, *unfinished]):
-            for path in handout.int8_files_of(source):
-                with shown(console, path.name) as progress:
-                    verified.append(
-                        handout.verify_file(
-                            path, network=network, runtime_name=runtime, data=data, progress=progress, say=say
-                        )
-                    )
+        verified, checked = [], []
+        for one in verifications(
+            *sources, runtime=runtime, network=network, data=data, only_files=only_files, display=Shown(console)
+        ):
+            if isinstance(one, FolderCheck):
+                checked.append(one)
+                _tell_files(console, one)
+            else:
+                verified.append(one)
         _tell(console, verified, as_json, files=checked)
 
 
@@ -140,22 +126,6 @@ def _tell_files(console: Console, check: Any) -> None:
             "again: the other stages are kept.",
             soft_wrap=True,
         )
-
-
-def _runtimes(wanted: list[str] | None, console: Console) -> list[str]:
-    from spaceevo.errors import TargetError
-    from spaceevo.runtimes import RUNTIMES
-
-    installed = []
-    for name in wanted or RUNTIMES.names():
-        try:
-            RUNTIMES.load(name).version()
-            installed.append(name)
-        except TargetError as error:
-            if wanted:
-                raise
-            console.print(f"Left out: {error}", highlight=False, soft_wrap=True)
-    return installed
 
 
 def _tell(

@@ -55,18 +55,25 @@ def register(app: typer.Typer) -> None:
         A network of the zoo or an encoding is measured with random weights: latency does not depend on them. What was
         measured before, on the same target with the same versions, is not measured again.
         """
+        from spaceevo.api.targets import Target
         from spaceevo.ownership import output_file
         from spaceevo.progress import shown
-        from spaceevo.tools import targets as room
 
         export = None if export is None else output_file(export, force=force)
         precisions = [_precision(word) for word in precision]
         console = Console(stderr=as_json)
-        device = room.open_device(name, threads, core_numbers(cores), folder)
+        device = Target(name, threads=threads, cores=core_numbers(cores), folder=folder)
         with shown(console, "measure") as progress:
-            found = room.measure_all(device, networks, space, num_classes, precisions, metric or [], progress)
+            found = device.measure(
+                networks,
+                space=space,
+                num_classes=num_classes,
+                precisions=precisions,
+                metrics=metric or (),
+                progress=progress,
+            )
         if export is not None:
-            room.export_measurements(device, export)
+            device.export_measurements(export)
         missing = list(dict.fromkeys(text for one in found for text in one.missing.values()))
         if as_json:
             typer.echo(json.dumps([one.model_dump() for one in found], indent=1))

@@ -25,6 +25,7 @@ from spaceevo.cli.target import (
     SpaceOption,
     ThreadsOption,
     core_numbers,
+    precision_of,
 )
 
 MAX_ROWS = 40
@@ -66,15 +67,15 @@ def register(app: typer.Typer) -> None:
                 raise typer.BadParameter("networks go with a target, not with a recipe")
             run_until(Path(source), out, "predict", as_json)
             return
+        from spaceevo.api.targets import Target
         from spaceevo.artifacts import write_atomically
         from spaceevo.ownership import PREDICTIONS, output_file
         from spaceevo.predict.lists import named_networks
-        from spaceevo.tools import targets as room
 
         path = None if out is None else output_file(Path(out), force=force)
-        device = room.open_device(source, threads, core_numbers(cores), folder)
+        device = Target(source, threads=threads, cores=core_numbers(cores), folder=folder)
         listed = named_networks(networks or [], file)
-        found = room.predict_all(device, listed, space, num_classes, "fp32" if fp32 else "int8")
+        found = device.predictions(listed, space=space, num_classes=num_classes, precision=precision_of(fp32))
         first, latencies = [], array("d")
         # Nothing is written before all are predicted, and few of them are held: there may be millions
         with (

@@ -71,7 +71,6 @@ def register(app: typer.Typer) -> None:
         A network of the zoo, a subnet of a supernet and a baseline of a run go the same way. Writes the float and the
         quantized network and the accuracies; an interrupted fine-tuning goes on where it stood.
         """  # fmt: skip
-        from spaceevo.config import run_name
         from spaceevo.errors import RecipeError
 
         for value, option, example in ((weights, "--weights", "run/baselines/baseline0-fp32.safetensors"),
@@ -79,38 +78,37 @@ def register(app: typer.Typer) -> None:
             if value is None:
                 raise RecipeError(f"{option} is missing", remedy=f"Give it, for example {option} {example}")
         assert weights is not None
-        from spaceevo.artifacts import RunFolder
-        from spaceevo.ownership import claim_folder
+        assert data is not None
+        from spaceevo.api.networks import quantize as quantize_network
         from spaceevo.progress import Shown
-        from spaceevo.run.context import note_files
-        from spaceevo.settings import parse
-        from spaceevo.tools import quantize as room
-        from spaceevo.tools.weight_source import NetworkSettings
-        from spaceevo.train.ptq import PtqSettings
 
-        def checked(model: Any, **values: Any) -> Any:
-            return parse(model, values, "The command line")
-
-        which = checked(NetworkSettings, network=network or "", weights=str(weights), space=space,
-                        resolution=resolution)  # fmt: skip
-        inputs = checked(room.InputSettings, data=data, image_size=image_size, flip=flip, target=target, seed=seed)
-        ptq = checked(PtqSettings, ranges=ranges, percentile=percentile, weight_scales=weight_scales,
-                      bias_correction=bias_correction, calibration_images=calibration_images)  # fmt: skip
-        finetuning = checked(room.FinetuningSettings, epochs=epochs, lr=lr, batch_size=batch_size)
-        name = weights.stem if space or not network else network
-        folder = claim_folder(out or Path("runs") / f"quantize-{run_name(name)}", "quantize")
         console = Console(stderr=as_json)
-        display = Shown(console)
-        console.print(f"Output folder: {folder}", highlight=False, soft_wrap=True)
-        with RunFolder(folder).locked():
-            quantized = room.quantize(which, inputs, ptq, finetuning, folder, display)
-            result, files = room.write(quantized, run_name(name), display)
-            note_files(quantized.context, [file.relative_to(folder).as_posix() for file in files])
+        quantized = quantize_network(
+            weights,
+            data,
+            network=network or "",
+            space=space,
+            resolution=resolution,
+            image_size=image_size,
+            flip=flip,
+            target=target,
+            ptq={
+                "ranges": ranges,
+                "percentile": percentile,
+                "weight_scales": weight_scales,
+                "bias_correction": bias_correction,
+                "calibration_images": calibration_images,
+            },
+            finetuning={"epochs": epochs, "lr": lr, "batch_size": batch_size},
+            seed=seed,
+            folder=out,
+            display=Shown(console),
+        )
         if as_json:
-            typer.echo(result.model_dump_json(indent=1))
+            typer.echo(quantized.result.model_dump_json(indent=1))
             return
-        console.print(_table(result))
-        for file in files:
+        console.print(_table(quantized.result))
+        for file in quantized.files:
             console.print(f"  {file}", highlight=False, soft_wrap=True)
 
 

@@ -103,7 +103,7 @@ def run_until(recipe_path: Path, out: str | Path | None, stage: str, as_json: bo
             for file in json.loads(manifest)["files"]:
                 console.print(f"  {folder / stage / file}", highlight=False, soft_wrap=True)
         return
-    summary = run[report.STAGE].summary
+    summary = run.report.summary
     if as_json:
         typer.echo(summary.model_dump_json(indent=1))
         return
@@ -134,8 +134,9 @@ def run_stage(recipe_path: Path, out: str | Path | None, stage: str, console: Co
     if this_launch().rank == 0:  # the first of torchrun's processes; told before torch takes seconds to load
         here = f", here in {folder}" if storage else ""
         console.print(f"Run folder: {place}{here}", highlight=False, soft_wrap=True)
+    from spaceevo.api.runs import Run
     from spaceevo.progress import Shown
-    from spaceevo.run.run import Run, help_train
+    from spaceevo.run.run import help_train
     from spaceevo.train.ranks import joined
 
     with joined() as ranks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -14,10 +14,7 @@ from rich.table import Table
 from spaceevo.cli.run import ForceOption, JsonOption, stage_group
 from spaceevo.errors import EXIT_PARTLY_DONE
 
-# Spaces that a sweep bounds in well under a minute.
-QUICKLY_SWEPT = 300_000_000
 MAX_SHOWN = 10
-NUM_DRAWN = 100_000
 
 TableOption = Annotated[
     list[Path],
@@ -69,39 +66,29 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """The Q-T score of search spaces: how good their best subnets within budgets are, and how many meet them."""
+        from spaceevo.api.spaces import score_spaces
         from spaceevo.ownership import output_file
-        from spaceevo.spaces.hyperspace import load_hyperspace
+        from spaceevo.progress import Shown
 
         plots = plots and output_file(plots, force=force)
         console = Console(stderr=as_json, highlight=False)
-        hyperspace = load_hyperspace(encodings[0].split("-", 1)[0])
-        choices = [hyperspace.decode(encoding) for encoding in encodings]
-        scorer = _evaluator(console, hyperspace, table, latency, base_latency, metric, evaluator, seed, bins,
-                            keep_failed)  # fmt: skip
-        settings = scorer.parts[0].settings
-        rows, notes = [], []
-        for encoding, choice in zip(encodings, choices, strict=True):
-            qualities = scorer.assess(choice)
-            terms = [{"budget": budget, "share": quality.share, "score": quality.score(settings),
-                      "loss": quality.loss if quality.share else None}
-                     for budget, quality in zip(scorer.budgets_ms, qualities, strict=True)]  # fmt: skip
-            rows.append({"space": encoding, "score": scorer.score(choice), "budgets": terms})
-            if not scorer.failed.isdisjoint(enumerate(choice.blocks)):
-                notes.append(f"{encoding} uses a failed cell, so its score is 0.")
-                continue
-            for part in scorer.parts:
-                own = min(part.budgets_ms)
-                if any(quality.share == 0 for quality in part.assess(choice)):
-                    few, closest = ("No", "Hardly any")[part.closest_budget(choice) <= own], part.least_budget(choice)
-                    notes.append(f"{few} subnet of {encoding} meets {own:g} {part.unit}; "
-                                 f"the closest feasible budget is {closest:g} {part.unit}.")  # fmt: skip
+        found = score_spaces(
+            encodings,
+            _tables(table, latency, base_latency),
+            metric=metric,
+            method=_method(evaluator),
+            seed=seed,
+            bins=bins,
+            keep_failed=keep_failed,
+            display=Shown(console),
+        )
         if as_json:
-            typer.echo(json.dumps(rows, indent=1))
-        _show_scores(console, rows, scorer.parts[0].unit)
-        for note in notes:
+            typer.echo(json.dumps([space.model_dump() for space in found.spaces], indent=1))
+        _show_scores(console, found.spaces, found.evaluator.parts[0].unit)
+        for note in (note for space in found.spaces for note in space.notes):
             console.print(note, soft_wrap=True)
         if plots:
-            _write_plots(console, plots, scorer, encodings, choices)
+            _write_plots(console, plots, found)
 
     @group.command()
     def search(
@@ -130,90 +117,56 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:  # fmt: skip
         """The spaces of a hyperspace with the highest Q-T score, which choices they share, and which choices matter."""
+        from spaceevo.api.spaces import search_spaces
         from spaceevo.ownership import output_file
-        from spaceevo.progress import shown
-        from spaceevo.search.space_search import search_spaces
-        from spaceevo.search.sweep import Sweep, sweep_spaces
-        from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
+        from spaceevo.progress import Shown
 
         plots = plots and output_file(plots, force=force)
         console = Console(stderr=as_json, highlight=False)
-        own = load_hyperspace(hyperspace)
-        scorer = _evaluator(console, own, table, latency, base_latency, metric, evaluator, seed, bins,
-                            keep_failed)  # fmt: skip
         if prove and evaluator != "exact":
             raise typer.BadParameter("Only exact scores can be proved: sampled ones are noisy", param_hint="--prove")
-        is_swept = evaluator == "exact" and (own.num_spaces <= QUICKLY_SWEPT if prove is None else prove)
-
-        def sweep(best: SpaceChoice, threshold: float) -> Sweep:
-            with shown(console, "Bound all other spaces") as progress:
-                return sweep_spaces(scorer, best, threshold, progress)
-
-        with shown(console, "Evolve spaces") as progress:
-            result = search_spaces(
-                own,
-                scorer,
-                num_spaces=num_spaces,
-                population_size=population_size,
-                tournament_size=tournament_size,
-                tolerance=tolerance,
-                seed=seed,
-                excluded=scorer.failed,
-                progress=progress,
-                sweep=sweep if is_swept else None,
-            )
+        found = search_spaces(
+            hyperspace,
+            _tables(table, latency, base_latency),
+            metric=metric,
+            method=_method(evaluator),
+            seed=seed,
+            num_spaces=num_spaces,
+            population_size=population_size,
+            tournament_size=tournament_size,
+            tolerance=tolerance,
+            prove=prove,
+            bins=bins,
+            keep_failed=keep_failed,
+            display=Shown(console),
+        )
         if as_json:
-            typer.echo(result.model_dump_json(indent=1))
-        _show_result(console, result)
+            typer.echo(found.result.model_dump_json(indent=1))
+        _show_result(console, found.result)
         if plots:
-            best = result.best.encoding
-            _write_plots(console, plots, scorer, [best], [own.decode(best)], (result, own))
-        if prove and result.why_unbounded:
+            _write_plots(console, plots, found)
+        if prove and found.result.why_unbounded:
             raise typer.Exit(EXIT_PARTLY_DONE)
 
 
-def _evaluator(
-    console: Console,
-    hyperspace: Any,
-    tables: Sequence[Path],
-    latencies: Sequence[str],
-    bases: Sequence[str] | None,
-    metric: str,
-    evaluator: str,
-    seed: int,
-    bins: int,
-    keep_failed: bool,
-) -> Any:
-    """The evaluator of all tables; tells which cells are doubtful."""
-    from spaceevo.search.qt_score import CombinedEvaluator, Evaluator, ExactEvaluator, SampledEvaluator
-    from spaceevo.search.tables import doubts, load_block_table, without_failed
+def _method(word: str) -> Literal["exact", "sampled"]:
+    match word:
+        case "exact" | "sampled":
+            return word
+        case _:
+            raise typer.BadParameter(f"{word!r} is neither exact nor sampled", param_hint="--evaluator")
 
-    if evaluator not in ("exact", "sampled"):
-        raise typer.BadParameter(f"{evaluator!r} is neither exact nor sampled", param_hint="--evaluator")
-    unit = "ms" if metric == "latency_ms" else metric
-    parts: list[Evaluator] = []
-    budgets_of = _per_table(latencies, tables, "--latency")
-    for path, words, base in zip(tables, budgets_of, _per_table(bases or ["0"], tables, "--base-latency"), strict=True):
-        block_table = load_block_table(path, hyperspace, metric)
-        found = doubts(block_table)
-        for doubt in found:
-            state = "doubtful"
-            if doubt.is_failed:
-                state = "failed, but used" if keep_failed else "failed, and not used"
-            stage = hyperspace.searched[doubt.stage].name if doubt.stage < len(hyperspace.searched) else doubt.stage
-            console.print(f"{path.name}, {stage}, block {doubt.block}: {state}: {doubt.reason}.", soft_wrap=True)
-        if not keep_failed:
-            block_table = without_failed(block_table, found)
-        budgets = [_number(word, "--latency") for group in words for word in group.split(",")]
-        base_ms = _base(base, hyperspace.resolutions)
-        if evaluator == "exact":
-            parts.append(
-                ExactEvaluator(block_table, hyperspace, budgets, base_ms, num_loss_bins=bins,
-                               num_latency_bins=max(bins // 2, 16), unit=unit)
-            )  # fmt: skip
-        else:
-            parts.append(SampledEvaluator(block_table, hyperspace, budgets, base_ms, seed=seed, unit=unit))
-    return parts[0] if len(parts) == 1 else CombinedEvaluator(parts)
+
+def _tables(paths: Sequence[Path], latencies: Sequence[str], bases: Sequence[str] | None) -> list[Any]:
+    """A `TargetTable` for each path."""
+    from spaceevo.api.spaces import TargetTable
+
+    budgets_of = _per_table(latencies, paths, "--latency")
+    bases_of = _per_table(bases or ["0"], paths, "--base-latency")
+    return [
+        TargetTable(path, [_number(word, "--latency") for group in words for word in group.split(",")], _base(base))
+        for path, words, base in zip(paths, budgets_of, bases_of, strict=True)
+    ]
 
 
 def _per_table(values: Sequence[str], tables: Sequence[Path], option: str) -> list[list[str]]:
@@ -225,11 +178,11 @@ def _per_table(values: Sequence[str], tables: Sequence[Path], option: str) -> li
     return [[value] for value in values]
 
 
-def _base(words: Sequence[str], resolutions: Sequence[int]) -> dict[int, float]:
-    """Latency of the unsearched stages by resolution."""
+def _base(words: Sequence[str]) -> float | dict[int, float]:
+    """Latency of the unsearched stages, or by resolution."""
     values = [word for group in words for word in group.split(",")]
     if len(values) == 1 and "=" not in values[0]:
-        return dict.fromkeys(resolutions, _number(values[0], "--base-latency"))
+        return _number(values[0], "--base-latency")
     base = {}
     for value in values:
         resolution, equals, number = value.partition("=")
@@ -247,16 +200,16 @@ def _number(word: str, option: str) -> float:
         raise typer.BadParameter(f"{word!r} is not a number", param_hint=option) from None
 
 
-def _show_scores(console: Console, rows: Sequence[dict[str, Any]], unit: str) -> None:
+def _show_scores(console: Console, spaces: Sequence[Any], unit: str) -> None:
     shown = Table(title="Q-T score; share of subnets within the budget, mean loss of the best")
     shown.add_column("space", no_wrap=True)
     for column in ("score", f"budget, {unit}", "share", "mean loss"):
         shown.add_column(column, justify="right")
-    for row in rows:
-        for index, term in enumerate(row["budgets"]):
-            first = (row["space"], f"{row['score']:.5f}") if index == 0 else ("", "")
-            loss = "-" if term["loss"] is None else f"{term['loss']:.4f}"
-            shown.add_row(*first, f"{term['budget']:g}", f"{100 * term['share']:.3g} %", loss)
+    for space in spaces:
+        for index, term in enumerate(space.budgets):
+            first = (space.space, f"{space.score:.5f}") if index == 0 else ("", "")
+            loss = "-" if term.loss is None else f"{term.loss:.4f}"
+            shown.add_row(*first, f"{term.budget:g}", f"{100 * term.share:.3g} %", loss)
     console.print(shown)
 
 
@@ -283,34 +236,9 @@ def _show_result(console: Console, result: Any) -> None:
     console.print(words.extent_of_search(result), soft_wrap=True)
 
 
-def _write_plots(
-    console: Console,
-    path: Path,
-    scorer: Any,
-    encodings: Sequence[str],
-    choices: Sequence[Any],
-    searched: tuple[Any, Any] | None = None,
-) -> None:
+def _write_plots(console: Console, path: Path, found: Any) -> None:
     from spaceevo.artifacts import write_atomically
     from spaceevo.report import figures
-    from spaceevo.search.qt_score import draw_subnets
 
-    plots = {}
-    if searched:
-        plots["Q-T score over the search"] = figures.plot_search(searched[0])
-        plots["The spaces within tolerance"] = figures.plot_plateau(searched[0])
-        plots["Block types of the spaces within tolerance"] = figures.plot_block_choices(*searched)
-        plots["Widths of the spaces within tolerance"] = figures.plot_window_choices(*searched)
-    for number, part in enumerate(scorer.parts, 1):
-        which = f", target {number}" if len(scorer.parts) > 1 else ""
-        draws = {
-            encoding: draw_subnets(part, choice, NUM_DRAWN, 0)
-            for encoding, choice in zip(encodings, choices, strict=True)
-            if part.failed.isdisjoint(enumerate(choice.blocks))
-        }
-        plots[f"Latency of subnets{which}"] = figures.plot_latencies(draws, part.budgets_ms, part.unit)
-        plots[f"Loss of subnets within {max(part.budgets_ms):g} {part.unit}{which}"] = figures.plot_losses(
-            draws, max(part.budgets_ms)
-        )
-    write_atomically(path, figures.page("Search spaces", plots))
+    write_atomically(path, figures.page("Search spaces", found.plots()))
     console.print(f"Plots: {path}", soft_wrap=True)

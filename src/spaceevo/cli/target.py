@@ -48,10 +48,10 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Tell what a target is: processor, flags, runtime, largest weight code, state, and what was measured there."""
-        from spaceevo.tools import targets as room
+        from spaceevo.api.targets import Target
 
-        device = room.open_device(name, threads, core_numbers(cores), folder)
-        about = room.describe_device(device)
+        device = Target(name, threads=threads, cores=core_numbers(cores), folder=folder)
+        about = device.describe()
         if as_json:
             typer.echo(about.model_dump_json(indent=1))
             return
@@ -87,16 +87,16 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Measure INT8 against FP32 by operator, width, kernel size, activation and block type, and give advice."""
+        from spaceevo.api.targets import Target
         from spaceevo.config import StudySettings
         from spaceevo.progress import shown
         from spaceevo.settings import parse
-        from spaceevo.tools import targets as room
 
         wanted = parse(StudySettings, {"widths": _numbers(widths), "sizes": _numbers(sizes)}, "The command line")
         console = Console(stderr=as_json)
-        device = room.open_device(name, threads, core_numbers(cores), folder)
+        device = Target(name, threads=threads, cores=core_numbers(cores), folder=folder)
         with shown(console, "study") as progress:
-            found = room.study_device(device, hyperspace, wanted.widths, wanted.sizes, progress)
+            found = device.study(hyperspace, widths=wanted.widths, sizes=wanted.sizes, progress=progress)
         if as_json:
             typer.echo(found.model_dump_json(indent=1))
             return
@@ -105,7 +105,7 @@ def register(app: typer.Typer) -> None:
         console.print(study_table(found))
         for line in found.advice:
             console.print(f"- {line}", highlight=False, soft_wrap=True)
-        console.print(f"Plots: {room.page_of(device).resolve()}", highlight=False, soft_wrap=True)
+        console.print(f"Plots: {device.page.resolve()}", highlight=False, soft_wrap=True)
 
     @target.command()
     def profile(
@@ -121,10 +121,10 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """List the time per operator, in the context of the whole network, as the runtime itself counts it."""
-        from spaceevo.tools import targets as room
+        from spaceevo.api.targets import Target
 
-        device = room.open_device(name, threads, (), None)
-        times = room.profile(device, network, space, num_classes, "fp32" if fp32 else "int8", repeats)
+        device, precision = Target(name, threads=threads), precision_of(fp32)
+        times = device.profile(network, space=space, num_classes=num_classes, precision=precision, repeats=repeats)
         if as_json:
             typer.echo(json.dumps(times, indent=1))
             return
@@ -154,14 +154,22 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Measure random networks of hyperspaces and fit a latency predictor, for `spaceevo predict`."""
+        from spaceevo.api.targets import Target
         from spaceevo.progress import shown
-        from spaceevo.tools import targets as room
 
         console = Console(stderr=as_json)
-        precision: Literal["int8", "fp32"] = "fp32" if fp32 else "int8"
-        device = room.open_device(name, threads, core_numbers(cores), folder)
+        precision = precision_of(fp32)
+        device = Target(name, threads=threads, cores=core_numbers(cores), folder=folder)
         with shown(console, "measure and fit") as progress:
-            path = room.fit_device(device, hyperspace, precision, num_fit, seed, num_classes, progress)
+            device.fit(
+                hyperspace,
+                precision=precision,
+                num_fit=num_fit,
+                num_classes=num_classes,
+                seed=seed,
+                progress=progress,
+            )
+        path = device.predictor_path(precision)
         if as_json:
             typer.echo(path.read_text(encoding="utf-8"))
             return
@@ -180,20 +188,29 @@ def register(app: typer.Typer) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Measure networks that a predictor has not seen, and tell how well it predicts them."""
+        from spaceevo.api.targets import Target
         from spaceevo.progress import shown
-        from spaceevo.tools import targets as room
 
         console = Console(stderr=as_json)
-        device = room.open_device(name, threads, core_numbers(cores), folder)
+        device = Target(name, threads=threads, cores=core_numbers(cores), folder=folder)
         with shown(console, "measure") as progress:
-            found = room.assess_device(device, "fp32" if fp32 else "int8", num_unseen, seed, progress)
+            found = device.assess(precision=precision_of(fp32), num_unseen=num_unseen, seed=seed, progress=progress)
         if as_json:
             typer.echo(found.model_dump_json(indent=1))
             return
         from spaceevo.report.console import assessment_table
 
         console.print(assessment_table(found))
-        console.print(f"Plot: {room.page_of(device).resolve()}", highlight=False, soft_wrap=True)
+        console.print(f"Plot: {device.page.resolve()}", highlight=False, soft_wrap=True)
+
+
+def precision_of(fp32: bool) -> Literal["int8", "fp32"]:
+    """The precision of an option.
+
+    >>> precision_of(False)
+    'int8'
+    """
+    return "fp32" if fp32 else "int8"
 
 
 def core_numbers(text: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from spaceevo import interrupts
 from spaceevo.artifacts import MANIFEST, RunFolder, StageFolder, content_hash, write_atomically
@@ -49,7 +49,7 @@ class Run:
         self.context = Context(recipe, run, ranks, self._storage, self._display.say)
 
     @classmethod
-    def open(cls, folder: Path | str) -> Run:
+    def open(cls, folder: Path | str) -> Self:
         """A run that exists, by its folder.
 
         Raises:
@@ -71,7 +71,11 @@ class Run:
         """
         return result_of(self.context, stage)
 
-    def until(self, name: str = LAST) -> Run:
+    def is_finished(self, stage: Stage[Any]) -> bool:
+        """Whether a stage is finished, with whatever inputs."""
+        return (_folder(self.context, stage).path / MANIFEST).exists()
+
+    def until(self, name: str = LAST) -> Self:
         """Do a stage and all that it needs, each unless it is finished with the same inputs.
 
         Args:
@@ -84,7 +88,7 @@ class Run:
             SpaceEvoError: Whatever is wrong; finished stages and checkpoints are kept.
         """
         context, storage, stages = self.context, self._storage, in_order(name)
-        is_done = (_folder(context, stage).path.joinpath(MANIFEST).exists() for stage in stages)
+        is_done = (self.is_finished(stage) for stage in stages)
         # Before anything is written, where nothing can be finished: elsewhere only what is not may be told
         is_new = not (storage or context.recipe.engine.device or any(is_done))
         preflight.check_names(context, stages)

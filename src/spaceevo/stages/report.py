@@ -15,6 +15,7 @@ from spaceevo.progress import ProgressCallback
 from spaceevo.records import PredictorSummary, SpaceSummary, StageTime, Summary, TrainingPoint, read_record
 from spaceevo.report.data import ReportData
 from spaceevo.report.html import render
+from spaceevo.report.notebook import framed
 from spaceevo.run.context import Context
 from spaceevo.run.provenance import versions
 from spaceevo.run.stage import Given, Stage
@@ -35,6 +36,9 @@ class Report:
 
     summary: Summary
     html: str
+
+    def _repr_html_(self) -> str:
+        return framed(self.html)
 
 
 class _Files:

@@ -6,6 +6,7 @@ A name with accents is the same composed and decomposed, as in `train.datasets`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +19,21 @@ from spaceevo.train.datasets._names import composed, spelled
 
 def class_names_of(network: ExtractedNetwork) -> tuple[str, ...] | None:
     """Names of an extracted network's classes, in the order of its logits; None where it does not name each."""
+    names = class_names_in(network.metadata)
+    return names if names and len(names) == network.integer.nodes[-1].out_shape.channels else None
+
+
+def class_names_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Names of classes, in the order of the logits; None where they are not told.
+
+    Args:
+        metadata: Of an extracted network, or of an exported file.
+    """
     try:
-        names = json.loads(network.metadata.get("class_names", "null"))
+        names = json.loads(metadata.get("class_names", "null"))
     except (ValueError, RecursionError):
         return None
-    is_whole = isinstance(names, list) and len(names) == network.integer.nodes[-1].out_shape.channels
-    return tuple(map(str, names)) if is_whole else None
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def in_class_order(data: ImageData, class_names: tuple[str, ...], source: object) -> ImageData:

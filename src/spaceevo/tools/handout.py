@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def hand_out(
     runtime = RUNTIMES.load(runtime_name)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {**network.metadata, DIGEST: digest(network.integer)}
-    preprocessing = _preprocessing(network, runtime)
+    preprocessing = preprocessing_in(network.metadata, runtime.LAYOUT)
     if preprocessing is not None:
         metadata[PREPROCESSING] = preprocessing.told()
     int8, fp32, unverified = _files(folder, name, runtime)
@@ -138,11 +138,18 @@ def hand_out(
     return HandedOut(int8, fp32, top1(logits, images.labels), named, preprocessing)
 
 
-def _preprocessing(network: ExtractedNetwork, runtime: Runtime | None = None) -> Preprocessing | None:
-    """How a picture becomes the input of a runtime's files; None where the network does not tell all of it."""
-    layout = runtime.LAYOUT if runtime else "NCHW"
+def preprocessing_in(metadata: Mapping[str, str], layout: str = "NCHW") -> Preprocessing | None:
+    """How a picture becomes the input, as a file tells it.
+
+    Args:
+        metadata: Of an extracted network, or of an exported file.
+        layout: Order of the axes that the input then has: "NCHW" or "NHWC".
+
+    Returns:
+        None where the file does not tell all of it, as earlier versions wrote them.
+    """
     try:
-        fields = json.loads(network.metadata.get(PREPROCESSING, "{}"))
+        fields = json.loads(metadata.get(PREPROCESSING, "{}"))
         fields.pop("steps", None)
         return Preprocessing.model_validate(fields | {"layout": layout})
     except (ValueError, TypeError, AttributeError):
@@ -340,7 +347,7 @@ def validation_images(path: Path, network: ExtractedNetwork, data: str | None, s
     """
     context = run_of(path)
     if data is not None:
-        preprocessing = _preprocessing(network)
+        preprocessing = preprocessing_in(network.metadata)
         image_size = preprocessing.image_size if preprocessing else network.integer.nodes[0].in_shape.height
         with tempfile.TemporaryDirectory() as cache:
             loaded = load_data(named_data(data, image_size), Path(cache))

@@ -52,7 +52,7 @@ from spaceevo.records import (
 from spaceevo.report.html import render_target
 from spaceevo.runtimes import RUNTIMES
 from spaceevo.runtimes._models import MODEL_SUFFIXES
-from spaceevo.spaces.encoding import is_encoding
+from spaceevo.spaces.encoding import encode, is_encoding
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.named import named_space, named_subnet
 from spaceevo.spaces.subnet import Subnet, network_program
@@ -338,7 +338,7 @@ def fit_device(
     notes = FitNotes(
         hyperspaces=tuple(hyperspaces), num_fit=num_fit, seed=seed, num_classes=num_classes, precision=precision
     )
-    path = _predictor_path(device, precision)
+    path = predictor_path(device, precision)
     with RunFolder(claim_folder(device.folder, "target", "folder")).locked(), device.store() as store:
         predictor = fit_networks(
             _fit_subnets(notes), device.target, store, device.work_dir, progress, precision=precision
@@ -357,7 +357,7 @@ def assess_device(
         TargetError: There is no predictor, it is of another state of the target, or the device is unstable.
     """
     predictor = load_predictor(device, precision)
-    notes = read_record(FitNotes, _predictor_path(device, precision).with_suffix(".notes.json"))
+    notes = read_record(FitNotes, predictor_path(device, precision).with_suffix(".notes.json"))
     seen = _fit_subnets(notes)
     pairs = [
         pair
@@ -414,6 +414,31 @@ def predict_all(
         yield from (found[number] for number in range(len(some)))
 
 
+def predict_subnets(device: Device, subnets: Iterable[Subnet], precision: Precision) -> Iterator[Predicted]:
+    """Predict subnets with the device's predictor.
+
+    Args:
+        device: Target that is predicted for, with its folder.
+        subnets: Any number.
+        precision: In which they are predicted.
+
+    Yields:
+        One for each, in order, named by its encoding.
+
+    Raises:
+        TargetError: There is no predictor, it is of another state of the target, or it knows nothing about an operator.
+    """
+    predictor = load_predictor(device, precision)
+    for subnet in subnets:
+        program = network_program(subnet)
+        predictor.prepare(program)
+        yield Predicted(
+            name=encode(subnet),
+            latency_ms=predictor.program_ms(program),
+            num_outside=predictor.num_extrapolated(program),
+        )
+
+
 def _looked_up(
     table: Callable[[str], BatchPredictor], space: str, networks: Sequence[NamedNetwork]
 ) -> Iterable[tuple[float, int]]:
@@ -461,7 +486,8 @@ def _fit_subnets(notes: FitNotes) -> list[Subnet]:
     ]
 
 
-def _predictor_path(device: Device, precision: Precision) -> Path:
+def predictor_path(device: Device, precision: Precision) -> Path:
+    """The file of a device's predictor."""
     return device.folder / f"predictor-{precision}.json"
 
 
@@ -471,7 +497,7 @@ def load_predictor(device: Device, precision: Precision) -> LatencyPredictor:
     Raises:
         TargetError: There is none, or the target has changed since.
     """
-    path, target = _predictor_path(device, precision), device.target
+    path, target = predictor_path(device, precision), device.target
     remedy = f"Fit one with: {device.command('fit', precision)}"
     if not path.exists():
         raise TargetError(f"There is no latency predictor for {target.name} at {path}", remedy=remedy)

@@ -1,0 +1,1 @@
+"""The Python face: what `import spaceevo` gives, and what the verbs of the command line call."""

@@ -1,0 +1,96 @@
+"""The first recipe for a folder of pictures: what it asks for is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from spaceevo.config import Recipe, num_held_out, run_name
+from spaceevo.settings import parse
+
+
+def recipe_for(
+    data: Path | str | None = None, budgets_ms: Sequence[float] = (), image_size: int = 40, name: str = ""
+) -> Recipe:
+    """A recipe with settings that a folder of pictures has enough of.
+
+    Args:
+        data: With train/<class>/... and val/<class>/...; without it, images are rendered.
+        budgets_ms: INT8 latency budgets in ms; without them, two are taken from the middle of what the target shows.
+        image_size: Pictures are brought to this size, in pixels.
+        name: Of the run; that of the folder without it.
+
+    Raises:
+        DataError: The folder holds no such pictures.
+        RecipeError: A value is out of its range.
+    """
+    folder = None if data is None else Path(data)
+    content: dict[str, Any] = {"name": run_name(name or (folder.resolve().name if folder else "first"))}
+    if folder is not None:
+        content["data"] = {"name": "folder", "options": {"path": str(folder.resolve())}}
+    content.setdefault("data", {})["image_size"] = image_size
+    if budgets_ms:
+        content["budgets_ms"] = list(budgets_ms)
+    recipe = parse(Recipe, content, "The recipe")
+    if folder is None:
+        return recipe
+    from PIL import Image  # takes long to import, and so does the data set
+
+    from spaceevo.train.datasets import folder as dataset
+
+    dataset.check(dataset.Settings(path=str(folder)))
+    endings = Image.registered_extensions()
+    num_train = sum(file.suffix.lower() in endings for file in (folder / "train").rglob("*"))
+    return parse(Recipe, content | _fitting(num_train, recipe), "The recipe")
+
+
+def _fitting(num_train: int, recipe: Recipe) -> dict[str, Any]:
+    """Settings of a recipe that asks for no more images than there are.
+
+    Args:
+        num_train: Training images, from which some are held out.
+        recipe: Whose settings are not exceeded.
+    """
+    held_out = num_held_out(num_train, recipe.data.search_share)
+    left = num_train - held_out
+    scored = max(16, min(recipe.blocks.score_images, left // 4))
+    distilled = max(32, min(recipe.blocks.num_images, left - scored))
+    # A power of two with some steps per epoch
+    batch_size = max(2, min(recipe.supernet.batch_size, 1 << max(0, (left // 4).bit_length() - 1)))
+    return {
+        "blocks": {
+            "num_images": distilled,
+            "score_images": scored,
+            "batch_size": min(recipe.blocks.batch_size, batch_size),
+            "teacher": {"batch_size": batch_size},
+        },
+        "supernet": {"batch_size": batch_size},
+        "subnets": {"num_images": max(16, min(recipe.subnets.num_images, held_out))},
+    }
+
+
+def commented_yaml(recipe: Recipe) -> str:
+    """A recipe as YAML, every key followed by what it means."""
+    return "\n".join(["# A run of spaceevo; see `spaceevo run --help`.", *_lines(recipe, "")]) + "\n"
+
+
+def _lines(settings: Any, indent: str) -> list[str]:
+    lines = []
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            about = field.description or (type(value).__doc__ or "").splitlines()[0]
+            lines += ["", f"{indent}{name}:  # {about}", *_lines(value, indent + "  ")]
+        else:
+            comment = f"  # {field.description}" if field.description else ""
+            lines.append(f"{indent}{name}: {_scalar(value)}{comment}")
+    return lines
+
+
+def _scalar(value: Any) -> str:
+    # Escapes of JSON beyond 16 bit are none of YAML
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

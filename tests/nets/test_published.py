@@ -366,7 +366,7 @@ STEP, OFFSET, NORM = (WEIGHT.replace("conv.weight", leaf) for leaf in ("conv.sa"
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda state: {SCALE: torch.rand(48) + 0.1}, r"conv.sw of the checkpoint has the shape \[48\].*--fp32"),
+        (lambda state: {SCALE: torch.rand(48) + 0.1}, r"conv.sw of the checkpoint has the shape \[48\].*`fp32`"),
         (lambda state: {STEP: torch.rand(16) + 0.1}, r"conv.sa of the checkpoint has the shape \[16\]"),
         (lambda state: {OFFSET: torch.zeros(0)}, r"conv.beta of the checkpoint has the shape \[0\]"),
         (fill(SCALE, 0.0), "conv.sw of the checkpoint is no scale.*It is 0; a scale is positive"),
@@ -377,7 +377,7 @@ STEP, OFFSET, NORM = (WEIGHT.replace("conv.weight", leaf) for leaf in ("conv.sa"
         (fill(OFFSET, float("nan")), "not finite numbers.*conv.beta"),
         (
             lambda state: fill(SCALE, 1.0)(state) | fill(STEP, 1.0)(state) | fill(OFFSET, 0.0)(state),
-            "never set.*--fp32",
+            "never set.*`fp32`",
         ),
         (fill(WEIGHT, float("nan")), "not finite numbers.*768 of 768 values in .*point_conv1.conv.weight"),
         (lambda state: {WEIGHT: state[WEIGHT].to(torch.int8)}, "no floating-point numbers.*int8"),

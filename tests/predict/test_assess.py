@@ -18,7 +18,7 @@ from spaceevo.spaces.subnet import network_program
 
 TARGET = TargetDescription(
     name="fake@fake",
-    runtime="fake",
+    runtime="onnxruntime",
     runtime_version="1",
     device="d",
     machine="m",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def make_target(**changes: object) -> TargetDescription:
 def make_summary(**changes: object) -> Summary:
     stages = (("study", 64), ("measure", 148), ("distill", 611), ("search-spaces", 9.4), ("supernet", 903),
               ("subnets", 88), ("export", 21.5))  # fmt: skip
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "name": "digits-demo",
         "data": "digits",
         "num_classes": 10,
@@ -118,9 +119,9 @@ def make_summary(**changes: object) -> Summary:
             make_model(2.0, 0.866, int8_ms=1.93, fp32_ms=3.5, predicted_ms=1.85, speedup=1.81),
         ),
     }
-    summary = Summary.model_validate(values | changes)
-    baselines = tuple(model.model_copy(update={"origin": "hand-made"}) for model in summary.baselines)
-    return summary.model_copy(update={"baselines": baselines})
+    values |= changes
+    values["baselines"] = tuple(model.model_copy(update={"origin": "hand-made"}) for model in values["baselines"])
+    return Summary.model_validate(values)
 
 
 def make_study(target: TargetDescription) -> Study:

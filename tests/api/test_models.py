@@ -109,5 +109,5 @@ def test_a_file_that_tells_no_classes(tiny, result, monkeypatch) -> None:
     monkeypatch.setattr(
         onnxruntime, "metadata", lambda path: {k: v for k, v in whole(path).items() if k != "class_names"}
     )
-    with pytest.raises(ArtifactError, match="does not tell .* what its classes are"):
+    with pytest.raises(ArtifactError, match=r"does not tell .* what its classes are"):
         spaceevo.load_model(tiny.folder / result.int8_file)

@@ -64,5 +64,5 @@ def test_recipes_in_every_form(tmp_path, monkeypatch) -> None:
     runs = [spaceevo.Run(form) for form in forms]
     assert all(run.context.recipe == runs[0].context.recipe for run in runs)
     assert {str(run.folder) for run in runs} == {"runs/mine"}
-    with pytest.raises(RecipeError, match="'dat'.*'data'"):
+    with pytest.raises(RecipeError, match=r"'dat'.*'data'"):
         spaceevo.Run({"name": "mine", "dat": {}})

@@ -71,7 +71,7 @@ def quantize(
         target: runtime@transport; decides the largest weight code.
         ptq: Settings of the quantization; `PtqSettings` names them.
         finetuning: LSQ+ after it, for example {"epochs": 2}; none without it.
-        seed: Of all draws.
+        seed: All that is random follows from it.
         folder: For all files; runs/quantize-NAME without it. An interrupted fine-tuning goes on there.
         display: Where it tells how it goes; without one, to the logger `spaceevo`.
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from plotly.graph_objects import Figure
 
-from spaceevo.errors import RecipeError
+from spaceevo.errors import EncodingError, RecipeError
 from spaceevo.progress import Display, Logged
 from spaceevo.records import Record, SpaceSearchResult
 from spaceevo.report import figures
@@ -149,11 +149,13 @@ def score_spaces(
         display: Told which cells are doubtful.
 
     Raises:
-        EncodingError: An encoding is malformed, or of another hyperspace.
+        EncodingError: There is none, or one is malformed, or of another hyperspace.
         ArtifactError: A table is damaged, or lacks rows.
         InfeasibleBudgetError: No subnet meets a budget.
         RecipeError: A budget or setting is out of its range.
     """
+    if not encodings:
+        raise EncodingError("No search space is named", remedy="Name at least one, for example micro-014-120")
     hyperspace = load_hyperspace(encodings[0].split("-", 1)[0])
     choices = [hyperspace.decode(encoding) for encoding in encodings]
     evaluator = _evaluator(hyperspace, tables, metric, method, seed, bins, keep_failed, display)

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from spaceevo.graph.largest import elementwise_maximum
 from spaceevo.graph.nodes import INPUT, Node, Role

@@ -4,8 +4,7 @@ from dataclasses import replace
 from math import log2
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from spaceevo.graph.nodes import Node, Program, Role
 from spaceevo.graph.ops import Conv, Depthwise, Op, Relabel

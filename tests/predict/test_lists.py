@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from spaceevo.errors import ArtifactError, EncodingError, SpaceEvoError
 from spaceevo.predict.lists import NamedNetwork, named_networks

@@ -5,8 +5,7 @@ from made_up_report import make_target
 from rich.console import Console
 
 from spaceevo.records import ComparedNetwork, ComparedSpace, Comparison, FrontPoint
-from spaceevo.report import comparison as compared
-from spaceevo.report import figures, html
+from spaceevo.report import comparison as compared, figures, html
 from spaceevo.report.console import comparison_tables
 
 

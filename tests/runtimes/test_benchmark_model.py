@@ -1,8 +1,7 @@
 """The output of LiteRT's benchmark program, as phones print it."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from spaceevo.runtimes import _benchmark_model as program
 

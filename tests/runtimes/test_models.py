@@ -8,8 +8,7 @@ from typing import Any
 
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from made_models import made_onnx, made_tflite
 from spaceevo.errors import ArtifactError

@@ -30,8 +30,7 @@ from spaceevo.nets.executors import run_integer
 from spaceevo.nets.fused_additions import fused_convolutions
 from spaceevo.nets.verification import compare
 from spaceevo.processors import PROFILES
-from spaceevo.runtimes import onnxruntime as files
-from spaceevo.runtimes import openvino as runtime
+from spaceevo.runtimes import onnxruntime as files, openvino as runtime
 from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import Block, BlockType, Head, Stage, Subnet, network_program

@@ -1,7 +1,6 @@
 """Budgets that messages name are met."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from spaceevo.search.budgets import rounded_up
 

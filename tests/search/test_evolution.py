@@ -8,8 +8,7 @@ from math import nan, sqrt
 from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from spaceevo.search.evolution import AgingEvolution
 

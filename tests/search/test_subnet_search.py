@@ -11,8 +11,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from spaceevo.errors import InfeasibleBudgetError, RecipeError, TargetError, TrainingError
 from spaceevo.search.pareto import hypervolume, pareto_front

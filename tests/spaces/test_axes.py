@@ -6,8 +6,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from spaceevo import plugins
 from spaceevo.errors import EncodingError

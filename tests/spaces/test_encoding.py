@@ -5,8 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from spaceevo.errors import EncodingError
 from spaceevo.spaces.encoding import decode, encode, is_encoding, words

@@ -6,8 +6,7 @@ import re
 from math import prod
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from spaceevo.errors import EncodingError, PluginError
 from spaceevo.spaces.blocks import BLOCKS

@@ -5,8 +5,7 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from spaceevo.graph.nodes import HEAD
 from spaceevo.graph.ops import Conv, Depthwise

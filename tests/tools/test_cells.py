@@ -17,8 +17,7 @@ from spaceevo.records import DistilledCell
 from spaceevo.run.context import Context
 from spaceevo.run.run import given_to
 from spaceevo.stages import blocks
-from spaceevo.tools import cells as room
-from spaceevo.tools import distillation
+from spaceevo.tools import cells as room, distillation
 from spaceevo.train.distillation import CellResult, ScoredSubstage, encode_blocks
 
 SETTINGS = {"num_images": 32, "score_images": 16, "steps_fp32": 1, "steps_int8": 1, "batch_size": 2, "substages": 2}

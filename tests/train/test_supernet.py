@@ -4,8 +4,7 @@ import random
 from dataclasses import replace
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from spaceevo.nets.network import program_of
 from spaceevo.spaces.hyperspace import load_hyperspace

@@ -16,8 +16,7 @@ from spaceevo.records import FolderCheck, Verification
 from spaceevo.run.context import note_files
 from spaceevo.runtimes import RUNTIMES
 from spaceevo.settings import Settings, parse
-from spaceevo.tools import handout
-from spaceevo.tools import quantize as quantization
+from spaceevo.tools import handout, quantize as quantization
 from spaceevo.tools.handout import HandedOut
 from spaceevo.tools.integrity import check_folder
 from spaceevo.tools.quantize import FinetuningSettings, InputSettings, QuantizedResult

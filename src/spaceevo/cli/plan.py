@@ -69,8 +69,7 @@ def register(app: typer.Typer) -> None:
         from spaceevo.run.work import typical_space, work_of
         from spaceevo.stages import space
         from spaceevo.storage import located
-        from spaceevo.tools.plan import beside
-        from spaceevo.tools.plan import plan as planned
+        from spaceevo.tools.plan import beside, plan as planned
         from spaceevo.tools.rates import holds_rates, load_rates, measure_rates
 
         folder, storage = located(out or Path("runs") / settings.name)

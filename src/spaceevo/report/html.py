@@ -22,8 +22,7 @@ from spaceevo.records import (
     Summary,
     TargetDescription,
 )
-from spaceevo.report import comparison as compared
-from spaceevo.report import figures, words
+from spaceevo.report import comparison as compared, figures, words
 from spaceevo.report.data import ReportData
 from spaceevo.train.datasets import told_passed_over
 

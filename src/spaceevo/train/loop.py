@@ -15,8 +15,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Sequence, Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path

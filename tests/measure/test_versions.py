@@ -31,7 +31,7 @@ MEASURING_FILES = (
 KNOWN = {
     "measuring": (1, "d93a2165464329b1"),
     "onnxruntime": (1, "d6ad959a04bbcd82"),
-    "openvino": (1, "ac76589548907dbc"),
+    "openvino": (1, "dbec175dceffe44d"),
     "litert": (1, "a55f0b8981705c65"),
 }
 

@@ -27,12 +27,12 @@ from spaceevo.graph.tensors import FIXED_QUANTIZERS, Tensor, square
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.arithmetic import IntegerPass
 from spaceevo.nets.executors import run_integer
-from spaceevo.nets.fused_additions import fused_convolutions
 from spaceevo.nets.verification import compare
 from spaceevo.processors import PROFILES
 from spaceevo.runtimes import onnxruntime as files
 from spaceevo.runtimes import openvino as runtime
 from spaceevo.runtimes.openvino import on_device
+from spaceevo.runtimes.openvino.arithmetic import added_unrounded
 from spaceevo.runtimes.openvino.session import compile_model, kind_of, quantizers_of
 from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
@@ -219,7 +219,7 @@ def test_the_executor_knows_which_additions_become_part_of_a_convolution(int8_fi
         quantizers = quantizers_of(on_device.told(node, "originalLayersNames"))
         if kind_of(node) == "Convolution" and any(name.endswith("/add|q") for name in quantizers):
             fused.add(quantizers[0].removesuffix("|q"))
-    assert fused == fused_convolutions(graph.nodes)
+    assert fused == added_unrounded(graph.nodes)
     assert len(fused) == 6
 
 

@@ -10,17 +10,21 @@ or of the limits of quantization decides the last bit of its float32 number, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from spaceevo.graph.graphs import QuantParams
-from spaceevo.graph.nodes import Node
-from spaceevo.graph.ops import Gate, Multiply, Pool, Quantize
+from spaceevo.graph.graphs import IntegerWeights, QuantParams
+from spaceevo.graph.nodes import Node, Program
+from spaceevo.graph.ops import Add, Conv, Depthwise, Gate, Multiply, Pool, Quantize
 from spaceevo.graph.tensors import NUM_CODES
 from spaceevo.processors import Profile
 from spaceevo.records import Arithmetic
 
 LARGEST = np.float32(NUM_CODES - 1)
+SAME_SHIFT = 5e-5  # shifts of channels that differ by less count as the first one
+NEGLIGIBLE = 1e-5  # share of the range below which a shift counts as none
 _Inputs = Sequence[tuple[np.ndarray, QuantParams]]
 
 
@@ -31,6 +35,106 @@ def w_qmax(profile: Profile) -> int:
     codes that convolutions put out are wrong, by up to 98; depthwise ones stay exact. With 63 none is wrong.
     """
     return 63 if profile.pair_sums_saturate else 127
+
+
+@lru_cache(maxsize=1024)
+def added_unrounded(program: Program) -> frozenset[str]:
+    """The convolutions that go on to add: the first summand of an addition that is one and has no other reader.
+
+    The sum overwrites the other summand. So the convolution does not read it, and whatever else reads it comes
+    before the sum.
+    """
+    readers: dict[str, set[str]] = {}
+    before: dict[str, set[str]] = {}  # all that a node's result depends on, itself included
+    by_id = {node.id: node for node in program}
+    for node in program:
+        before[node.id] = {node.id}.union(*(before.get(name, ()) for name in node.inputs))
+        for name in node.inputs:
+            readers.setdefault(name, set()).add(node.id)
+    found = set()
+    for addition in (node for node in program if isinstance(node.op, Add)):
+        for name, other in (addition.inputs, addition.inputs[::-1]):
+            if isinstance(by_id[name].op, (Conv, Depthwise)) and readers[name] == {addition.id}:
+                if other not in by_id[name].inputs and readers[other] <= before[addition.id]:
+                    found.add(name)
+                break
+    return frozenset(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Convolved:
+    """What a convolution puts out before quantization.
+
+    The order of operations is OpenVINO's, so that every constant is the same float32 number.
+
+    Attributes:
+        numbers: float32 [B, C, H, W]: sums and bias; sums alone if every bias is 0.
+        step: Of these sums [C, 1, 1], which OpenVINO then makes part of the constants of quantization; else None.
+    """
+
+    numbers: np.ndarray
+    step: np.ndarray | None
+
+    def codes(self, y: QuantParams) -> np.ndarray:
+        """Rounded."""
+        scale, shift = _scale_and_shift(y, self.step)
+        if not shift.any() and scale.size == 1:
+            scale = _reciprocal_twice(scale)
+        return _rounded(self._scaled(scale, shift))
+
+    def codes_of_sum(self, a: QuantParams, b_codes: np.ndarray, b: QuantParams, y: QuantParams) -> np.ndarray:
+        """Plus a tensor: the value is clamped to its range, in units of the tensor's codes."""
+        a_scale, b_scale = np.float32(a.scale), np.float32(b.scale)
+        ratio, offset = a_scale / b_scale, np.float32(a.zero_point) + np.float32(b.zero_point) * b_scale / a_scale
+        low, high = -offset * ratio, (LARGEST - offset) * ratio
+        unit = (high - low) / LARGEST
+        scale, shift = _scale_and_shift(a, self.step)
+        shift = np.asarray(shift * unit + low)
+        if shift.size == 1 and np.abs(shift) < (LARGEST * unit) * NEGLIGIBLE:
+            shift = np.zeros_like(shift)
+        branch = self._scaled(scale * unit, shift).clip(low, LARGEST * unit + low)
+        y_low, y_high = (limit / b_scale for limit in _limits(y))
+        scale, shift = np.asarray(LARGEST / (y_high - y_low)), np.asarray(-y_low * LARGEST / (y_high - y_low))
+        return _rounded(_fused_multiply_add(branch + b_codes, scale if shift else _reciprocal_twice(scale), shift))
+
+    def _scaled(self, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """Times scale plus shift, rounded once; twice where the scale became part of the weights."""
+        if scale.size == shift.size == 1:
+            return _fused_multiply_add(self.numbers, scale, shift)
+        scaled: np.ndarray = self.numbers * scale + shift
+        return scaled
+
+
+def convolved(sums: np.ndarray, x: QuantParams, weights: IntegerWeights) -> Convolved:
+    """What a convolution puts out before quantization, of its exact sums without bias."""
+    step = (np.float32(x.scale) * weights.scales).reshape(-1, 1, 1)
+    if not weights.bias.any():
+        return Convolved(sums, step)
+    return Convolved(sums * step + weights.bias.astype(np.float32).reshape(-1, 1, 1) * step, None)
+
+
+def _scale_and_shift(params: QuantParams, step: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift) that take values to codes, 0-d if they are the same for every channel, else [C, 1, 1]."""
+    low, high = (limit if step is None else limit / step for limit in _limits(params))
+    scale, shift = np.asarray(LARGEST / (high - low)), np.asarray(-low * LARGEST / (high - low))
+    if step is None:
+        return scale, shift
+    if np.abs(shift - shift[0]).max() < SAME_SHIFT:
+        shift = shift[0, 0, 0, ...]
+    return (scale[0, 0, 0, ...] if (scale == scale[0]).all() else scale), shift
+
+
+def _fused_multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c rounded once to float32."""
+    total = a.astype(np.float64)
+    total *= b
+    total += c
+    return total.astype(np.float32)
+
+
+def _reciprocal_twice(scale: np.ndarray) -> np.ndarray:
+    """Without a shift, kernels divide by a scale of the output."""
+    return np.asarray(1 / (1 / scale))
 
 
 def _quantize_codes(node: Node, inputs: _Inputs, y: QuantParams) -> np.ndarray:
@@ -84,9 +188,10 @@ def _rounded(codes: np.ndarray) -> np.ndarray:
     return rounded
 
 
-#: As OpenVINO computes on x86, code by code: found in its source, in its graph of execution, and in what it puts out
-#: where every code lies between two others. Its sigmoids are the contract's.
+#: As OpenVINO computes on x86, code by code: found in its source, its choice of kernels and its graph of execution, and
+#: in what it puts out where every code lies between two others. Its sigmoids are the contract's.
 ARITHMETIC = Arithmetic(
     {Quantize: _quantize_codes, Multiply: _multiply_codes, Gate: _gate_codes, Pool: _pool_codes},
-    fused_additions=True,
+    convolved,
+    added_unrounded,
 )

@@ -127,8 +127,8 @@ class Arithmetic:
     Attributes:
         codes: By type of operator (one without weights), what computes its output.
         convolution: What computes the output of convolutions, depthwise ones included; None where the contract does.
-        added_unrounded: Ids of the convolutions of a program that are the summand of an addition unrounded; asked where
-            there is a `convolution`.
+        added_unrounded: Ids of a program's convolutions that an addition reads unrounded; of no effect without a
+            `convolution`.
     """
 
     codes: Mapping[type[Op], CodesFunction] = field(default_factory=dict)

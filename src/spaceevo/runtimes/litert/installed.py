@@ -45,8 +45,8 @@ def explain(message: str, version: str) -> tuple[str, str]:
     """What LiteRT means when it refuses a model.
 
     Args:
-        message: Its own.
-        version: Its.
+        message: What it says.
+        version: Of the package that says so, here or on a device.
 
     Returns:
         What is wrong, and what to do.

@@ -71,17 +71,17 @@ def test_naming_imports_nothing(package: str) -> None:
 
 def test_a_package_is_a_plugin_like_a_file(package: str, tmp_path: Path) -> None:
     """Found, told about without an import, and loaded by what its `__init__` has."""
-    folder = tmp_path / package / "whole_green"
+    folder = tmp_path / package / "deep_green"
     folder.mkdir()
     (folder / "__init__.py").write_text(
-        f"""\"\"\"Green, of several files.\"\"\"\nfrom {package}.whole_green.colour import COLOUR\n"""
+        f"""\"\"\"Green, of several files.\"\"\"\nfrom {package}.deep_green.colour import COLOUR\n"""
     )
     (folder / "colour.py").write_text("COLOUR = 'green'\n")
     colours = plugins.Registry(package, Coloured)
-    assert colours.names() == ["blue", "red-green", "whole-green"]
-    assert colours.about("whole-green") == "Green, of several files."
-    assert f"{package}.whole_green" not in sys.modules
-    assert colours.load("whole-green").COLOUR == "green"
+    assert colours.names() == ["blue", "deep-green", "red-green"]
+    assert colours.about("deep-green") == "Green, of several files."
+    assert f"{package}.deep_green" not in sys.modules
+    assert colours.load("deep-green").COLOUR == "green"
 
 
 @pytest.mark.parametrize("name", RUNTIMES.names())

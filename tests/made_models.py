@@ -39,7 +39,7 @@ def made_tflite(
     """Every input is made float, averaged and added to the others, and a constant."""
     from ai_edge_litert import schema_py_generated as schema
 
-    from spaceevo.runtimes.litert import _pack
+    from spaceevo.runtimes.litert.flatbuffer import pack
 
     operators, types = schema.BuiltinOperator, schema.TensorType
     tensors: list[Any] = []
@@ -81,7 +81,7 @@ def made_tflite(
     graph = schema.SubGraphT(tensors, given, [total], nodes, "main")
     maps = [schema.TensorMapT(name, index) for (name, _, _), index in zip(inputs, given, strict=True)]
     keys = [schema.SignatureDefT(maps, [schema.TensorMapT("out", total)], key) for key in signatures]
-    path.write_bytes(_pack(schema.ModelT(3, codes, [graph] * subgraphs, "made", buffers, None, [], keys)))
+    path.write_bytes(pack(schema.ModelT(3, codes, [graph] * subgraphs, "made", buffers, None, [], keys)))
     return path
 
 

@@ -69,6 +69,31 @@ def test_naming_imports_nothing(package: str) -> None:
     assert "made_up_plugins.blue" in sys.modules
 
 
+def test_a_package_is_a_plugin_like_a_file(package: str, tmp_path: Path) -> None:
+    """Found, told about without an import, and loaded by what its `__init__` has."""
+    folder = tmp_path / package / "deep_green"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        f"""\"\"\"Green, of several files.\"\"\"\nfrom {package}.deep_green.colour import COLOUR\n"""
+    )
+    (folder / "colour.py").write_text("COLOUR = 'green'\n")
+    colours = plugins.Registry(package, Coloured)
+    assert colours.names() == ["blue", "deep-green", "red-green"]
+    assert colours.about("deep-green") == "Green, of several files."
+    assert f"{package}.deep_green" not in sys.modules
+    assert colours.load("deep-green").COLOUR == "green"
+
+
+@pytest.mark.parametrize("name", RUNTIMES.names())
+def test_what_a_runtime_says_of_itself_is_read_and_not_run(name: str) -> None:
+    code = (
+        "import sys; from spaceevo.runtimes import RUNTIMES; print(RUNTIMES.about(sys.argv[1]));"
+        "assert f'spaceevo.runtimes.{sys.argv[1]}' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(".")
+
+
 def test_unknown_name_tells_what_exists_and_the_nearest() -> None:
     with pytest.raises(PluginError) as caught:
         plugins.load("spaceevo.train.datasets", "digit")
@@ -97,6 +122,12 @@ def test_duplicate_names_are_an_error(package: str, twice: tuple[str, ...], monk
     monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
     with pytest.raises(PluginError, match=rf"Two plug-ins of {package} are named '{twice[0]}'.*json"):
         plugins.names(package)
+
+
+class Coloured(Protocol):
+    """What all made-up plug-ins are."""
+
+    COLOUR: str
 
 
 class Painted(Protocol):

@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from spaceevo.artifacts import read_file
 from spaceevo.errors import ArtifactError
-from spaceevo.graph.graphs import FloatGraph, IntegerGraph, QuantParams
-from spaceevo.graph.nodes import Node
+from spaceevo.graph.graphs import FloatGraph, IntegerGraph, IntegerWeights, QuantParams
+from spaceevo.graph.nodes import Node, Program
 from spaceevo.graph.ops import Op
 
 
@@ -88,18 +88,52 @@ class ExtractedNetwork:
 CodesFunction = Callable[[Node, Sequence[tuple[np.ndarray, QuantParams]], QuantParams], np.ndarray]
 
 
+class Unrounded(Protocol):
+    """What a convolution of a runtime puts out before it is rounded to codes, which are as of `CodesFunction`."""
+
+    def codes(self, y: QuantParams) -> np.ndarray:
+        """Its codes.
+
+        Args:
+            y: Parameters of what the convolution puts out.
+        """
+        ...
+
+    def codes_of_sum(self, a: QuantParams, b_codes: np.ndarray, b: QuantParams, y: QuantParams) -> np.ndarray:
+        """Codes of an addition whose other summand has been rounded.
+
+        Args:
+            a: Parameters of what the convolution puts out.
+            b_codes: The other summand.
+            b: Its parameters.
+            y: Parameters of the sum.
+        """
+        ...
+
+
+#: (exact sums of products, without bias, float32 [B, C, H, W], parameters of the input, weights) -> what is put out.
+ConvolutionFunction = Callable[[np.ndarray, QuantParams, IntegerWeights], Unrounded]
+
+
+def added_rounded(program: Program) -> frozenset[str]:
+    """No convolution of a program is added before it is rounded."""
+    return frozenset()
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """Where the integer results of a runtime differ from the contract's (see `nets.executors`).
 
     Attributes:
         codes: By type of operator (one without weights), what computes its output.
-        fused_additions: Whether convolutions compute as OpenVINO's: bias in float32, and one that only an addition
-            reads is added unrounded, clamped to its range.
+        convolution: What computes the output of convolutions, depthwise ones included; None where the contract does.
+        added_unrounded: Ids of a program's convolutions that an addition reads unrounded; of no effect without a
+            `convolution`.
     """
 
     codes: Mapping[type[Op], CodesFunction] = field(default_factory=dict)
-    fused_additions: bool = False
+    convolution: ConvolutionFunction | None = None
+    added_unrounded: Callable[[Program], frozenset[str]] = added_rounded
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from spaceevo.graph.trace import Tracer
 from spaceevo.measure.random_graphs import random_integer_graph
 from spaceevo.nets.executors import run_fake_quantized, run_integer
 from spaceevo.nets.network import single_network
+from spaceevo.records import Arithmetic
 from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import network_program
@@ -75,6 +76,38 @@ def test_add_with_relu(check):
     add = made_node("add", Add(), ("input", "double"), SQUARE, "relu")
     params = {"input": X, "double": QuantParams(0.25, 100), "add": QuantParams(0.7, 0)}
     check((INPUT, double, add), params, {"double": weights([[2]], 1.0, 0)}, [[4, 0], [9, 2]])
+
+
+class Value:
+    """What a made-up runtime makes of sums: values in steps of 0.5 that an addition reads as they are."""
+
+    def __init__(self, sums, x, weights):
+        self.values = 0.5 * sums
+
+    def codes(self, y):
+        return np.rint(self.values / y.scale).clip(0, 255) + y.zero_point
+
+    def codes_of_sum(self, a, b_codes, b, y):
+        assert (a.zero_point, b.zero_point) == (100, 3)
+        return np.rint((self.values + b.scale * (b_codes - b.zero_point)) / y.scale) + y.zero_point
+
+
+@pytest.mark.parametrize("summands", [("input", "half"), ("half", "input")])
+@pytest.mark.parametrize("run", [run_integer, run_fake_quantized])
+def test_a_convolution_that_a_runtime_adds_unrounded(run, summands):
+    # Values 1, -1, 2, 0.5 above; the convolution's are the same, which it has no codes for (its scale is 64)
+    half = made_node("half", Conv(1), ("input",), SQUARE)
+    add = made_node("add", Add(), summands, SQUARE)
+    params = {"input": X, "half": QuantParams(64.0, 100), "add": QuantParams(0.25, 50)}
+    graph = IntegerGraph((INPUT, half, add), params, {"half": weights([[1]], 1.0, 7)})  # whose bias it leaves out
+    codes = {}
+    unrounded = Arithmetic(convolution=Value, added_unrounded=lambda program: frozenset({program[1].id}))
+    run(graph, IMAGE, codes.__setitem__, unrounded)
+    assert codes["half"].flatten().tolist() == [100] * 4
+    assert codes["add"].flatten().tolist() == [50 + 8 * value for value in (1, -1, 2, 0.5)]
+    run(graph, IMAGE, codes.__setitem__, Arithmetic(convolution=Value))
+    assert codes["half"].flatten().tolist() == [100] * 4
+    assert codes["add"].flatten().tolist() == [50 + 4 * value for value in (1, -1, 2, 0.5)], "of the codes"
 
 
 def test_gate(check):

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from spaceevo.runtimes import _benchmark_model as program
+from spaceevo.runtimes.litert import benchmark as program
 
 PRINTED = """INFO: STARTING!
 INFO: Log parameter values verbosely: [0]

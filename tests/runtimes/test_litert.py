@@ -21,6 +21,7 @@ from spaceevo.measure.random_graphs import random_float_graph, random_integer_gr
 from spaceevo.nets.executors import run_integer
 from spaceevo.processors import PROFILES
 from spaceevo.runtimes import litert as runtime
+from spaceevo.runtimes.litert import flatbuffer
 from spaceevo.spaces.blocks import BLOCKS, BlockSpec
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import network_program
@@ -333,9 +334,9 @@ def test_every_operator_of_the_twin_is_float(tmp_path):
 
 def rewritten(path, change):
     """The file with its model changed."""
-    model = runtime._read(path)
+    model = flatbuffer.read(path)
     change(model)
-    path.write_bytes(runtime._pack(model))
+    path.write_bytes(flatbuffer.pack(model))
     return path
 
 
@@ -344,7 +345,7 @@ def tensor_of(model, name):
 
 
 def test_operator_outside_of_xnnpack_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime, "_refused", lambda model: "")
+    monkeypatch.setattr(flatbuffer, "refused", lambda model: "")
     runtime.export_int8(part(Add(), scale=100), tmp_path / "net.tflite", {})  # XNNPACK takes no such scale
     assert runtime.float_operators(tmp_path / "net.tflite") == ("ADD y",)
 

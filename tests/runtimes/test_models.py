@@ -14,6 +14,7 @@ from made_models import made_onnx, made_tflite
 from spaceevo.errors import ArtifactError
 from spaceevo.runtimes import RUNTIMES, _models, onnxruntime, openvino
 from spaceevo.runtimes._models import Input, Model, without_cpp
+from spaceevo.runtimes._onnx_models import open_onnx
 
 INPUTS = (("pixels", "uint8", (1, 8, 8, 3)), ("scale", "float32", ("batch", 5)))
 
@@ -38,10 +39,10 @@ def test_a_garbled_file_is_refused_or_whole(
 def test_names_in_a_file_that_are_no_text(tmp_path: Path) -> None:
     content = made_onnx(tmp_path / "mine.onnx", *INPUTS).read_bytes()
     (tmp_path / "axis.onnx").write_bytes(content.replace(b"batch", b"\xffatch"))
-    assert [made.shape for made in _models.open_onnx(tmp_path / "axis.onnx").inputs] == [(1, 8, 8, 3), (1, 5)]
+    assert [made.shape for made in open_onnx(tmp_path / "axis.onnx").inputs] == [(1, 8, 8, 3), (1, 5)]
     (tmp_path / "input.onnx").write_bytes(content.replace(b"pixels", b"\xffixels"))
     with pytest.raises(ArtifactError, match=r"xffixels.* no UTF-8 text"):
-        _models.open_onnx(tmp_path / "input.onnx")
+        open_onnx(tmp_path / "input.onnx")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_weights_elsewhere(place: str, told: str, tmp_path: Path) -> None:
     weight.external_data.add(key="location", value=place)
     (tmp_path / "mine.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ArtifactError, match=told):
-        _models.open_onnx(tmp_path / "mine.onnx")
+        open_onnx(tmp_path / "mine.onnx")
 
 
 def test_weights_of_functions(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_weights_of_functions(tmp_path: Path) -> None:
     model.functions.append(onnx.helper.make_function("own", "F", [], ["y"], [node], model.opset_import))
     (tmp_path / "mine.onnx").write_bytes(model.SerializeToString())
     (tmp_path / "mine.bin").write_bytes(bytes(4))
-    assert _models.open_onnx(tmp_path / "mine.onnx").weights == (tmp_path / "mine.bin",)
+    assert open_onnx(tmp_path / "mine.onnx").weights == (tmp_path / "mine.bin",)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems have no such names")

@@ -225,7 +225,7 @@ def test_exact_kernels_are_asked_for_only_where_sums_saturate(tmp_path, monkeypa
 
     path = tmp_path / "net.onnx"
     runtime.export_int8(random_integer_graph(program(0), 1, w_qmax), path, {})
-    monkeypatch.setattr(runtime, "this_profile", lambda: PROFILES[profile])
+    monkeypatch.setattr("spaceevo.runtimes.onnxruntime.session.this_profile", lambda: PROFILES[profile])
     entries = []
     options = onnxruntime.SessionOptions
     add = options.add_session_config_entry

@@ -27,10 +27,12 @@ from spaceevo.graph.tensors import FIXED_QUANTIZERS, Tensor, square
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.nets.arithmetic import IntegerPass
 from spaceevo.nets.executors import run_integer
-from spaceevo.nets.fused_additions import fused_convolutions
 from spaceevo.nets.verification import compare
 from spaceevo.processors import PROFILES
 from spaceevo.runtimes import onnxruntime as files, openvino as runtime
+from spaceevo.runtimes.openvino import on_device
+from spaceevo.runtimes.openvino.arithmetic import added_unrounded
+from spaceevo.runtimes.openvino.session import compile_model, kind_of, quantizers_of
 from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import Block, BlockType, Head, Stage, Subnet, network_program
@@ -212,11 +214,11 @@ def int8_file(tmp_path, graph):
 
 def test_the_executor_knows_which_additions_become_part_of_a_convolution(int8_file, graph):
     fused = set()
-    for node in runtime._compile(int8_file).get_runtime_model().get_ordered_ops():
-        quantizers = runtime._quantizers(runtime.on_device.told(node, "originalLayersNames"))
-        if runtime._kind(node) == "Convolution" and any(name.endswith("/add|q") for name in quantizers):
+    for node in compile_model(int8_file).get_runtime_model().get_ordered_ops():
+        quantizers = quantizers_of(on_device.told(node, "originalLayersNames"))
+        if kind_of(node) == "Convolution" and any(name.endswith("/add|q") for name in quantizers):
             fused.add(quantizers[0].removesuffix("|q"))
-    assert fused == fused_convolutions(graph.nodes)
+    assert fused == added_unrounded(graph.nodes)
     assert len(fused) == 6
 
 
@@ -255,8 +257,8 @@ def test_fp32_twin_equals_float_evaluation(tmp_path, block):
     np.testing.assert_allclose(
         runtime.Session(tmp_path / "net.onnx").run(images.numpy()), expected, rtol=1e-3, atol=1e-3
     )
-    nodes = runtime._compile(tmp_path / "net.onnx").get_runtime_model().get_ordered_ops()
-    assert "Math" not in {runtime._kind(node) for node in nodes}  # slow functions, element by element
+    nodes = compile_model(tmp_path / "net.onnx").get_runtime_model().get_ordered_ops()
+    assert "Math" not in {kind_of(node) for node in nodes}  # slow functions, element by element
     assert any("stem/0/conv" in name for name in runtime.float_operators(tmp_path / "net.onnx"))
 
 

@@ -6,17 +6,17 @@ Shape suffixes: B images, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spaceevo.graph.graphs import IntegerGraph
 from spaceevo.graph.nodes import Node, last_reads
 from spaceevo.graph.ops import Add, Conv, Depthwise, Linear
-from spaceevo.nets import fused_additions
-from spaceevo.nets.arithmetic import FakeQuantizedPass, IntegerPass, dequantize
-from spaceevo.records import Arithmetic
+from spaceevo.nets.arithmetic import FakeQuantizedPass, IntegerPass, accumulate, dequantize
+from spaceevo.records import Arithmetic, Unrounded
 
 #: Called with each tensor's name and its codes (integer-valued float32 [B, C, H, W], 0 to 255).
 Tap = Callable[[str, Tensor], None]
@@ -70,8 +70,8 @@ class _AsRuntime:
 
     def __init__(self, contract: IntegerPass, arithmetic: Arithmetic) -> None:
         self.contract, self.arithmetic, self.graph = contract, arithmetic, contract.graph
-        self._fused = _fused_convolutions(self.graph.nodes) if arithmetic.fused_additions else frozenset()
-        self._branches: dict[str, fused_additions.Value] = {}  # what fused convolutions put out, as floats
+        self._added_unrounded = arithmetic.added_unrounded(self.graph.nodes)
+        self._unrounded: dict[str, Unrounded] = {}  # what these convolutions put out, until it is added
 
     def apply(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
         """The codes that a node puts out; the logits of a linear layer."""
@@ -81,24 +81,24 @@ class _AsRuntime:
             names = [name if name in quant_params else node.id for name in node.inputs]  # the image has none
             pairs = [(x.numpy(), quant_params[name]) for x, name in zip(inputs, names, strict=True)]
             return torch.from_numpy(special(node, pairs, y))
-        if self.arithmetic.fused_additions:
-            match node.op:
-                case Conv() | Depthwise() as op:
-                    value = fused_additions.value_of(
-                        op, inputs[0], self.contract.params(node), self.graph.weights[node.id]
-                    )
-                    if node.id in self._fused:
-                        self._branches[node.id] = value
-                    return fused_additions.codes_of(value, self.graph.quant_params[node.id])
-                case Add() if any(name in self._branches for name in node.inputs):
-                    return self._fused_sum(node, inputs)
+        match node.op:
+            case Conv() | Depthwise() as op if self.arithmetic.convolution is not None:
+                x, weights = self.contract.params(node), self.graph.weights[node.id]
+                sums = accumulate(op, inputs[0], x, replace(weights, bias=np.zeros_like(weights.bias))).float()
+                value = self.arithmetic.convolution(sums.numpy(), x, weights)
+                if node.id in self._added_unrounded:
+                    self._unrounded[node.id] = value
+                return torch.from_numpy(value.codes(self.graph.quant_params[node.id]))
+            case Add() if any(name in self._unrounded for name in node.inputs):
+                return self._sum(node, inputs)
         return self.contract.apply(node, inputs)
 
-    def _fused_sum(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
-        branch = 0 if node.inputs[0] in self._branches else 1
-        value, a = self._branches.pop(node.inputs[branch]), self.contract.params(node, branch)
-        b, y = self.contract.params(node, 1 - branch), self.graph.quant_params[node.id]
-        return fused_additions.codes_of_sum(value, a, inputs[1 - branch], b, y)
+    def _sum(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        """Codes of an addition, one summand of which is not rounded before."""
+        number = 0 if node.inputs[0] in self._unrounded else 1
+        value, a = self._unrounded.pop(node.inputs[number]), self.contract.params(node, number)
+        b, y = self.contract.params(node, 1 - number), self.graph.quant_params[node.id]
+        return torch.from_numpy(value.codes_of_sum(a, inputs[1 - number].numpy(), b, y))
 
 
 def _run(images_BCHW: Tensor, tap: Tap | None, compute: _AsRuntime) -> Tensor:
@@ -117,6 +117,3 @@ def _run(images_BCHW: Tensor, tap: Tap | None, compute: _AsRuntime) -> Tensor:
         if tap:
             tap(node.id, y)
     return dequantize(y, graph.quant_params[node.id])
-
-
-_fused_convolutions = lru_cache(maxsize=1024)(fused_additions.fused_convolutions)

@@ -1,4 +1,8 @@
-"""What executes an architecture: one file per runtime, a module without torch that is a `Runtime`.
+"""What executes an architecture: one package per runtime, without torch, whose `__init__` is a `Runtime`.
+
+The modules of a package are named by what is in them: `installed` (name, version, what it says), `arithmetic` (where it
+rounds otherwise), `writer`, `reader` (what a file holds), `session` (what runs it), `on_device`. What several runtimes
+share lies beside them, in files that begin with an underscore.
 
 Exports are atomic: a file that exists is complete. A file that cannot be loaded is an `ArtifactError`; a runtime that
 is not installed is a `TargetError`.
@@ -22,7 +26,7 @@ from spaceevo.processors import Profile
 from spaceevo.records import Arithmetic
 from spaceevo.runtimes._models import Model
 
-CountedNode = tuple[str, str, str, float]  # name, type, layers, ms: what runtimes count (see `_on_device`)
+CountedNode = tuple[str, str, str, float]  # name, type, layers, ms: what runtimes count (see `Runtime.ON_DEVICE`)
 
 
 class Session(Protocol):
@@ -119,7 +123,7 @@ class Benchmark(Protocol):
 
 
 class Runtime(Protocol):
-    """A module of this folder, or of an entry point in the group `spaceevo.runtimes`.
+    """A package or module of this folder, or of an entry point in the group `spaceevo.runtimes`.
 
     Attributes:
         NAME: For people.
@@ -148,7 +152,24 @@ class Runtime(Protocol):
 
     @property
     def ON_DEVICE(self) -> Path | None:
-        """A stand-alone file that loads and times models on other machines (see `_on_device`); None for none."""
+        """What loads and times models, here and on devices: a stand-alone file; None for none.
+
+        It needs nothing but the standard library, numpy and the runtime's package, in Python 3.8 or newer: its text is
+        sent to a device and run there. The runtime itself loads and times with the same functions:
+
+            version() -> str                               ImportError: the package is not installed
+            load(model, threads, **options) -> a handle    `model` is a path (or content); any error: it is refused
+            time(handle, inputs, repeats) -> [ms]          after as many that do not count, at most `WARM_UP`; `inputs`
+                                                           are (name, numpy's type, shape) each, and filled with
+                                                           made-up values
+
+        and, where the runtime counts the time of its nodes,
+
+            profile(model, inputs, repeats, threads, **options) -> [(node, type, layers, ms)]
+                                                           arguments as of both; `layers`, joined by commas, are those
+                                                           of the file that a node comprises, where the runtime tells
+                                                           them
+        """
         ...
 
     @property

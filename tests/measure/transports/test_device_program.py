@@ -12,13 +12,17 @@ import pytest
 from spaceevo.measure.transports import _device
 from spaceevo.runtimes import RUNTIMES
 
-FILES = [Path(_device.__file__)]
-FILES += [plugin.ON_DEVICE for name in RUNTIMES.names() if hasattr(plugin := RUNTIMES.load(name), "ON_DEVICE")]
-PACKAGES = {"onnxruntime", "ai_edge_litert", "openvino", "numpy"}
+#: By runtime its file, and the packages that it may import.
+ON_DEVICE = {name: plugin.ON_DEVICE for name in RUNTIMES.names() if (plugin := RUNTIMES.load(name)).ON_DEVICE}
+PACKAGES = {"litert": {"ai_edge_litert", "numpy"}}
+FILES = [
+    (Path(_device.__file__), set()),
+    *((file, PACKAGES.get(name, {name, "numpy"})) for name, file in ON_DEVICE.items()),
+]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_old_pythons_and_bare_devices_can_run_it(file: Path) -> None:
+@pytest.mark.parametrize(("file", "allowed"), FILES, ids=["_device", *ON_DEVICE])
+def test_old_pythons_and_bare_devices_can_run_it(file: Path, allowed: set[str]) -> None:
     tree = ast.parse(file.read_text(), feature_version=(3, 8))
     future = next(node for node in tree.body if isinstance(node, ast.ImportFrom))
     assert future.module == "__future__"  # annotations are not evaluated
@@ -27,12 +31,12 @@ def test_old_pythons_and_bare_devices_can_run_it(file: Path) -> None:
             names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             for name in names:
                 root = str(name).split(".")[0]
-                allowed = {"numpy", file.stem, "ai_edge_litert"} if file.stem != "_device" else set()
                 assert root in allowed or (root in sys.stdlib_module_names and root != "spaceevo"), name
 
 
 def test_every_runtime_runs_on_devices() -> None:
-    assert {file.stem for file in FILES[1:]} >= {"onnxruntime", "litert", "openvino"}
+    assert ON_DEVICE.keys() >= {"onnxruntime", "litert", "openvino"}
+    assert len(set(ON_DEVICE.values())) == len(ON_DEVICE)
 
 
 def served(*requests: Any) -> list[dict[str, Any]]:

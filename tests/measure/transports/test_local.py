@@ -9,7 +9,7 @@ import pytest
 
 from spaceevo.errors import TargetError
 from spaceevo.measure.transports import _device, local
-from spaceevo.runtimes import onnxruntime
+from spaceevo.runtimes.onnxruntime import on_device
 
 RUNTIME = "onnxruntime"
 CORES = sorted(os.sched_getaffinity(0))
@@ -17,13 +17,13 @@ CORES = sorted(os.sched_getaffinity(0))
 
 def test_a_runtime_runs_on_the_cores_that_are_named(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    time = onnxruntime.on_device.time
+    time = on_device.time
 
     def spy(session: Any, inputs: Any, repeats: int) -> list[float]:
         seen.append(os.sched_getaffinity(0))
         return time(session, inputs, repeats)
 
-    monkeypatch.setattr(onnxruntime.on_device, "time", spy)
+    monkeypatch.setattr(on_device, "time", spy)
     model = local.connect("").load(RUNTIME, models(RUNTIME), 1, (CORES[-1],))
     model.time(1)
     local.connect("").load(RUNTIME, models(RUNTIME), 1).time(1)

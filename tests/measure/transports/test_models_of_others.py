@@ -221,7 +221,7 @@ def test_weights_in_files_of_their_own(name: str, devices: Any, tmp_path: Path) 
 @pytest.mark.parametrize("place", ["local", "ssh:box"])
 @pytest.mark.parametrize("file", ["mine.xml", "mine.XML", "mine"])
 def test_openvinos_own_format(place: str, file: str, devices: Any, tmp_path: Path) -> None:
-    from spaceevo.runtimes._on_device import openvino as on_device
+    from spaceevo.runtimes.openvino import on_device
 
     path = made_onnx(tmp_path / "mine.onnx", ("x", "uint8", ("n", 3)))
     on_device.package().save_model(on_device.opened(str(path)), tmp_path / "mine.xml")

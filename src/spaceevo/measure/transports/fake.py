@@ -22,7 +22,8 @@ from spaceevo import seeding
 from spaceevo.errors import ArtifactError, TargetError, nearest
 from spaceevo.measure.transports import DeviceState, LoadedModel, Processor, Transport
 from spaceevo.runtimes import RUNTIMES, _qdq, require
-from spaceevo.runtimes._models import Model, check_format, open_onnx, shortened
+from spaceevo.runtimes._models import Model, check_format, shortened
+from spaceevo.runtimes._onnx_models import open_onnx
 
 #: Of one core: MACs or elements per ms in FP32, and how many times faster INT8 is.
 RATES: dict[str, tuple[float, float]] = {

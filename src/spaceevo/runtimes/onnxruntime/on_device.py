@@ -1,4 +1,4 @@
-"""ONNX Runtime on a device (see the folder)."""
+"""ONNX Runtime on a device (see `Runtime.ON_DEVICE`): a stand-alone file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenVINO on a device (see the folder)."""
+"""OpenVINO on a device (see `Runtime.ON_DEVICE`): a stand-alone file."""
 
 from __future__ import annotations
 

@@ -41,7 +41,6 @@ from spaceevo.predict.batch import BatchPredictor
 from spaceevo.predict.fit import fit_measured, fit_subnets, random_pairs
 from spaceevo.progress import silent
 from spaceevo.records import BlockTable, TargetDescription
-from spaceevo.search.qt_score import ExactEvaluator
 from spaceevo.spaces import zoo
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.subnet import Subnet
@@ -62,6 +61,10 @@ LEFT_OUT = re.compile(
 )
 Subjects = Iterator[tuple[str, object]]
 
+try:
+    from spaceevo.search.exact_score import ExactEvaluator
+except ImportError:  # up to 0.2
+    from spaceevo.search.qt_score import ExactEvaluator  # type: ignore[no-redef, attr-defined]
 try:
     from spaceevo.graph.graphs import IntegerGraph
     from spaceevo.graph.nodes import peak_activation_bytes

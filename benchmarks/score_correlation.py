@@ -30,7 +30,7 @@ from spaceevo.progress import ProgressCallback, Shown, shown, silent
 from spaceevo.run.context import Context
 from spaceevo.run.jobs import one_core
 from spaceevo.run.run import Run, result_of
-from spaceevo.search.qt_score import ExactEvaluator
+from spaceevo.search.exact_score import ExactEvaluator
 from spaceevo.seeding import python_random
 from spaceevo.stages import predict, space
 from spaceevo.stages._any_space import NOTES, load_network, search_supernet, train_supernet, trained_subnets

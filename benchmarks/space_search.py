@@ -28,7 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from spaceevo.records import BlockTable
-from spaceevo.search.qt_score import Evaluator, ExactEvaluator, QTSettings, SampledEvaluator
+from spaceevo.search.exact_score import ExactEvaluator
+from spaceevo.search.qt_score import Evaluator, QTSettings
+from spaceevo.search.sampled_score import SampledEvaluator
 from spaceevo.search.space_search import search_spaces
 from spaceevo.search.sweep import sweep_spaces
 from spaceevo.search.tables import load_block_table

@@ -179,7 +179,7 @@ def test_fit_assess_and_predict(cli: Any, tmp_path: Any, monkeypatch: pytest.Mon
     (tmp_path / "mixed.txt").write_text("\n\n".join(lines) + "\n")
     words_mixed = ("predict", TARGET, "--file", "mixed.txt", "--space", "micro-014-120", "--num-classes", 10, "--json")
     one_by_one = json.loads(cli(*words_mixed).stdout)
-    monkeypatch.setattr("spaceevo.tools.targets.LOOK_UP", 20)
+    monkeypatch.setattr("spaceevo.tools.target_predictors.LOOK_UP", 20)
     looked_up = json.loads(cli(*words_mixed).stdout)
     assert [one["name"] for one in looked_up] == lines
     for one, own in zip(looked_up, one_by_one, strict=True):

@@ -14,22 +14,18 @@ from spaceevo.errors import TargetError, UnstableSessionError
 from spaceevo.graph.tensors import square
 from spaceevo.graph.trace import Tracer
 from spaceevo.measure import campaign, session, target
-from spaceevo.measure.session import (
+from spaceevo.measure.session import FasterReferenceError, Plan, Reference, _size_bytes, group_files
+from spaceevo.measure.transports import DeviceState, fake
+from spaceevo.measure.visits import (
     RELOADED_SHARE,
-    FasterReferenceError,
-    Plan,
     Reading,
-    Reference,
     Visits,
-    _size_bytes,
-    group_files,
     is_busy_throughout,
     quantile_interval,
     quiet_samples,
     reference_level,
     reference_now,
 )
-from spaceevo.measure.transports import DeviceState, fake
 from spaceevo.records import Measurement, TargetDescription
 
 TARGET = TargetDescription(
@@ -526,7 +522,7 @@ def test_a_question_changes_nothing(references_ms: list[float], anchor_ms: float
     visits, reading = made_visits(references_ms), Reading(0.12, anchor_ms, busy)
     before = copy.deepcopy(vars(visits))
     level = reference_level(visits, reading)
-    now = reference_now(visits, Plan(tolerance=0.12))
+    now = reference_now(visits, 0.12)
     is_busy_throughout(visits, reading)
     assert vars(visits) == before
     assert reference_level(visits, reading) == level

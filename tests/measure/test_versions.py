@@ -19,6 +19,7 @@ SOURCE = Path(spaceevo.__file__).parent
 #: The code that measures.
 MEASURING_FILES = (
     "measure/session.py",
+    "measure/visits.py",
     "measure/campaign.py",
     "measure/random_graphs.py",
     "measure/transports/_device.py",

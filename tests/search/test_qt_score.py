@@ -12,7 +12,9 @@ from hypothesis import given, settings, strategies as st
 
 from spaceevo.errors import ArtifactError, EncodingError, InfeasibleBudgetError, RecipeError
 from spaceevo.records import BlockTable
-from spaceevo.search.qt_score import BudgetQuality, Evaluator, ExactEvaluator, QTSettings, SampledEvaluator
+from spaceevo.search.exact_score import ExactEvaluator
+from spaceevo.search.qt_score import BudgetQuality, Evaluator, QTSettings
+from spaceevo.search.sampled_score import SampledEvaluator
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage, SpaceChoice
 from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import BlockType, Head

@@ -12,7 +12,9 @@ from hypothesis import given, settings, strategies as st
 
 from spaceevo.errors import ArtifactError, InfeasibleBudgetError, RecipeError
 from spaceevo.records import BlockTable
-from spaceevo.search.qt_score import ExactEvaluator, QTSettings, SampledEvaluator
+from spaceevo.search.exact_score import ExactEvaluator
+from spaceevo.search.qt_score import QTSettings
+from spaceevo.search.sampled_score import SampledEvaluator
 from spaceevo.search.space_search import best_of_block_types, of_other_widths, search_spaces
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage, SpaceChoice, load_hyperspace
 from spaceevo.spaces.search_space import BlockChoice

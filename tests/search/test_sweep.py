@@ -13,7 +13,8 @@ from hypothesis import given, settings, strategies as st
 from spaceevo.errors import ArtifactError
 from spaceevo.records import BlockTable
 from spaceevo.search import sweep
-from spaceevo.search.qt_score import CombinedEvaluator, ExactEvaluator, QTSettings
+from spaceevo.search.exact_score import ExactEvaluator
+from spaceevo.search.qt_score import CombinedEvaluator, QTSettings
 from spaceevo.search.space_search import search_spaces
 from spaceevo.search.sweep import sweep_spaces
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage, SpaceChoice

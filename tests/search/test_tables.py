@@ -12,7 +12,7 @@ import pytest
 
 from spaceevo.errors import DataError
 from spaceevo.records import BlockTable
-from spaceevo.search.qt_score import ExactEvaluator
+from spaceevo.search.exact_score import ExactEvaluator
 from spaceevo.search.tables import doubts, load_block_table, without_failed
 from spaceevo.spaces.hyperspace import Hyperspace, load_hyperspace
 

@@ -20,15 +20,8 @@ from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import BlockType, Head, Stage
 from spaceevo.train import distillation, loop
 from spaceevo.train.batches import Images
-from spaceevo.train.distillation import (
-    cell_work,
-    decode_blocks,
-    distill_cell,
-    encode_blocks,
-    in_widths_of,
-    load_features,
-    write_features,
-)
+from spaceevo.train.distillation import cell_work, decode_blocks, distill_cell, encode_blocks, in_widths_of
+from spaceevo.train.stage_features import load_features, write_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -147,8 +140,8 @@ def test_a_disk_without_room_is_told(tmp_path, monkeypatch):
 
 def test_no_batch_of_one_image(tmp_path):
     teacher = MadeUpTeacher()
-    found = written(tmp_path, [0], teacher, images(distillation.FEATURE_BATCH + 1))[0]
-    assert len(found.sources[12]) == distillation.FEATURE_BATCH + 1
+    found = written(tmp_path, [0], teacher, images(stage_features.FEATURE_BATCH + 1))[0]
+    assert len(found.sources[12]) == stage_features.FEATURE_BATCH + 1
     assert min(teacher.batches) > 1
 
 

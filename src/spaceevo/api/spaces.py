@@ -15,7 +15,9 @@ from spaceevo.records import Record, SpaceSearchResult
 from spaceevo.report import figures
 from spaceevo.report.notebook import framed
 from spaceevo.search import space_search
-from spaceevo.search.qt_score import CombinedEvaluator, Evaluator, ExactEvaluator, SampledEvaluator, draw_subnets
+from spaceevo.search.exact_score import ExactEvaluator
+from spaceevo.search.qt_score import CombinedEvaluator, Evaluator
+from spaceevo.search.sampled_score import SampledEvaluator, draw_subnets
 from spaceevo.search.sweep import Sweep, sweep_spaces
 from spaceevo.search.tables import doubts, load_block_table, without_failed
 from spaceevo.spaces.hyperspace import Hyperspace, SpaceChoice, load_hyperspace

@@ -18,7 +18,7 @@ from spaceevo.progress import ProgressCallback, silent
 from spaceevo.records import Measured, Predicted, PredictorAssessment, Study, TargetDescription
 from spaceevo.report.notebook import framed
 from spaceevo.spaces.subnet import Subnet
-from spaceevo.tools import targets as tools
+from spaceevo.tools import target_predictors as predictors, targets as tools
 from spaceevo.tools.targets import About
 
 
@@ -146,8 +146,8 @@ class Target:
         Raises:
             TargetError: The device is lost, or too unstable.
         """
-        tools.fit_device(self._device, hyperspaces, precision, num_fit, seed, num_classes, progress)
-        return tools.load_predictor(self._device, precision)
+        predictors.fit_device(self._device, hyperspaces, precision, num_fit, seed, num_classes, progress)
+        return predictors.load_predictor(self._device, precision)
 
     def assess(
         self,
@@ -168,7 +168,7 @@ class Target:
         Raises:
             TargetError: There is no predictor, it is of another state of the target, or the device is unstable.
         """
-        return tools.assess_device(self._device, precision, num_unseen, seed, progress)
+        return predictors.assess_device(self._device, precision, num_unseen, seed, progress)
 
     def measure(
         self,
@@ -234,10 +234,10 @@ class Target:
         """As `predict`, one by one, for more networks than memory holds."""
         for are_subnets, some in groupby(networks, lambda network: isinstance(network, Subnet)):
             if are_subnets:
-                yield from tools.predict_subnets(self._device, cast("Iterator[Subnet]", some), precision)
+                yield from predictors.predict_subnets(self._device, cast("Iterator[Subnet]", some), precision)
             else:
                 named = (NamedNetwork(one) if isinstance(one, str) else one for one in cast("Iterator[Any]", some))
-                yield from tools.predict_all(self._device, named, space, num_classes, precision)
+                yield from predictors.predict_all(self._device, named, space, num_classes, precision)
 
     def profile(
         self,
@@ -278,7 +278,7 @@ class Target:
 
     def predictor_path(self, precision: Precision = "int8") -> Path:
         """The predictor's file."""
-        return tools.predictor_path(self._device, precision)
+        return predictors.predictor_path(self._device, precision)
 
     @property
     def page(self) -> Path:

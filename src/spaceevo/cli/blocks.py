@@ -139,17 +139,18 @@ def register(app: typer.Typer) -> None:
         """
         from spaceevo.ownership import output_file
         from spaceevo.search.tables import doubts
-        from spaceevo.tools import targets
         from spaceevo.tools.block_table import base_ms, table_columns, with_latency, write_table
         from spaceevo.tools.cells import failed_cells, load_distillation, load_quality
+        from spaceevo.tools.target_predictors import load_predictor
+        from spaceevo.tools.targets import open_device
         from spaceevo.train.distillation import all_cells
 
         out = output_file(out, force=force)
         console = Console(stderr=as_json, highlight=False)
         about, hyperspace = load_distillation(folder)
         quality, cells = load_quality(hyperspace, folder)
-        device = targets.open_device(target, threads, core_numbers(cores), target_folder)
-        predictor = targets.load_predictor(device, "int8")
+        device = open_device(target, threads, core_numbers(cores), target_folder)
+        predictor = load_predictor(device, "int8")
         failed = failed_cells(hyperspace, cells)
         joined = with_latency(hyperspace, quality, failed, predictor)
         write_table(out, table_columns(joined))

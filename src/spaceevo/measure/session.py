@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +14,22 @@ from spaceevo import seeding
 from spaceevo.errors import TargetError, UnstableSessionError
 from spaceevo.measure.target import connect
 from spaceevo.measure.transports import DeviceState, LoadedModel, Transport
+from spaceevo.measure.visits import (
+    FLOOR_QUANTILE,
+    MIN_VISITS,
+    Reading,
+    Visits,
+    is_busy_throughout,
+    quiet_samples,
+    reference_level,
+    reference_medians,
+    reference_now,
+    summarized,
+)
 from spaceevo.records import MachineState, Measurement, TargetDescription
 
 Progress = Callable[[int, int], None]
 
-#: A visit to the reference model is quiet when it is close to this quantile of all visits to it. While less
-#: than this share of a group is quiet, the busy state counts as the normal one.
-FLOOR_QUANTILE = 0.1
-#: What is reported: this quantile over a model's quiet visits of the fastest inference of a visit. Noise only
-#: ever adds time. Measured three times with both cores busy, models of 0.1 to 0.5 ms were 1.3 % apart and
-#: models of 2 to 9 ms at most 17 %; with medians over and within visits 1.6 % and up to 119 %.
-LATENCY_QUANTILE = 0.25
 #: A model that is loaded anew, elsewhere in memory, differs: nine sessions in nine processes, scaled by the reference,
 #: had a standard deviation of 0.5 to 0.8 % (2.0 % unscaled). Both ends of an interval are so much further out.
 RELOADED_SHARE = 0.01
@@ -39,16 +42,13 @@ _RELOAD_AFTER = 0.5
 #: interrupted: latencies of 4 to 30 ms had intervals of 70 to 120 %, and were 11 to 101 % apart in two sessions.
 WIDE_SHARE, TOO_WIDE_SHARE = 0.2, 0.5
 _MORE_VISITS = 4  # times as many, at most
-_MIN_VISITS = 3
 #: A shared processor may be busy all the time, with gaps of a millisecond: then nothing that takes longer is ever
 #: undisturbed, and a floor says nothing. Told by models that hardly ever get a quiet visit, and a reference that is
 #: near its floor, but not for two visits in a row. Then medians over all visits count, twice as many of them. In such
 #: a state, sessions of 18 networks of 0.15 to 45 ms were 1.2 % (mean) to 7 % (at most) apart; floors 31 %, or without
 #: any quiet visit. Floors of models below a ms, though, were within 1.4 %: while floors can be had, they count.
 _LOOK_AFTER, _LOOK_AT = 0.5, 100  # share of the rounds of a plan (or its patience), and visits to the reference
-_LASTING = 0.8
 _BUSY_VISITS = 2
-_REFERENCE_SHARE = 4  # times the visits of a model, as all other latencies are scaled by it
 _MAX_WARM_UPS = 10
 _STEADY = 0.05  # between two warm-ups, as a share
 _MIB = 2**20
@@ -196,7 +196,9 @@ def measure(
                     if anchor_ms is None:
                         anchor_ms, busy = anchored(level), group.reading.busy
                     if level.latency_ms * (1 + plan.tolerance) < anchor_ms:
-                        raise FasterReferenceError(reference_now(group.visits, plan) or level, anchor_ms, target)
+                        raise FasterReferenceError(
+                            reference_now(group.visits, plan.tolerance) or level, anchor_ms, target
+                        )
                     for number, measurement in group.finished(min_visits, level, anchor_ms):
                         results[start + number] = measurement
                         measured(start + number, measurement)
@@ -286,116 +288,6 @@ def group_files(paths: Sequence[Path], plan: Plan, size_bytes: Callable[[Path], 
         yield group
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """A visit to a model.
-
-    Attributes:
-        place: Number of the model in its group; from `Visits.num_models` on, the reference, measured as they are.
-        samples_ms: Latencies of its inferences, at least one.
-        segment: It lies between the reference visits `segment` and `segment + 1`.
-    """
-
-    place: int
-    samples_ms: list[float]
-    segment: int
-
-
-class Visits:
-    """All visits of a group so far, in the order of time. They are added to, and never changed.
-
-    Attributes:
-        num_models: Of the group, without the reference.
-        references: Samples of every visit to the reference that tells when the machine is quiet.
-        measured: The visits that measure something.
-    """
-
-    def __init__(self, num_models: int) -> None:
-        self.num_models = num_models
-        self.references: list[list[float]] = []
-        self.measured: list[Visit] = []
-
-    @property
-    def places(self) -> range:
-        """What is measured: the models, and the reference several times.
-
-        The reference is also measured as the others are: it is visited oftener as a reference, sometimes twice in a
-        row, and so finds the caches warmer.
-        """
-        return range(self.num_models + _REFERENCE_SHARE)
-
-    def add_reference(self, samples_ms: list[float]) -> None:
-        """Note a visit that tells whether the machine is quiet."""
-        self.references.append(samples_ms)
-
-    def add(self, place: int, samples_ms: list[float]) -> None:
-        """Note a visit that measures, after the last one of the reference."""
-        self.measured.append(Visit(place, samples_ms, len(self.references) - 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How visits are read.
-
-    Attributes:
-        tolerance: As of a `Plan`.
-        anchor_ms: What the reference took when the target was first measured; None where that is now.
-        busy: Whether the target is busy all the time, and was when it was first measured: then every visit counts.
-    """
-
-    tolerance: float
-    anchor_ms: float | None = None
-    busy: bool = False
-
-
-def reference_medians(visits: Visits) -> list[float]:
-    """Median of each visit to the reference, in ms."""
-    return [float(np.median(samples)) for samples in visits.references]
-
-
-def quiet_limit_ms(visits: Visits, reading: Reading) -> float:
-    """How slow the reference may be around a quiet visit; needs a visit to it."""
-    floor_ms = float(np.quantile(reference_medians(visits), FLOOR_QUANTILE))
-    if reading.anchor_ms is not None:
-        floor_ms = min(floor_ms, reading.anchor_ms * (1 + reading.tolerance))
-    return floor_ms * (1 + reading.tolerance)
-
-
-def quiet_samples(visits: Visits, reading: Reading) -> list[list[list[float]]]:
-    """[place][visit][inference], in ms: of the quiet visits; of all where the target is busy all the time."""
-    quiet: list[list[list[float]]] = [[] for _ in visits.places]
-    if reading.busy:
-        for visit in visits.measured:
-            quiet[visit.place].append(visit.samples_ms)
-    elif visits.measured:
-        limit_ms, references = quiet_limit_ms(visits, reading), reference_medians(visits)
-        for visit in visits.measured:
-            around = references[visit.segment : visit.segment + 2]
-            if len(around) == 2 and max(around) <= limit_ms:
-                quiet[visit.place].append(visit.samples_ms)
-    return quiet
-
-
-def reference_level(visits: Visits, reading: Reading) -> Measurement | None:
-    """The reference, measured as the other models; None where it has too few quiet visits."""
-    quiet = [visit for samples in quiet_samples(visits, reading)[visits.num_models :] for visit in samples]
-    return _summary(quiet, reading.busy) if len(quiet) >= _MIN_VISITS else None
-
-
-def reference_now(visits: Visits, plan: Plan) -> Measurement | None:
-    """The same, as if the target had never been measured before."""
-    fresh = Reading(plan.tolerance)
-    return reference_level(visits, replace(fresh, busy=is_busy_throughout(visits, fresh)))
-
-
-def is_busy_throughout(visits: Visits, reading: Reading) -> bool:
-    """Whether a model hardly gets quiet visits, as the reference is seldom near its floor twice in a row."""
-    fast = np.array(reference_medians(visits)) <= quiet_limit_ms(visits, reading)
-    lasting = float(np.mean(fast[:-1] & fast[1:]))
-    is_rare = min(map(len, quiet_samples(visits, reading))) < _MIN_VISITS
-    return is_rare and lasting < _LASTING * float(fast.mean())
-
-
 class _Group:
     """Loaded models that are measured together, in interleaved rounds; see `measure`.
 
@@ -449,11 +341,11 @@ class _Group:
             # A faster reference can turn earlier visits unquiet, but progress never goes back.
             done = max(done, sum(min(len(visits), plan.visits) for visits in quiet[:num_models]))
             progress(done, wanted)
-        if min(map(len, quiet)) < min(_MIN_VISITS, plan.visits):
+        if min(map(len, quiet)) < min(MIN_VISITS, plan.visits):
             fewest = min(map(len, quiet))
             raise self._unstable(f"in {self._num_rounds} rounds a model had {fewest} of {plan.visits} quiet visits")
         for place, visits in enumerate(quiet):
-            if len(visits) > 1 and _width(found := _summary(visits, self.reading.busy)) > TOO_WIDE_SHARE:
+            if len(visits) > 1 and _width(found := summarized(visits, self.reading.busy)) > TOO_WIDE_SHARE:
                 name = models.names[min(place, num_models)]
                 what = f"the latency of {name} is {found.low_ms:.3g} to {found.high_ms:.3g} ms"
                 raise self._unstable(f"after {len(visits)} quiet visits, {what}")
@@ -476,7 +368,7 @@ class _Group:
         except TargetError:  # it was lost
             after = MachineState()
         for number, visits in enumerate(quiet_samples(self.visits, self.reading)[: self.visits.num_models]):
-            if len(visits) >= min_visits and _width(found := _summary(visits, self.reading.busy)) <= TOO_WIDE_SHARE:
+            if len(visits) >= min_visits and _width(found := summarized(visits, self.reading.busy)) <= TOO_WIDE_SHARE:
                 yield (
                     number,
                     found.model_copy(
@@ -540,7 +432,7 @@ class _Group:
         wanted = self._plan.visits * (_BUSY_VISITS if busy else 1)
         if len(visits) < wanted:
             return True
-        return len(visits) < _MORE_VISITS * self._plan.visits and _width(_summary(visits, busy)) > WIDE_SHARE
+        return len(visits) < _MORE_VISITS * self._plan.visits and _width(summarized(visits, busy)) > WIDE_SHARE
 
     def _unstable(self, why: str) -> UnstableSessionError:
         plan, anchor_ms = self._plan, self.reading.anchor_ms
@@ -594,37 +486,6 @@ def _drift(references: Sequence[float], anchor_ms: float | None, tolerance: floa
     return found
 
 
-def _summary(visits: Sequence[Sequence[float]], busy: bool) -> Measurement:
-    """Lower quartile over visits of the fastest inference, its interval, and every sample; or medians of both."""
-    quantile = 0.5 if busy else LATENCY_QUANTILE
-    ordered = np.sort([np.median(samples) if busy else min(samples) for samples in visits])
-    low, high = quantile_interval(len(ordered), quantile)
-    return Measurement(
-        latency_ms=float(np.quantile(ordered, quantile)),
-        low_ms=float(ordered[low]),
-        high_ms=float(ordered[high]),
-        samples_ms=tuple(float(f"{sample:.6g}") for samples in visits for sample in samples),
-        busy=busy,
-    )
-
-
 def _width(measurement: Measurement) -> float:
     """Of its interval, as a share."""
     return (measurement.high_ms - measurement.low_ms) / measurement.latency_ms
-
-
-@cache
-def quantile_interval(count: int, quantile: float, confidence: float = 0.95) -> tuple[int, int]:
-    """Positions, in ascending order, between which a quantile of `count` values lies, distribution-free.
-
-    Where the values do not reach far enough to be that confident, the outermost one stands in.
-
-    >>> quantile_interval(100, 0.5), quantile_interval(10, 0.25)
-    ((39, 60), (0, 5))
-    """
-    tail = (1 - confidence) / 2
-    weights = [math.comb(count, k) * quantile**k * (1 - quantile) ** (count - k) for k in range(count + 1)]
-    cumulative = list(accumulate(weights))  # [k]: at most k values lie below the quantile
-    low = sum(share <= tail for share in cumulative) - 1
-    high = next(k for k, share in enumerate(cumulative) if share >= 1 - tail)
-    return max(low, 0), min(high, count - 1)

@@ -37,7 +37,8 @@ from spaceevo.run.memory import return_free_memory
 from spaceevo.run.planning import Planning, StageWork
 from spaceevo.run.stage import Checks, Given, Stage
 from spaceevo.search.budgets import rounded_up
-from spaceevo.search.qt_score import ExactEvaluator, SampledEvaluator
+from spaceevo.search.exact_score import ExactEvaluator
+from spaceevo.search.sampled_score import SampledEvaluator
 from spaceevo.search.space_search import best_of_block_types, most_trials, of_other_widths, search_spaces
 from spaceevo.search.sweep import Sweep, sweep_spaces
 from spaceevo.search.tables import load_block_table

@@ -48,9 +48,8 @@ from spaceevo.train.distillation import (
     all_cells,
     cell_work,
     distill_cell,
-    load_features,
-    write_features,
 )
+from spaceevo.train.stage_features import load_features, write_features
 from spaceevo.train.teachers import Teacher, TrainedTeacher, load_teacher
 
 RETRIED_SHARE = 0.05  # of the cells' time, for the progress only

@@ -31,9 +31,10 @@ from spaceevo.seeding import python_random
 from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import Images, split, to_input
-from spaceevo.train.distillation import all_cells, distill_cell, load_features, write_features
+from spaceevo.train.distillation import all_cells, distill_cell
 from spaceevo.train.evaluation import BATCH_SIZE, calibrated_top1
 from spaceevo.train.loop import device_of, train
+from spaceevo.train.stage_features import load_features, write_features
 from spaceevo.train.supernet import make_supernet
 from spaceevo.train.teachers import TrainedTeacher
 

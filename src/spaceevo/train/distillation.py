@@ -10,24 +10,19 @@ Shapes: N images, B batch, C channels, H height, W width, P positions of all map
 
 from __future__ import annotations
 
-import io
 import math
 import random
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaceevo.artifacts import storage_errors, write_atomically
 from spaceevo.config import BlocksSettings
-from spaceevo.errors import ArtifactError, TrainingError
+from spaceevo.errors import TrainingError
 from spaceevo.graph.nodes import INPUT, Node, Program
 from spaceevo.graph.tensors import Shape
 from spaceevo.nets.network import Network
@@ -39,7 +34,7 @@ from spaceevo.spaces.hyperspace import Hyperspace
 from spaceevo.spaces.search_space import ElasticStage
 from spaceevo.spaces.subnet import Stage, stage_program
 from spaceevo.train import loop
-from spaceevo.train.batches import Images, batch_indices, equal_parts, to_input, torch_generator
+from spaceevo.train.batches import batch_indices, torch_generator
 from spaceevo.train.checkpoints import (
     load_optimizer_state,
     load_tensors,
@@ -49,38 +44,15 @@ from spaceevo.train.checkpoints import (
 )
 from spaceevo.train.losses import nsr_loss
 from spaceevo.train.schedule import CLIP_VALUE, OF_CELLS, learning_rate
-from spaceevo.train.teachers import Size, Teacher, map_sizes
+from spaceevo.train.stage_features import StageFeatures
 
 MAX_ATTEMPTS = 2
-FEATURE_BATCH = 128
-POSITIONS_AT_ONCE = 2**16  # of a map, that sums in float64 are taken over
 NUM_RANDOM = 2
 CURVE_EVERY = 5
 INT8_RATE = 0.25  # of the rate of the FP32 phase
 PASSES_PER_STEP = 3  # a backward pass takes about as long as two forward passes
 #: Index of a searched stage, index of one of its block types.
 Cell = tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class StageFeatures:
-    """The teacher's feature maps around one stage, at every resolution, in files that are mapped to memory.
-
-    Attributes:
-        sources: By resolution, [N, C_in, H, W] float16, channels last: before the stage.
-        targets: By resolution, [N, C_out, H', W'] float16, channels last: after it.
-        mean_C: [C_out], mean of each target channel.
-        power_C: [C_out], variance of each target channel, 0 for constant channels.
-        in_sizes: By resolution, height and width of the student's input.
-        out_sizes: By resolution, height and width of the student's output.
-    """
-
-    sources: dict[int, Tensor]
-    targets: dict[int, Tensor]
-    mean_C: Tensor
-    power_C: Tensor
-    in_sizes: dict[int, Size]
-    out_sizes: dict[int, Size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,95 +78,6 @@ class CellResult:
 def all_cells(hyperspace: Hyperspace) -> list[Cell]:
     """(Index of the searched stage, index of the block type) of every cell."""
     return [(index, block) for index, stage in enumerate(hyperspace.searched) for block in range(len(stage.choices))]
-
-
-def write_features(
-    hyperspace: Hyperspace, indices: Sequence[int], teacher: Teacher, images: Images, folder: Path
-) -> None:
-    """Run the teacher once over the images at every resolution and keep what some stages need.
-
-    The maps take 2 bytes per value on disk; of memory this needs a batch of `FEATURE_BATCH` images. What is there
-    already is not written again; of an interrupted run nothing counts but whole files.
-
-    Args:
-        hyperspace: Gives resolutions and strides.
-        indices: Of the searched stages, from 0.
-        teacher: Gives the feature maps.
-        images: All images of the distillation; the last ones are held out for scoring.
-        folder: For the maps and their moments, `TAP-RESOLUTION.npy` and `TAP-moments.npy`.
-
-    Raises:
-        NoSpaceError: The folder has no room for the maps.
-    """
-    taps = {tap for index in indices for tap in (index, index + 1)}
-    missing = sorted(tap for tap in taps if not _moments_path(folder, tap).exists())
-    if not missing:
-        return
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    moments: dict[int, Tensor] = {}  # by tap, [2, C]
-    for resolution in hyperspace.resolutions:
-        sizes = map_sizes(hyperspace, resolution)
-        sums: dict[int, list[Tensor]] = {tap: [] for tap in missing}
-        shapes: dict[int, tuple[int, ...]] = {}
-        with storage_errors(folder), ExitStack() as stack:
-            files = {tap: stack.enter_context(_partial(folder, tap, resolution).open("wb")) for tap in missing}
-            for pixels in equal_parts(images.pixels, FEATURE_BATCH):
-                features = teacher.features(to_input(pixels, resolution))
-                for tap, file in files.items():
-                    x_BHWC = _resized(features[tap], sizes[tap]).half().permute(0, 2, 3, 1).contiguous()
-                    if tap not in shapes:
-                        shapes[tap] = (len(images), *x_BHWC.shape[1:])
-                        header = {"descr": "<f2", "fortran_order": False, "shape": shapes[tap]}
-                        np.lib.format.write_array_header_1_0(file, header)
-                    file.write(x_BHWC.numpy().data)
-                    for x_PC in x_BHWC.flatten(0, 2).split(POSITIONS_AT_ONCE):
-                        sums[tap].append(torch.stack((x_PC.double().sum(0), x_PC.double().square().sum(0))))
-        for tap, shape in shapes.items():  # of the largest resolution, which comes last
-            moments[tap] = _mean_and_power(torch.stack(sums[tap]).sum(0), math.prod(shape[:3]))
-    for tap in missing:
-        for resolution in hyperspace.resolutions:
-            _partial(folder, tap, resolution).replace(_maps_path(folder, tap, resolution))
-        buffer = io.BytesIO()
-        np.save(buffer, moments[tap].numpy())
-        write_atomically(_moments_path(folder, tap), buffer.getvalue())
-
-
-def load_features(hyperspace: Hyperspace, index: int, folder: Path) -> StageFeatures:
-    """What `write_features` keeps of one stage, mapped to memory.
-
-    Args:
-        hyperspace: As it was written for.
-        index: Of the searched stage, from 0.
-        folder: Of the maps.
-
-    Raises:
-        ArtifactError: Something is missing or damaged.
-    """
-
-    def read(path: Path) -> Tensor:
-        try:
-            return torch.from_numpy(np.load(path, "c"))
-        except (OSError, ValueError) as error:
-            raise ArtifactError(
-                f"{path}, feature maps of the teacher, cannot be read",
-                found=str(error),
-                remedy=f"Delete {folder} and run the same command again; finished cells are kept",
-            ) from error
-
-    def maps(tap: int) -> dict[int, Tensor]:
-        return {r: read(_maps_path(folder, tap, r)).permute(0, 3, 1, 2) for r in hyperspace.resolutions}
-
-    sizes = {resolution: map_sizes(hyperspace, resolution) for resolution in hyperspace.resolutions}
-    mean_C, power_C = read(_moments_path(folder, index + 1))
-    return StageFeatures(
-        maps(index),
-        maps(index + 1),
-        mean_C,
-        power_C,
-        {resolution: of_taps[index] for resolution, of_taps in sizes.items()},
-        {resolution: of_taps[index + 1] for resolution, of_taps in sizes.items()},
-    )
 
 
 class Student(nn.Module):
@@ -515,14 +398,6 @@ def _step_work(settings: BlocksSettings) -> int:
     return PASSES_PER_STEP * (2 + NUM_RANDOM) * settings.batch_size
 
 
-def _mean_and_power(sums: Tensor, count: int) -> Tensor:
-    """Mean and variance of each channel, from the sums [2, C] of the values and of their squares."""
-    mean_C = sums[0] / count
-    power_C = (sums[1] - count * mean_C.square()) / max(1, count - 1)
-    power_C[power_C < 1e-6 * power_C.max()] = 0
-    return torch.stack((mean_C, power_C)).float()
-
-
 def _failure(nsr_largest: float, nsr_smallest: float) -> str:
     """Why a cell's training must be taken as failed; empty where it must not."""
     if not math.isfinite(nsr_largest):
@@ -532,20 +407,3 @@ def _failure(nsr_largest: float, nsr_smallest: float) -> str:
     if nsr_largest > nsr_smallest:
         return f"the largest sub-stage has NSR {nsr_largest:.3f}, above the smallest one's {nsr_smallest:.3f}"
     return ""
-
-
-def _maps_path(folder: Path, tap: int, resolution: int) -> Path:
-    return folder / f"{tap}-{resolution}.npy"
-
-
-def _moments_path(folder: Path, tap: int) -> Path:
-    """Written last: with it the maps of a tap are there."""
-    return folder / f"{tap}-moments.npy"
-
-
-def _partial(folder: Path, tap: int, resolution: int) -> Path:
-    return folder / f".{tap}-{resolution}.tmp"
-
-
-def _resized(x_BCHW: Tensor, size: Size) -> Tensor:
-    return x_BCHW if tuple(x_BCHW.shape[-2:]) == size else F.adaptive_avg_pool2d(x_BCHW, size)

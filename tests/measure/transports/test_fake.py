@@ -13,7 +13,7 @@ from spaceevo.graph.ops import Depthwise
 from spaceevo.measure import target
 from spaceevo.measure.campaign import reference_program
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
-from spaceevo.measure.transports import fake
+from spaceevo.measure.transports import _simulated_costs, fake
 from spaceevo.runtimes import RUNTIMES
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.search_space import SearchSpace
@@ -61,7 +61,7 @@ def loaded(device: str, path: Path) -> fake.LoadedModel:
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
 def test_every_operator_of_a_file_costs_what_it_computes(runtime: str, precision: str, tmp_path: Path) -> None:
     program = every_block()
-    found = fake.kernels(export(runtime, program, tmp_path, precision))
+    found = _simulated_costs.kernels(export(runtime, program, tmp_path, precision))
     features = 2 * 10 if runtime == "litert" and precision == "int8" else 0  # see `litert.export_int8`
     dense, depthwise = (
         sum(kernel.work for kernel in found if kernel.kind in kinds) for kinds in (("conv", "linear"), ("depthwise",))
@@ -69,7 +69,7 @@ def test_every_operator_of_a_file_costs_what_it_computes(runtime: str, precision
     assert dense == sum(op.macs for op in program if not isinstance(op.op, Depthwise)) + features
     gates = runtime == "litert" and precision == "int8"  # are depthwise convolutions there
     assert (depthwise > sum(op.macs for op in program if isinstance(op.op, Depthwise))) == gates
-    assert all(kernel.ms > fake.KERNEL_MS for kernel in found)
+    assert all(kernel.ms > _simulated_costs.KERNEL_MS for kernel in found)
     weights = {op.id for op in program if op.has_weights}
     assert weights <= {kernel.name for kernel in found} <= {op.id for op in program} | {"output"}
     weighty = [kernel for kernel in found if kernel.kind in ("conv", "depthwise", "linear")]
@@ -77,15 +77,17 @@ def test_every_operator_of_a_file_costs_what_it_computes(runtime: str, precision
 
 
 def test_int8_gains_by_known_factors(tmp_path: Path) -> None:
-    (int8, fp32) = (fake.kernels(export("onnxruntime", reference_program(), tmp_path, one)) for one in ("int8", "fp32"))
-    for kind, (rate, gain) in fake.RATES.items():
+    (int8, fp32) = (
+        _simulated_costs.kernels(export("onnxruntime", reference_program(), tmp_path, one)) for one in ("int8", "fp32")
+    )
+    for kind, (rate, gain) in _simulated_costs.RATES.items():
         pairs = [[kernel for kernel in one if kernel.kind == kind and kernel.work > 10_000] for one in (int8, fp32)]
         for own, other in zip(*pairs, strict=False) if kind in ("conv", "depthwise") else ():
             assert own.work == other.work
             assert own.num_bytes * 4 == other.num_bytes
-            moved = own.num_bytes / (fake.MIB_PER_MS * 2**20)
-            assert own.ms - fake.KERNEL_MS - moved == pytest.approx(own.work / rate / gain)
-            assert other.ms - fake.KERNEL_MS - 4 * moved == pytest.approx(own.work / rate)
+            moved = own.num_bytes / (_simulated_costs.MIB_PER_MS * 2**20)
+            assert own.ms - _simulated_costs.KERNEL_MS - moved == pytest.approx(own.work / rate / gain)
+            assert other.ms - _simulated_costs.KERNEL_MS - 4 * moved == pytest.approx(own.work / rate)
 
 
 def test_an_exact_device_takes_the_true_time(path: Path) -> None:
@@ -213,7 +215,7 @@ def test_presets_and_keys_in_order() -> None:
 def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
     for name in ("a.onnx", "a.tflite"):
         with pytest.raises(ArtifactError, match=name):
-            fake.kernels(tmp_path / name)
+            _simulated_costs.kernels(tmp_path / name)
         (tmp_path / name).write_bytes(b"nonsense")
         with pytest.raises(ArtifactError, match=name):
-            fake.kernels(tmp_path / name)
+            _simulated_costs.kernels(tmp_path / name)

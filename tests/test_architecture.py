@@ -70,6 +70,12 @@ def test_modules_say_what_they_are(path: Path) -> None:
     assert docstring.splitlines()[0].endswith((".", ":", ";")), "the first line is a sentence"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(SOURCE)) for path in MODULES])
+def test_long_files_say_why(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400 or "More than 400 lines: " in (ast.get_docstring(ast.parse(text)) or "")
+
+
 #: Rooms that are still to be read for what follows.
 UNREAD = ("spaces", "nets", "predict", "measure/campaign.py")
 READ = [path for path in MODULES if not str(path.relative_to(SOURCE)).startswith(UNREAD)]

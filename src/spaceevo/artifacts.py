@@ -10,6 +10,8 @@ A file within them that no stage writes is the user's: it is neither moved nor d
 
 A stage with a manifest of the same input hash is not run again. A stage without one is unfinished: what it left
 (checkpoints, stored measurements) belongs to the input hash in `inputs.json` and is continued.
+
+More than 400 lines: manifest, run folder and stage folder are one format.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ any machine. While the store is away, the run goes on here and catches up later.
 
 Any file system of fsspec will do that puts a file whole or not at all, as S3-compatible stores, Google Cloud Storage
 and Azure do. https://filesystem-spec.readthedocs.io
+
+More than 400 lines: taking a place, watching it and giving it back share what is noted of it.
 """
 
 from __future__ import annotations

@@ -14,10 +14,9 @@ from spaceevo.errors import TargetError, UnstableSessionError
 from spaceevo.graph.tensors import square
 from spaceevo.graph.trace import Tracer
 from spaceevo.measure import campaign, session, target
-from spaceevo.measure.session import FasterReferenceError, Plan, Reference, _size_bytes, group_files
+from spaceevo.measure.session import RELOADED_SHARE, FasterReferenceError, Plan, Reference, _size_bytes, group_files
 from spaceevo.measure.transports import DeviceState, fake
 from spaceevo.measure.visits import (
-    RELOADED_SHARE,
     Reading,
     Visits,
     is_busy_throughout,

@@ -30,7 +30,7 @@ MEASURING_FILES = (
 )
 #: By what is versioned its version and the digest of its code, without comments, docstrings and formatting.
 KNOWN = {
-    "measuring": (1, "d93a2165464329b1"),
+    "measuring": (1, "a9f8b043dd791c76"),
     "onnxruntime": (1, "d6ad959a04bbcd82"),
     "openvino": (1, "dbec175dceffe44d"),
     "litert": (1, "a55f0b8981705c65"),

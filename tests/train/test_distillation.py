@@ -18,7 +18,7 @@ from spaceevo.spaces.choices import Block
 from spaceevo.spaces.hyperspace import Hyperspace, HyperStage
 from spaceevo.spaces.search_space import BlockChoice
 from spaceevo.spaces.subnet import BlockType, Head, Stage
-from spaceevo.train import distillation, loop
+from spaceevo.train import distillation, loop, stage_features
 from spaceevo.train.batches import Images
 from spaceevo.train.distillation import cell_work, decode_blocks, distill_cell, encode_blocks, in_widths_of
 from spaceevo.train.stage_features import load_features, write_features

@@ -1,4 +1,7 @@
-"""Measure many architectures or files, each only once: what the store has is not measured again."""
+"""Measure many architectures or files, each only once: what the store has is not measured again.
+
+More than 400 lines: sessions of programs, files and metrics share the store's keys.
+"""
 
 from __future__ import annotations
 

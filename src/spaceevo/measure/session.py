@@ -1,4 +1,7 @@
-"""One measuring session: many models, interleaved; a reference model tells when the machine is quiet, and how fast."""
+"""One measuring session: many models, interleaved; a reference model tells when the machine is quiet, and how fast.
+
+More than 400 lines: the rounds of a session share its state.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Shapes: B batch, C channels, H height, W width. `forward` takes the program to run, so that asking for another subnet
 touches no state; a program's nodes use the leading channels and the centre of the kernel of the stored weights.
+
+More than 400 lines: one class is supernet and subnet, and its parts read its parameters.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ then LSQ+. Then sub-stages are sampled from every width window and scored: quali
 a target and is joined later.
 
 Shapes: N images, B batch, C channels, H height, W width, P positions of all maps.
+
+More than 400 lines: one training, with all that it may be resumed from.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ one program. Several processes (`train.ranks`) share the batch of a step and tra
 Every random draw is a function of (seed, purpose, step), so a checkpoint needs weights and the optimizer's state only,
 and an interrupted training ends with the same weights, bit for bit. A training that diverges goes back to the weights
 of some steps before, with half the rate.
+
+More than 400 lines: one training loop, with all that it may be resumed from.
 """
 
 from __future__ import annotations

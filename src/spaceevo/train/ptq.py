@@ -5,6 +5,8 @@ like any other quantized network. The float network's running statistics must be
 (see `train.recalibration`), and stay as they are: a corrected bias belongs to them.
 
 Shapes: N images, C channels, H height, W width.
+
+More than 400 lines: the steps of one method, which share what they observe.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Everything goes over one channel: the program itself, model files, requests and 
 their own, so that they are found among whatever a login prints, before or between them. A channel that was dropped
 between two requests is opened again once, and the models are loaded again; one that is dropped while a request is
 answered is told, for a measurement was disturbed. The request after that opens a new one.
+
+More than 400 lines: it goes to the device as one file.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ are all optional; "onnxruntime@fake" is a quiet device, "onnxruntime@fake:shared
 
 A simulated device lives as long as the process: a second connection to the same name finds it as the first one left
 it. In another process it starts anew, and the same requests get the same answers.
+
+More than 400 lines: one device, with its faults.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.spaces.zoo import load_network
-from spaceevo.tools.handout import PRECISION, metadata_of
+from spaceevo.tools.file_metadata import PRECISION, metadata_of
 from spaceevo.train.batches import Images, to_input, torch_generator
 from spaceevo.train.evaluation import BATCH_SIZE, calibrated_subnet
 from spaceevo.train.loop import train

@@ -202,6 +202,7 @@ class ExportSettings(Settings):
     """Export, verification and measuring."""
 
     min_agreement: float = Field(0.995, ge=0, le=1, description="Least top-1 agreement with the integer reference.")
+    license: str = Field("", max_length=200, description="Of the models, as SPDX names it; told in files and card.")
 
 
 class CompareSettings(Settings):

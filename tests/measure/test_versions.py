@@ -30,10 +30,10 @@ MEASURING_FILES = (
 )
 #: By what is versioned its version and the digest of its code, without comments, docstrings and formatting.
 KNOWN = {
-    "measuring": (1, "a9f8b043dd791c76"),
-    "onnxruntime": (1, "d6ad959a04bbcd82"),
-    "openvino": (1, "dbec175dceffe44d"),
-    "litert": (1, "a55f0b8981705c65"),
+    "measuring": (1, "e789f62cf2661723"),
+    "onnxruntime": (1, "d1bd8a2bb11b2c8b"),
+    "openvino": (1, "a738b5e6f2242307"),
+    "litert": (1, "ab72928313755a92"),
 }
 
 

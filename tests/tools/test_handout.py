@@ -15,7 +15,8 @@ from spaceevo.graph.tensors import Shape, square
 from spaceevo.processors import this_profile
 from spaceevo.runtimes import litert
 from spaceevo.spaces.zoo import load_network
-from spaceevo.tools.handout import PREPROCESSING, metadata_of, preprocessing_in, validation_images
+from spaceevo.tools.file_metadata import PREPROCESSING, metadata_of, preprocessing_in
+from spaceevo.tools.handout import validation_images
 from spaceevo.train.batches import to_input
 from spaceevo.train.datasets import decoded
 

@@ -15,7 +15,7 @@ from spaceevo.nets.folded import FoldedNetwork
 from spaceevo.records import Preprocessing
 from spaceevo.runtimes import RUNTIMES
 from spaceevo.tools.classes import class_names_in
-from spaceevo.tools.handout import find_network, preprocessing_in, read_metadata
+from spaceevo.tools.file_metadata import find_network, preprocessing_in, read_metadata
 from spaceevo.train.batches import to_input
 from spaceevo.train.datasets import decoded
 

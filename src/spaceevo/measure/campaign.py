@@ -114,6 +114,28 @@ def measure_files(
     return _measure(target, subjects, write, store, None, plan)
 
 
+def note_copies(
+    target: TargetDescription, measured: Sequence[Measurement], paths: Sequence[Path], store: Store, plan: Plan
+) -> None:
+    """Store measurements of files for files that are the same but for what they tell of themselves.
+
+    Args:
+        target: Where they were measured.
+        measured: What `measure_files` returned for the first ones.
+        paths: The others, in the same order.
+        store: Of measurements.
+        plan: How they were measured.
+
+    Raises:
+        NoSpaceError: The disk is full.
+    """
+    reference = store.get(reference_subject(target))
+    for path, measurement in zip(paths, measured, strict=True):
+        model = RUNTIMES.load(target.runtime).open_model(path)
+        subject = Subject(model.digest, "file", target, how(plan, None), name=model.path.name)
+        store.put(replace(subject, reference_ms=reference.latency_ms if reference else None), measurement)
+
+
 def measure_metric(
     target: TargetDescription,
     metric: str,

@@ -23,6 +23,7 @@ from spaceevo.records import (
     TargetDescription,
 )
 from spaceevo.report import comparison as compared, figures, words
+from spaceevo.report.companions import predict_file, predict_text
 from spaceevo.report.data import ReportData
 from spaceevo.train.datasets import told_passed_over
 
@@ -82,6 +83,8 @@ def render(data: ReportData) -> str:
         extent=words.extent_of_search(data.search),
         deciding=[(c.stage, words.choice_name(c), c.share, c.loss_without) for c in _deciding(data.search)],
         why_w_qmax=words.why_w_qmax(summary.target),
+        program=predict_text(summary.target.runtime, model.preprocessing) if model and model.preprocessing else None,
+        program_file=predict_file(summary.target.runtime),
         plots=_place_plots(data, plots),
     )
 

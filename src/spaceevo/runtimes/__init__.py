@@ -173,6 +173,16 @@ class Runtime(Protocol):
         ...
 
     @property
+    def SNIPPET(self) -> Path | None:
+        """How its files are run by who has nothing of ours; None for none.
+
+        A file of its docstring, imports of the runtime's package alone, and `load(path) -> (shape, run)`: the shape of
+        the input, and what gives the logits [N, C] of an input [N, ...], float32. Its text without the docstring
+        becomes part of the program that lies beside exported models.
+        """
+        ...
+
+    @property
     def on_device_options(self) -> Callable[[Path, Profile], dict[str, Any]] | None:
         """Options of that file's `load`, for a model and a kind of processor; None for none."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spaceevo.artifacts import INPUTS, FileEntry, Sealed, content_hash, entry_of, fault_of, read_file, write_atomically
-from spaceevo.measure.campaign import measure_files, measure_metric_of_file
+from spaceevo.measure.campaign import measure_files, measure_metric_of_file, note_copies
 from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.session import Plan
 from spaceevo.nets.extracted import SUFFIX, save_extracted
@@ -27,19 +27,22 @@ from spaceevo.records import (
     Verification,
     read_record,
 )
+from spaceevo.report.companions import CARD, LABELS, model_card
 from spaceevo.run.context import Context
 from spaceevo.run.planning import Planning, StageWork
+from spaceevo.run.provenance import versions
 from spaceevo.run.stage import Given, Stage
 from spaceevo.spaces.encoding import decode, encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.stages import baselines, finetune, predict, space, subnets, supernet
-from spaceevo.tools.handout import hand_out, metadata_in_run
+from spaceevo.tools.file_metadata import metadata_in_run
+from spaceevo.tools.handout import hand_out, tell_latency
 from spaceevo.train.batches import Images, split
 from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_subnet, calibrated_top1
 
 RESULTS = "results"
 _FILE_KEYS = ("int8_file", "fp32_file", "network_file")
-MODELS = "models.json"
+MODELS, MODELS_FOLDER = "models.json", "models"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,9 @@ class _Files:
         write_atomically(folder / MODELS, json.dumps(content, indent=1))
         every = (*value.models, *value.baselines)
         names = (name for model in every for name in (model.int8_file, model.fp32_file, model.network_file))
-        return [folder / MODELS, *(folder.parent / name for name in names)]
+        beside = [folder / MODELS_FOLDER / name for name in (CARD, LABELS, "predict_*.py")]
+        lasting = [path for pattern in beside for path in pattern.parent.glob(pattern.name)]
+        return [folder / MODELS, *lasting, *(folder.parent / name for name in names)]
 
     def load(self, folder: Path, context: Context, given: Given) -> Exported:
         exported = read_record(ExportedModels, folder / MODELS)
@@ -100,13 +105,38 @@ def _make(context: Context, given: Given, folder: Path, progress: ProgressCallba
         part(progress, 0, 0.8)(number + 1, len(candidates))
     paths = [folder.parent / result[key] for result in results for key in ("int8_file", "fp32_file")]
     measured = context.at_device(partial(_measured, [path.absolute() for path in paths]), part(progress, 0.8, 1))
+    for number, result in enumerate(results):
+        int8, fp32 = measured[2 * number : 2 * number + 2]
+        network = folder.parent / result["network_file"]
+        pair = paths[2 * number], paths[2 * number + 1]
+        tell_latency(network, *pair, context.target, (int8.latency_ms, fp32.latency_ms))
+    with context.store() as store:
+        note_copies(context.target, measured, paths, store, Plan())
     models: dict[Origin, list[ModelResult]] = {"found": [], "hand-made": []}
     for number, (candidate, result) in enumerate(zip(candidates, results, strict=True)):
         int8_ms, fp32_ms = measured[2 * number].latency_ms, measured[2 * number + 1].latency_ms
         result["metrics"] = _limited_metrics(context, candidate.subnet, paths[2 * number], int8_ms)
         result |= {"origin": candidate.origin, "int8_ms": int8_ms, "fp32_ms": fp32_ms, "speedup": fp32_ms / int8_ms}
         models[candidate.origin].append(ModelResult(**result))
-    return Exported(tuple(models["found"]), tuple(models["hand-made"]))
+    found, handmade = tuple(models["found"]), tuple(models["hand-made"])
+    write_atomically(folder / MODELS_FOLDER / CARD, _card(context, found))
+    return Exported(found, handmade)
+
+
+def _card(context: Context, found: Sequence[ModelResult]) -> str:
+    data, recipe = context.data, context.recipe
+    return model_card(
+        recipe.name,
+        found,
+        context.target,
+        data.class_names,
+        data.name,
+        recipe.export.license,
+        len(data.train_labels),
+        len(data.val_labels),
+        recipe.seed,
+        versions(),
+    )
 
 
 def _candidates(context: Context, given: Given) -> Iterator[_Candidate]:
@@ -176,12 +206,12 @@ def _export(
     if candidate.inherited:
         program = program_of(candidate.subnet)
         inherited = calibrated_top1(candidate.inherited, program, train_images, RECALIBRATION_BATCHES, val_images)
-    network_path = folder / "models" / f"{candidate.name}{SUFFIX}"
+    network_path = folder / MODELS_FOLDER / f"{candidate.name}{SUFFIX}"
     save_extracted(network_path, network)
     out = hand_out(
         network,
         context.target.runtime,
-        folder / "models",
+        folder / MODELS_FOLDER,
         candidate.name,
         val_images,
         context.recipe.export.min_agreement,
@@ -232,7 +262,7 @@ def _extract(context: Context, candidate: _Candidate, images: Images) -> Extract
         calibrated_subnet(candidate.network(precision), program, images, RECALIBRATION_BATCHES)
         for precision in ("fp32", "int8")
     )
-    metadata = metadata_in_run(context, candidate.subnet, candidate.space)
+    metadata = metadata_in_run(context, candidate.subnet, candidate.space, candidate.budget_ms)
     return ExtractedNetwork(int8.integer_graph(program), fp32.float_graph(program), metadata)
 
 
@@ -253,6 +283,10 @@ STAGE: Stage[Exported] = Stage(
     inputs=_inputs,
     make=_make,
     artifact=_Files(),
-    files=(MODELS, f"{RESULTS}/*.json", "models/subnet-*ms*", "models/baseline-*ms*"),
+    files=(
+        MODELS,
+        f"{RESULTS}/*.json",
+        *(f"{MODELS_FOLDER}/{pattern}" for pattern in ("subnet-*ms*", "baseline-*ms*", CARD, LABELS, "predict_*.py")),
+    ),
     work=_work,
 )

@@ -33,7 +33,7 @@ from spaceevo.spaces.search_space import SearchSpace
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.stages import predict, space, supernet
 from spaceevo.stages._any_space import NOTES, has_old_lines, search_supernet, trained_subnets
-from spaceevo.tools.handout import metadata_in_run
+from spaceevo.tools.file_metadata import latency_told, metadata_in_run
 
 RESULT = "subnets.json"
 NUM_MEASURED = 5
@@ -115,7 +115,8 @@ def _fit_limits(context: Context, best: SearchSpace, predictor: LatencyPredictor
     rng = python_random(context.recipe.seed, "subnets", "limits")
     subnets = [best.smallest(), best.largest(), *(best.sample(rng) for _ in range(NUM_LIMIT_SUBNETS - 2))]
     jobs = [(encode(subnet), program_of(subnet), predictor.network_ms(subnet)) for subnet in subnets]
-    metadata = metadata_in_run(context, best.largest(), best.encoding)
+    longest = metadata_in_run(context, best.largest(), best.encoding, budget_ms=12.3456)
+    metadata = longest | latency_told(context.target, 12.3456)
     fits = []
     names = list(context.recipe.subnets.limits)
     for number, name in enumerate(names):

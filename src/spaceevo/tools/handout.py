@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from spaceevo.artifacts import write_atomically
 from spaceevo.config import ExportSettings
 from spaceevo.errors import ArtifactError, DataError, ExportError, TargetError
-from spaceevo.nets.extracted import SUFFIX, digest, load_extracted, save_extracted
-from spaceevo.nets.verification import DIGEST, PROFILE, verify
+from spaceevo.nets.extracted import SUFFIX, load_extracted, save_extracted
+from spaceevo.nets.verification import verify
 from spaceevo.ownership import output_file
-from spaceevo.processors import Profile, profile_of, this_profile
+from spaceevo.processors import this_profile
 from spaceevo.progress import LineCallback, ProgressCallback, mute, part, silent
-from spaceevo.records import ExtractedNetwork, Preprocessing, Verification
+from spaceevo.records import ExtractedNetwork, Preprocessing, TargetDescription, Verification
+from spaceevo.report.companions import companions
 from spaceevo.run.context import Context, load_data, named_data
 from spaceevo.runtimes import RUNTIMES, Runtime
-from spaceevo.spaces.encoding import encode
-from spaceevo.spaces.subnet import Subnet
 from spaceevo.tools.classes import class_names_of, in_class_order
-from spaceevo.train.batches import NORMALIZATION, Images, to_input
+from spaceevo.tools.file_metadata import (
+    PRECISION,
+    find_network,
+    latency_told,
+    metadata_of_files,
+    preprocessing_in,
+    read_metadata,
+)
+from spaceevo.train.batches import Images, to_input
 from spaceevo.train.datasets import told
 from spaceevo.train.evaluation import BATCH_SIZE, top1
 
-PRECISION = "spaceevo.precision"
-PREPROCESSING = "preprocessing"
 FAILURES = (ExportError, TargetError)  # of one file, while others may be handed out
-RUNTIME = "runtime"  # "name version", as exporters write it
 
 
 @dataclass(frozen=True)
@@ -51,42 +57,6 @@ class HandedOut:
     top1_fp32: float
     verification: Verification
     preprocessing: Preprocessing | None
-
-
-def metadata_of(
-    subnet: Subnet, class_names: tuple[str, ...], image_size: int, profile: Profile, w_qmax: int, space: str
-) -> dict[str, str]:
-    """What every exported file tells about its network.
-
-    Args:
-        subnet: Architecture of the network.
-        class_names: In label order.
-        image_size: Height = width of the images that it was trained on.
-        profile: Of the processor that it was trained for.
-        w_qmax: Largest weight code.
-        space: Encoding of the search space, or where else the network comes from.
-    """
-    return {
-        "spaceevo.encoding": encode(subnet),
-        "spaceevo.space": space,
-        "spaceevo.w_qmax": str(w_qmax),
-        PROFILE: profile.name,
-        "class_names": json.dumps(class_names),
-        PREPROCESSING: Preprocessing(
-            resize=subnet.resolution,
-            image_size=image_size,
-            min_decoded_size=2 * image_size,
-            mean=NORMALIZATION.mean,
-            std=NORMALIZATION.std,
-        ).told(),
-    }
-
-
-def metadata_in_run(context: Context, subnet: Subnet, space: str) -> dict[str, str]:
-    """`metadata_of` a network of a run, whose space is that of an encoding, or "hand-made"."""
-    target, data = context.target, context.data
-    profile = profile_of(target.machine, target.flags)
-    return metadata_of(subnet, data.class_names, data.image_size, profile, target.w_qmax, space)
 
 
 def hand_out(
@@ -115,10 +85,7 @@ def hand_out(
     """
     runtime = RUNTIMES.load(runtime_name)
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {**network.metadata, DIGEST: digest(network.integer)}
-    preprocessing = preprocessing_in(network.metadata, runtime.LAYOUT)
-    if preprocessing is not None:
-        metadata[PREPROCESSING] = preprocessing.told()
+    metadata, preprocessing = metadata_of_files(network, runtime)
     int8, fp32, unverified = _files(folder, name, runtime)
     runtime.export_int8(network.integer, unverified, {**metadata, PRECISION: "int8"})
     runtime.export_fp32(network.floating, fp32, {**metadata, PRECISION: "fp32"})
@@ -134,26 +101,42 @@ def hand_out(
     logits = torch.cat([torch.from_numpy(session.run(batch.numpy())) for batch in _batches(network, images)])
     progress(1, 1)
     unverified.replace(int8)
+    for file, text in _companions(network, runtime_name).items():
+        write_atomically(folder / file, text)
     named = verification.model_copy(update={"file": int8.name})
     return HandedOut(int8, fp32, top1(logits, images.labels), named, preprocessing)
 
 
-def preprocessing_in(metadata: Mapping[str, str], layout: str = "NCHW") -> Preprocessing | None:
-    """How a picture becomes the input, as a file tells it.
+def tell_latency(
+    network: Path, int8: Path, fp32: Path, target: TargetDescription, measured_ms: tuple[float, float]
+) -> None:
+    """Write a verified model and its twin once more, the same but for their measured latency.
 
     Args:
-        metadata: Of an extracted network, or of an exported file.
-        layout: Order of the axes that the input then has: "NCHW" or "NHWC".
+        network: The extracted network that both were written from.
+        int8: The INT8 file.
+        fp32: Its twin.
+        target: That both were measured on, whose runtime they are for.
+        measured_ms: Of the INT8 file and of its twin.
 
-    Returns:
-        None where the file does not tell all of it, as earlier versions wrote them.
+    Raises:
+        ExportError: The INT8 file would not hold the numbers that were verified.
+        NoSpaceError: A file cannot be written.
     """
-    try:
-        fields = json.loads(metadata.get(PREPROCESSING, "{}"))
-        fields.pop("steps", None)
-        return Preprocessing.model_validate(fields | {"layout": layout})
-    except (ValueError, TypeError, AttributeError):
-        return None
+    extracted, runtime = load_extracted(network), RUNTIMES.load(target.runtime)
+    metadata, _ = metadata_of_files(extracted, runtime)
+    verified = runtime.constants(int8)
+    again = int8.with_name(f"{network.stem}-unverified{runtime.SUFFIX}")
+    runtime.export_int8(
+        extracted.integer, again, {**metadata, **latency_told(target, measured_ms[0]), PRECISION: "int8"}
+    )
+    written = runtime.constants(again)
+    if written.keys() != verified.keys() or any(not np.array_equal(written[key], verified[key]) for key in verified):
+        raise ExportError(f"{again} does not hold the numbers of {int8}", remedy="Report it to the authors of spaceevo")
+    again.replace(int8)
+    runtime.export_fp32(
+        extracted.floating, fp32, {**metadata, **latency_told(target, measured_ms[1]), PRECISION: "fp32"}
+    )
 
 
 def verify_file(
@@ -222,6 +205,8 @@ def export_network(
     network = load_extracted(path)
     for file in _files(folder, path.stem, RUNTIMES.load(runtime_name)):
         output_file(file, force=force, is_ours=_is_handed_out)
+    for name, text in _companions(network, runtime_name).items():
+        output_file(folder / name, force=force, is_ours=partial(_says, text))
     if folder.resolve() != path.parent.resolve():
         output_file(folder / path.name, force=force)
     images = validation_images(path, network, data, say)
@@ -235,6 +220,15 @@ def _files(folder: Path, name: str, runtime: Runtime) -> tuple[Path, Path, Path]
     """Of the INT8 model, of its twin, and of an INT8 model that is not verified."""
     int8, fp32, unverified = (folder / f"{name}-{what}{runtime.SUFFIX}" for what in ("int8", "fp32", "unverified"))
     return int8, fp32, unverified
+
+
+def _companions(network: ExtractedNetwork, runtime: str) -> dict[str, str]:
+    class_names, preprocessing = class_names_of(network), preprocessing_in(network.metadata)
+    return companions(runtime, class_names, preprocessing) if class_names and preprocessing else {}
+
+
+def _says(text: str, path: Path) -> bool:
+    return path.read_bytes() == text.encode()
 
 
 def _is_handed_out(path: Path) -> bool:
@@ -274,49 +268,6 @@ def _listed(source: Path, pattern: str, what: str) -> list[Path]:
             remedy="Give a file, or the folder of a run whose export is done",
         )
     return files
-
-
-def read_metadata(path: Path) -> tuple[str, dict[str, str]]:
-    """(runtime that a file was written for, the file's metadata).
-
-    Raises:
-        ArtifactError: No runtime has files of this suffix, or the file is damaged.
-    """
-    runtimes = {name: RUNTIMES.load(name) for name in RUNTIMES.names()}
-    for runtime in runtimes.values():
-        if path.name.endswith(runtime.SUFFIX):
-            stored: dict[str, str] = runtime.metadata(path)
-            written_for = stored.get(RUNTIME, "").split(" ")[0]
-            if written_for not in runtimes:
-                raise ArtifactError(
-                    f"{path} was not written by spaceevo",
-                    found=f"Its metadata name {', '.join(sorted(stored)) or 'nothing'}",
-                    remedy="Give a file that `spaceevo export` wrote",
-                )
-            return written_for, stored
-    raise ArtifactError(
-        f"{path} is no model file",
-        found=f"The suffix is {path.suffix!r}",
-        remedy=f"Give a file that ends in {', '.join(sorted({runtime.SUFFIX for runtime in runtimes.values()}))}",
-    )
-
-
-def find_network(path: Path, stored: dict[str, str]) -> ExtractedNetwork:
-    """The extracted network in a file's folder that the file was written from.
-
-    Raises:
-        ArtifactError: There is none.
-    """
-    candidates = sorted(path.parent.glob(f"*{SUFFIX}"))
-    for candidate in candidates:
-        network = load_extracted(candidate)
-        if digest(network.integer) == stored.get(DIGEST):
-            return network
-    raise ArtifactError(
-        f"The network that {path} was exported from does not lie beside it",
-        found=f"{len(candidates)} other {SUFFIX} files in {path.parent}",
-        remedy="Name it with `network` FILE",
-    )
 
 
 def bounds_of(path: Path) -> ExportSettings:

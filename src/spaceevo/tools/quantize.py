@@ -33,7 +33,8 @@ from spaceevo.settings import Settings
 from spaceevo.spaces.encoding import encode
 from spaceevo.spaces.subnet import Subnet
 from spaceevo.tools.classes import in_class_order
-from spaceevo.tools.handout import hand_out, metadata_of
+from spaceevo.tools.file_metadata import metadata_of
+from spaceevo.tools.handout import hand_out
 from spaceevo.tools.weight_source import NetworkSettings, WeightSource, float_network, weight_source
 from spaceevo.train.batches import Images, split
 from spaceevo.train.checkpoints import load_weights, save_tensors
@@ -259,7 +260,15 @@ def write(quantized: Quantized, name: str, display: Display) -> tuple[QuantizedR
     network = ExtractedNetwork(
         quantized.network.integer_graph(program),
         quantized.float_network.float_graph(program),
-        metadata_of(quantized.subnet, quantized.class_names, result.image_size, profile, target.w_qmax, result.space),
+        metadata_of(
+            quantized.subnet,
+            quantized.class_names,
+            result.image_size,
+            profile,
+            target.w_qmax,
+            result.space,
+            data=result.data,
+        ),
     )
     models = folder / "export" / "models"
     save_extracted(models / f"{name}{SUFFIX}", network)

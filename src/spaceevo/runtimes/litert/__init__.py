@@ -24,6 +24,7 @@ __all__ = [
     "LAYOUT",
     "NAME",
     "ON_DEVICE",
+    "SNIPPET",
     "SUFFIX",
     "Session",
     "constants",
@@ -47,3 +48,4 @@ LAYOUT = "NHWC"
 BENCHMARK = benchmark
 ON_DEVICE = Path(on_device.__file__)
 on_device_options = operator_times = None
+SNIPPET = Path(__file__).with_name("snippet.py")

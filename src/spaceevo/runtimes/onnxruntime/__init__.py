@@ -25,6 +25,7 @@ __all__ = [
     "LAYOUT",
     "NAME",
     "ON_DEVICE",
+    "SNIPPET",
     "SUFFIX",
     "Session",
     "constants",
@@ -47,3 +48,4 @@ EXPORTER = 1
 LAYOUT = "NCHW"
 BENCHMARK = None
 ON_DEVICE = Path(on_device.__file__)
+SNIPPET = Path(__file__).with_name("snippet.py")

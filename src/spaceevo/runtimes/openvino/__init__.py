@@ -21,6 +21,7 @@ __all__ = [
     "LAYOUT",
     "NAME",
     "ON_DEVICE",
+    "SNIPPET",
     "SUFFIX",
     "Session",
     "constants",
@@ -44,3 +45,4 @@ LAYOUT = "NCHW"
 BENCHMARK = None
 on_device_options = None
 ON_DEVICE = Path(on_device.__file__)
+SNIPPET = Path(__file__).with_name("snippet.py")

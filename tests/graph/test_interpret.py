@@ -116,7 +116,7 @@ Op = Concat | '''
 def test_a_new_operator_is_a_list_of_errors(tmp_path):
     """As CONTRIBUTING.md says it: everything that tells operators apart is named, and nothing else."""
     source = tmp_path / "src"
-    shutil.copytree(GRAPH.parent, source / "spaceevo", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(GRAPH.parent, source / "spaceevo", ignore=shutil.ignore_patterns("__pycache__", "*.pyi"))
     ops = source / "spaceevo" / "graph" / "ops.py"
     text = ops.read_text()
     assert text.count("\nOp = ") == 1
@@ -137,7 +137,7 @@ def test_a_new_operator_is_a_list_of_errors(tmp_path):
 
 def test_a_new_activation_is_an_error_in_one_place(tmp_path):
     source = tmp_path / "src"
-    shutil.copytree(GRAPH.parent, source / "spaceevo", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(GRAPH.parent, source / "spaceevo", ignore=shutil.ignore_patterns("__pycache__", "*.pyi"))
     trace = source / "spaceevo" / "graph" / "trace.py"
     text, activations = trace.read_text(), 'Activation = Literal["relu"'
     assert text.count(activations) == 1

@@ -19,7 +19,7 @@ from spaceevo.measure.campaign import measure_files
 from spaceevo.measure.session import Plan
 from spaceevo.measure.store import Store
 from spaceevo.progress import silent
-from spaceevo.records import ExportedModels, Preprocessing, Summary
+from spaceevo.records import ClassReport, ExportedModels, Preprocessing, Summary
 from spaceevo.report.companions import CARD, LABELS, companions, labels_text, model_card, predict_text
 from spaceevo.runtimes import RUNTIMES, onnxruntime
 from spaceevo.tools.file_metadata import read_metadata
@@ -165,3 +165,15 @@ def test_labels_of_somebody_else_stay(tiny, tmp_path) -> None:
     assert (tmp_path / LABELS).read_text() == "mine\n"
     spaceevo.export(network, runtimes=["onnxruntime"], data="digits", folder=tmp_path, force=True)
     assert (tmp_path / LABELS).read_text() != "mine\n"
+
+
+def test_a_run_counts_class_by_class(tiny) -> None:
+    folder = tiny.folder / "export"
+    report = ClassReport.model_validate_json((folder / "classes.json").read_bytes())
+    models = ExportedModels.model_validate_json((folder / "models.json").read_bytes()).models
+    for scores, model in zip(report.models, models, strict=True):
+        assert scores.int8_file == model.int8_file
+        right = sum((one.recall_int8 or 0) * one.num_images for one in scores.classes)
+        assert right / sum(one.num_images for one in scores.classes) == pytest.approx(model.top1_int8)
+        assert scores.confusions
+    assert 'id="classes"' in (tiny.folder / "report.html").read_text()

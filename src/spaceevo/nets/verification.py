@@ -6,7 +6,7 @@ Shape suffixes: B images, C classes.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def verify(
     min_agreement: float,
     threads: int = 1,
     progress: ProgressCallback = silent,
+    take_logits: Callable[[Tensor], None] = lambda logits_BC: None,
 ) -> Verification:
     """Run an exported INT8 file and compare it with the network that it was exported from, number by number.
 
@@ -57,6 +58,7 @@ def verify(
         min_agreement: Least share of images with the top-1 of the integer reference.
         threads: Of the runtime.
         progress: Called as work goes on.
+        take_logits: Called once, with the file's logits of all images, [N, C].
 
     Raises:
         ArtifactError: The file cannot be loaded, or belongs to another network.
@@ -84,6 +86,7 @@ def verify(
         num_images += len(batch)
         progress(num_images, len(labels))
     logits, integer, fake_quantized = map(torch.cat, outputs)
+    take_logits(logits)
     against_integer, against_float = compare(logits, integer), compare(logits, fake_quantized)
     changed, floats = changed_constants(path, runtime, graph, stored), runtime.float_operators(path)
     problems = []

@@ -7,6 +7,12 @@ from spaceevo.records.blocks import (
     DistilledCell as DistilledCell,
     QualityTable as QualityTable,
 )
+from spaceevo.records.classes import (
+    ClassReport as ClassReport,
+    ClassScore as ClassScore,
+    ClassScores as ClassScores,
+    Confusion as Confusion,
+)
 from spaceevo.records.comparison import (
     ComparedNetwork as ComparedNetwork,
     ComparedSpace as ComparedSpace,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from spaceevo.records import (
     BlockTable,
+    ClassScores,
     DistilledCell,
     PredictorAssessment,
     SpaceSearchResult,
@@ -49,6 +52,8 @@ class ReportData:
         hyperspace: The one that `search` and `table` refer to.
         curves: Training curves by name, for example "teacher", "supernet", "baseline 1.2 ms".
         subnets: The search over subnets.
+        classes: The exported subnets, class by class.
+        examples: By number among the validation images those that `classes` names, uint8 [3, height, width].
         sections: Of further stages, in order.
     """
 
@@ -61,4 +66,6 @@ class ReportData:
     hyperspace: Hyperspace
     curves: Mapping[str, Sequence[TrainingPoint]]
     subnets: SubnetSearchResult
+    classes: tuple[ClassScores, ...] = ()
+    examples: Mapping[int, np.ndarray] = field(default_factory=dict)
     sections: tuple[Section, ...] = ()

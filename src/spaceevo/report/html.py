@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from spaceevo.records import (
+    ClassScores,
     Comparison,
     DistilledCell,
     ModelResult,
@@ -25,10 +26,12 @@ from spaceevo.records import (
 from spaceevo.report import comparison as compared, figures, words
 from spaceevo.report.companions import predict_file, predict_text
 from spaceevo.report.data import ReportData
+from spaceevo.report.pictures import picture_url
 from spaceevo.train.datasets import told_passed_over
 
 #: A choice decides where the best space without it scores lower by this share.
 DECIDES = 0.002
+MOST_CLASSES, SHOWN_CONFUSIONS = 20, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,39 @@ def render(data: ReportData) -> str:
         why_w_qmax=words.why_w_qmax(summary.target),
         program=predict_text(summary.target.runtime, model.preprocessing) if model and model.preprocessing else None,
         program_file=predict_file(summary.target.runtime),
-        plots=_place_plots(data, plots),
+        **_class_values(data, model),
+        plots=_place_plots(data, plots) | {"confusion": _confusion_plots(_classes_of(data, model), plots)},
     )
+
+
+def _classes_of(data: ReportData, model: ModelResult | None) -> ClassScores | None:
+    return next((one for one in data.classes if model and one.int8_file == model.int8_file), None)
+
+
+def _class_values(data: ReportData, model: ModelResult | None) -> dict[str, Any]:
+    """What the section on classes shows of the model that the headline is about."""
+    classes = _classes_of(data, model)
+    if classes is None:
+        return {"classes": None}
+    with_images = [one for one in classes.classes if one.recall_int8 is not None]
+    shown = [one for one in classes.confusions if all(number in data.examples for number in one.examples)]
+    return {
+        "classes": classes,
+        "class_cost": words.class_cost(classes),
+        "worst_classes": sorted(with_images, key=lambda one: one.recall_int8 or 0.0)[:MOST_CLASSES],
+        "confusions": [
+            {**one.model_dump(), "urls": [picture_url(data.examples[number]) for number in one.examples]}
+            for one in shown[:SHOWN_CONFUSIONS]
+        ],
+    }
+
+
+def _confusion_plots(classes: ClassScores | None, plots: _Plots) -> list[tuple[str, Markup]]:
+    if classes is None or classes.matrix_int8 is None or classes.matrix_fp32 is None:
+        return []
+    names = [one.name for one in classes.classes]
+    matrices = {"INT8": classes.matrix_int8, "FP32": classes.matrix_fp32}
+    return plots.panels({title: figures.plot_confusion(one, names) for title, one in matrices.items()}, "confusion")
 
 
 def render_target(
@@ -133,6 +167,8 @@ def _page(template: str, figures_: _Plots, **values: Any) -> str:
         ms=words.ms, budget=words.budget, percent=words.percent, points=words.points, times=words.times,
         correlation=words.correlation,
         signed_percent=words.signed_percent, duration=words.duration, link=_link,
+        share=lambda share: words.NO_VALUE if share is None else words.percent(share),
+        point=lambda share: words.NO_VALUE if share is None else words.points(share),
     )  # fmt: skip
     css, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
     return environment.get_template(template).render(

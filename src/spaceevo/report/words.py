@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from spaceevo.records import DistilledCell, ModelResult, SpaceSearchResult, StageChoice, Summary, TargetDescription
+from spaceevo.records import (
+    ClassScores,
+    DistilledCell,
+    ModelResult,
+    SpaceSearchResult,
+    StageChoice,
+    Summary,
+    TargetDescription,
+)
 
 TOLERANCE = 0.10  # predictions are called right within this, as in the paper
 NO_VALUE = "–"
@@ -117,6 +125,19 @@ def headline_model(models: Sequence[ModelResult]) -> ModelResult | None:
     """The model of the middle budget, of two the lower: a fixed choice, not the most flattering one."""
     ordered = sorted(models, key=lambda model: model.budget_ms)
     return ordered[(len(ordered) - 1) // 2] if ordered else None
+
+
+def class_cost(classes: ClassScores) -> str:
+    """Which class INT8 costs most, in a sentence."""
+    costs = [(one.cost, one) for one in classes.classes if one.cost is not None]
+    cost, worst = max(costs, key=lambda pair: pair[0], default=(0.0, None))
+    if worst is None or cost <= 0:
+        return "INT8 costs no class anything."
+    num = round(cost * worst.num_images)
+    return (
+        f"INT8 costs most in {worst.name}: {100 * cost:.1f} points of recall, {num} of {worst.num_images:,} "
+        f"{'image' if worst.num_images == 1 else 'images'}."
+    )
 
 
 def headline_budget(num_budgets: int) -> str:

@@ -19,6 +19,8 @@ from spaceevo.nets.network import Network, program_of
 from spaceevo.predict.metrics import computed_metric, metric_value
 from spaceevo.progress import ProgressCallback, part, silent
 from spaceevo.records import (
+    ClassReport,
+    ClassScores,
     ExportedModels,
     ExtractedNetwork,
     Measurement,
@@ -42,7 +44,7 @@ from spaceevo.train.evaluation import RECALIBRATION_BATCHES, calibrated_subnet, 
 
 RESULTS = "results"
 _FILE_KEYS = ("int8_file", "fp32_file", "network_file")
-MODELS, MODELS_FOLDER = "models.json", "models"
+MODELS, CLASSES, MODELS_FOLDER = "models.json", "classes.json", "models"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +66,12 @@ class Exported:
     Attributes:
         models: The found subnets, in order of their budgets.
         baselines: The hand-made networks of the same budgets.
+        classes: The found subnets, class by class; without models where an older version exported them.
     """
 
     models: tuple[ModelResult, ...]
     baselines: tuple[ModelResult, ...]
+    classes: ClassReport
 
 
 class _Files:
@@ -78,11 +82,14 @@ class _Files:
         names = (name for model in every for name in (model.int8_file, model.fp32_file, model.network_file))
         beside = [folder / MODELS_FOLDER / name for name in (CARD, LABELS, "predict_*.py")]
         lasting = [path for pattern in beside for path in pattern.parent.glob(pattern.name)]
-        return [folder / MODELS, *lasting, *(folder.parent / name for name in names)]
+        write_atomically(folder / CLASSES, value.classes.model_dump_json(indent=1))
+        return [folder / MODELS, folder / CLASSES, *lasting, *(folder.parent / name for name in names)]
 
     def load(self, folder: Path, context: Context, given: Given) -> Exported:
         exported = read_record(ExportedModels, folder / MODELS)
-        return Exported(exported.models, exported.baselines)
+        path = folder / CLASSES
+        classes = read_record(ClassReport, path) if path.exists() else ClassReport(models=())
+        return Exported(exported.models, exported.baselines, classes)
 
 
 def _inputs(context: Context, folder: Path) -> dict[str, object]:
@@ -90,7 +97,8 @@ def _inputs(context: Context, folder: Path) -> dict[str, object]:
     return {
         "data": context.data_hash,
         "target": context.target.model_dump(),
-        "export": context.recipe.export.model_dump(),
+        # An empty licence changes nothing: exports of earlier versions stay finished
+        "export": context.recipe.export.model_dump(exclude=set() if context.recipe.export.license else {"license"}),
         "metrics": sorted(context.recipe.subnets.limits),
     }
 
@@ -113,14 +121,18 @@ def _make(context: Context, given: Given, folder: Path, progress: ProgressCallba
     with context.store() as store:
         note_copies(context.target, measured, paths, store, Plan())
     models: dict[Origin, list[ModelResult]] = {"found": [], "hand-made": []}
+    classes: list[ClassScores] = []
     for number, (candidate, result) in enumerate(zip(candidates, results, strict=True)):
         int8_ms, fp32_ms = measured[2 * number].latency_ms, measured[2 * number + 1].latency_ms
         result["metrics"] = _limited_metrics(context, candidate.subnet, paths[2 * number], int8_ms)
         result |= {"origin": candidate.origin, "int8_ms": int8_ms, "fp32_ms": fp32_ms, "speedup": fp32_ms / int8_ms}
+        of_classes = ClassScores.model_validate(result.pop("classes"))
+        if candidate.origin == "found":
+            classes.append(of_classes.model_copy(update={"int8_file": result["int8_file"]}))
         models[candidate.origin].append(ModelResult(**result))
     found, handmade = tuple(models["found"]), tuple(models["hand-made"])
     write_atomically(folder / MODELS_FOLDER / CARD, _card(context, found))
-    return Exported(found, handmade)
+    return Exported(found, handmade, ClassReport(models=tuple(classes)))
 
 
 def _card(context: Context, found: Sequence[ModelResult]) -> str:
@@ -190,7 +202,11 @@ def _exported(
     with suppress(FileNotFoundError, ValueError):
         done = _Exported.model_validate_json(read_file(path))
         is_whole = done.sha256 == done.own_hash and done.candidate == own
-        if is_whole and not any(fault_of(folder.parent / name, entry) for name, entry in done.files.items()):
+        if (
+            is_whole
+            and "classes" in done.result
+            and not any(fault_of(folder.parent / name, entry) for name, entry in done.files.items())
+        ):
             return done.result | {"verification": Verification.model_validate(done.result["verification"])}
     result = _export(context, candidate, folder, train_images, val_images)
     files = {result[key]: entry_of(folder.parent / result[key]) for key in _FILE_KEYS}
@@ -231,6 +247,7 @@ def _export(
         "fp32_file": str(out.fp32.relative_to(folder.parent)),
         "network_file": str(network_path.relative_to(folder.parent)),
         "preprocessing": out.preprocessing,
+        "classes": None if out.classes is None else out.classes.model_dump(),
     }
 
 
@@ -285,6 +302,7 @@ STAGE: Stage[Exported] = Stage(
     artifact=_Files(),
     files=(
         MODELS,
+        CLASSES,
         f"{RESULTS}/*.json",
         *(f"{MODELS_FOLDER}/{pattern}" for pattern in ("subnet-*ms*", "baseline-*ms*", CARD, LABELS, "predict_*.py")),
     ),

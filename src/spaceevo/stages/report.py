@@ -67,6 +67,8 @@ def _make(context: Context, given: Given, folder: Path, progress: ProgressCallba
     for number, budget_ms in enumerate(predicted.budgets_ms):
         curves[f"found {budget_ms:g} ms"] = given[finetune.STAGE].curve(number)
         curves[f"baseline {budget_ms:g} ms"] = given[baselines.STAGE].curves[number]
+    classes = given[export.STAGE].classes.models
+    numbers = {number for model in classes for confusion in model.confusions for number in confusion.examples}
     data = ReportData(
         summary=summary,
         study=given[study.STAGE],
@@ -77,6 +79,8 @@ def _make(context: Context, given: Given, folder: Path, progress: ProgressCallba
         hyperspace=context.hyperspace,
         curves={name: curve for name, curve in curves.items() if curve},
         subnets=given[subnets.STAGE].result,
+        classes=classes,
+        examples={number: context.data.val_images[number] for number in numbers},
         sections=given.sections(),
     )
     return Report(summary, render(data))

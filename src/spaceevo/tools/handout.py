@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,11 @@ from spaceevo.nets.verification import verify
 from spaceevo.ownership import output_file
 from spaceevo.processors import this_profile
 from spaceevo.progress import LineCallback, ProgressCallback, mute, part, silent
-from spaceevo.records import ExtractedNetwork, Preprocessing, TargetDescription, Verification
+from spaceevo.records import ClassScores, ExtractedNetwork, Preprocessing, TargetDescription, Verification
 from spaceevo.report.companions import companions
 from spaceevo.run.context import Context, load_data, named_data
 from spaceevo.runtimes import RUNTIMES, Runtime
+from spaceevo.tools.class_scores import class_scores
 from spaceevo.tools.classes import class_names_of, in_class_order
 from spaceevo.tools.file_metadata import (
     PRECISION,
@@ -50,6 +51,7 @@ class HandedOut:
         top1_fp32: Of the twin, computed by the runtime.
         verification: How the INT8 file compares with the network.
         preprocessing: How a picture becomes the input of both; None of a network that an older version extracted.
+        classes: How both do on each class; None of a network that does not name its classes.
     """
 
     int8: Path
@@ -57,6 +59,7 @@ class HandedOut:
     top1_fp32: float
     verification: Verification
     preprocessing: Preprocessing | None
+    classes: ClassScores | None
 
 
 def hand_out(
@@ -89,7 +92,9 @@ def hand_out(
     int8, fp32, unverified = _files(folder, name, runtime)
     runtime.export_int8(network.integer, unverified, {**metadata, PRECISION: "int8"})
     runtime.export_fp32(network.floating, fp32, {**metadata, PRECISION: "fp32"})
-    verification = _verify(unverified, runtime_name, network, images, min_agreement, part(progress, 0, 0.8))
+    of_int8: list[Tensor] = []
+    share = part(progress, 0, 0.8)
+    verification = _verify(unverified, runtime_name, network, images, min_agreement, share, of_int8.append)
     if verification.problems:
         where = verification.first_difference
         raise ExportError(
@@ -104,7 +109,11 @@ def hand_out(
     for file, text in _companions(network, runtime_name).items():
         write_atomically(folder / file, text)
     named = verification.model_copy(update={"file": int8.name})
-    return HandedOut(int8, fp32, top1(logits, images.labels), named, preprocessing)
+    class_names = class_names_of(network)
+    (given,), twin = of_int8, logits.argmax(1).numpy()
+    labels = images.labels.numpy()
+    classes = class_scores(labels, given.argmax(1).numpy(), twin, class_names, int8.name) if class_names else None
+    return HandedOut(int8, fp32, top1(logits, images.labels), named, preprocessing, classes)
 
 
 def tell_latency(
@@ -325,6 +334,7 @@ def _verify(
     images: Images,
     min_agreement: float,
     progress: ProgressCallback,
+    take_logits: Callable[[Tensor], None] = lambda logits_BC: None,
 ) -> Verification:
     return verify(
         path,
@@ -336,6 +346,7 @@ def _verify(
         min_agreement=min_agreement,
         threads=torch.get_num_threads(),
         progress=progress,
+        take_logits=take_logits,
     )
 
 

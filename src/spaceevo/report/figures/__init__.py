@@ -3,6 +3,7 @@
 Texts from records are escaped before plotly reads them, because plotly renders some HTML in labels.
 """
 
+from spaceevo.report.figures.classes import confusion_shares as confusion_shares, plot_confusion as plot_confusion
 from spaceevo.report.figures.drawing import (
     MAX_POINTS as MAX_POINTS,
     Style as Style,

@@ -66,7 +66,7 @@ def test_no_key_is_described_that_is_none() -> None:
     assert {key for key in _rows("recipe.md") if not key.startswith("options.")} == keys
 
 
-@pytest.mark.parametrize("name", ["digits", "folder", "huggingface", "procedural", "webdataset"])
+@pytest.mark.parametrize("name", ["digits", "folder", "huggingface", "listing", "procedural", "webdataset"])
 def test_every_option_of_a_data_set_is_described(name: str) -> None:
     rows = _rows("recipe.md")
     for option in DATASETS.load(name).Settings.model_fields:

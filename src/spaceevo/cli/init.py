@@ -18,7 +18,18 @@ def register(app: typer.Typer) -> None:
         recipe: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
         data: Annotated[
             Path | None,
-            typer.Option(help="A folder with train/<class>/... and val/<class>/...; the built-in images without it."),
+            typer.Option(
+                help="A folder with train/<class>/... and val/<class>/..., or a .csv or .tsv file (path,label,split); "
+                "the built-in images without it."
+            ),
+        ] = None,
+        val_share: Annotated[
+            float | None,
+            typer.Option(
+                help="Of pictures in one part (<class>/..., or no column of splits): share of each class that is held "
+                "out for validation.",
+                show_default=False,
+            ),
         ] = None,
         budget_ms: Annotated[
             list[float] | None,
@@ -41,7 +52,7 @@ def register(app: typer.Typer) -> None:
                 f"The file {recipe} exists already", remedy="Choose another name, or overwrite it with --force"
             )
         budgets = [*(budget_ms or []), *_numbers(context.args)]
-        parsed = recipe_for(data and at_home(data), budgets, image_size, recipe.stem)
+        parsed = recipe_for(data and at_home(data), budgets, image_size, recipe.stem, val_share)
         write_atomically(recipe, commented_yaml(parsed))
         typer.echo(f"Wrote {recipe}. Next: spaceevo run {shlex.quote(str(recipe))}")
 

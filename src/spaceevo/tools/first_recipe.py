@@ -1,4 +1,4 @@
-"""The first recipe for a folder of pictures: what it asks for is there."""
+"""The first recipe for pictures of one's own: what it asks for is there."""
 
 from __future__ import annotations
 
@@ -12,40 +12,58 @@ from pydantic import BaseModel
 from spaceevo.config import Recipe, num_held_out, run_name
 from spaceevo.settings import parse
 
+TABLES = (".csv", ".tsv")
+
 
 def recipe_for(
-    data: Path | str | None = None, budgets_ms: Sequence[float] = (), image_size: int = 40, name: str = ""
+    data: Path | str | None = None,
+    budgets_ms: Sequence[float] = (),
+    image_size: int = 40,
+    name: str = "",
+    val_share: float | None = None,
 ) -> Recipe:
-    """A recipe with settings that a folder of pictures has enough of.
+    """A recipe with settings that the pictures suffice for.
 
     Args:
-        data: With train/<class>/... and val/<class>/...; without it, images are rendered.
+        data: A folder with train/<class>/... and val/<class>/...; or a .csv or .tsv file that lists pictures
+            (path,label,split); without it, images are rendered.
         budgets_ms: INT8 latency budgets in ms; without them, two are taken from the middle of what the target shows.
         image_size: Pictures are brought to this size, in pixels.
-        name: Of the run; that of the folder without it.
+        name: Of the run; that of the folder or the file without it.
+        val_share: Of pictures that come in one part, <class>/... or without a column of splits: share of each class
+            that is held out for validation, 0 to 1.
 
     Raises:
-        DataError: The folder holds no such pictures.
+        DataError: There are no such pictures.
         RecipeError: A value is out of its range.
     """
-    folder = None if data is None else Path(data)
-    content: dict[str, Any] = {"name": run_name(name or (folder.resolve().name if folder else "first"))}
-    if folder is not None:
-        content["data"] = {"name": "folder", "options": {"path": str(folder.resolve())}}
+    source = None if data is None else Path(data)
+    content: dict[str, Any] = {"name": run_name(name or (source.resolve().stem if source else "first"))}
+    if source is not None:
+        content["data"] = _data_of(source, val_share)
     content.setdefault("data", {})["image_size"] = image_size
     if budgets_ms:
         content["budgets_ms"] = list(budgets_ms)
     recipe = parse(Recipe, content, "The recipe")
-    if folder is None:
+    if source is None:
         return recipe
-    from PIL import Image  # takes long to import, and so does the data set
+    if recipe.data.name == "folder":  # a data set takes long to import
+        from spaceevo.train.datasets import folder
 
-    from spaceevo.train.datasets import folder as dataset
+        num_train = folder.count_train(parse(folder.Settings, recipe.data.options, "The recipe, at 'data.options',"))
+    else:
+        from spaceevo.train.datasets import listing
 
-    dataset.check(dataset.Settings(path=str(folder)))
-    endings = Image.registered_extensions()
-    num_train = sum(file.suffix.lower() in endings for file in (folder / "train").rglob("*"))
+        num_train = listing.count_train(parse(listing.Settings, recipe.data.options, "The recipe, at 'data.options',"))
     return parse(Recipe, content | _fitting(num_train, recipe), "The recipe")
+
+
+def _data_of(source: Path, val_share: float | None) -> dict[str, Any]:
+    if source.suffix.lower() in TABLES and not source.is_dir():
+        held_out = {} if val_share is None else {"split": "", "val_share": val_share}
+        return {"name": "listing", "options": {"file": str(source.resolve()), **held_out}}
+    held_out = {} if val_share is None else {"val_share": val_share}
+    return {"name": "folder", "options": {"path": str(source.resolve()), **held_out}}
 
 
 def _fitting(num_train: int, recipe: Recipe) -> dict[str, Any]:

@@ -47,6 +47,13 @@ def _little_shards(path: Path) -> dict[str, object]:
     return {"train": f"{path}/train.tar", "val": f"{path}/val.tar"}
 
 
+def _little_listing(path: Path) -> dict[str, object]:
+    folder = Path(str(_little_images(path / "folder")["path"]))
+    rows = [f"{file.relative_to(path)},{file.parent.name},{file.parts[-3]}" for file in folder.rglob("*.png")]
+    (path / "list.csv").write_text("\n".join(["path,label,split", *sorted(rows)]))
+    return {"file": str(path / "list.csv")}
+
+
 def _little_tables(path: Path) -> dict[str, object]:
     folder = _little_images(path / "folder")["path"]
     for split in ("train", "val"):
@@ -60,6 +67,7 @@ def _little_tables(path: Path) -> dict[str, object]:
 FIELDS: dict[str, Callable[[Path], dict[str, object]]] = {
     "folder": _little_images,
     "huggingface": _little_tables,
+    "listing": _little_listing,
     "procedural": lambda path: {"num_train": 40, "num_val": 30},
     "webdataset": _little_shards,
 }
@@ -95,7 +103,7 @@ def _bytes_of(cache: Path) -> dict[Path, bytes]:
 
 
 def test_the_folder_has_these_data_sets() -> None:
-    assert {"digits", "folder", "huggingface", "procedural", "webdataset"} <= set(plugins.names(ROOM))
+    assert {"digits", "folder", "huggingface", "listing", "procedural", "webdataset"} <= set(plugins.names(ROOM))
 
 
 @pytest.mark.parametrize("image_size", [SIZE, 31])

@@ -551,3 +551,43 @@ def test_any_class_names(train: set[str], val: set[str], are_alike: bool) -> Non
         own, other = ({unicodedata.normalize("NFC", name) for name in names} for names in (train, val))
         assert {unicodedata.normalize("NFC", name) for name in data.class_names} == own == other
         assert len(data.class_names) == len(train) == len(val)
+
+
+def _in_one_part(folder_: Path, count: int = 10) -> Path:
+    for name, colour in (("cat", RED), ("dog", BLUE)):
+        for number in range(count):
+            _save(folder_ / name / f"{number}.png", colour)
+    return folder_
+
+
+@pytest.mark.parametrize("inside", ["", "train"])
+def test_a_share_is_held_out_of_one_part(tmp_path: Path, inside: str) -> None:
+    root = tmp_path / "pets"
+    _in_one_part(root / inside)
+    (root / "notes.txt").write_text("mine")
+    settings = folder.Settings(path=str(root), val_share=0.3)
+    data = folder.load(settings, 8, tmp_path / "cache")
+    assert data.class_names == ("cat", "dog")
+    assert np.bincount(data.train_labels).tolist() == [7, 7]
+    assert np.bincount(data.val_labels).tolist() == [3, 3]
+    assert "passed over: 1" in told(data)
+    assert folder.check(settings) == ["cat", "dog"]
+    again = folder.load(settings, 8, tmp_path / "other")
+    assert np.array_equal(again.train_images, data.train_images)
+
+
+def test_a_share_of_what_has_its_own_validation_images(root: Path) -> None:
+    with pytest.raises(DataError, match=r"has a folder 'val', and a share is to be held out"):
+        folder.check(folder.Settings(path=str(root), val_share=0.3))
+
+
+def test_without_val_the_share_is_offered(tmp_path: Path) -> None:
+    _in_one_part(tmp_path / "pets" / "train")
+    with pytest.raises(DataError, match=r"no folder 'val'.*hold a share of each class out with `val_share`"):
+        folder.check(folder.Settings(path=str(tmp_path / "pets")))
+
+
+def test_one_image_of_a_class_cannot_be_held_out(tmp_path: Path) -> None:
+    root = _in_one_part(tmp_path / "pets", 1)
+    with pytest.raises(DataError, match=r"needs two images.*'cat' has 1"):
+        folder.check(folder.Settings(path=str(root), val_share=0.3))

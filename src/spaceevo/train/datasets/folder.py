@@ -1,4 +1,4 @@
-"""The user's own images: `PATH/train/<class>/...` and `PATH/val/<class>/...`.
+"""The user's own images: `PATH/train/<class>/...` and `PATH/val/<class>/...`; or in one part, `PATH/<class>/...`.
 
 Files in nested and in linked folders count too. What is passed over is counted: files that are no images, hidden files,
 what systems leave behind, and folders that are read already. The contract of a data set is in `procedural`.
@@ -29,11 +29,13 @@ from spaceevo.train.datasets._listing import (
     why_not_entered,
 )
 from spaceevo.train.datasets._names import alike, composed, difference, is_text, same_to_see, spelled, visible
+from spaceevo.train.datasets._splits import held_out
 
 _SPLITS = ("train", "val")
 _LAYOUT = "Arrange the images as PATH/train/<class>/... and PATH/val/<class>/..."
 _NO_CLASS = "files outside of a class folder"
 _BESIDE = "files and folders beside 'train' and 'val'"
+_OR_HOLD_OUT = f"{_LAYOUT}; or hold a share of each class out with `val_share`"
 _READ_ALREADY = "folders that are read already, or lie above a link to them"
 
 #: Image files by class name.
@@ -48,6 +50,14 @@ class Settings(BaseModel):
     path: str = Field(
         min_length=1, description="Folder with train/<class>/... and val/<class>/...; ~ is the home folder."
     )
+    val_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Of a folder without val: share of each class that is held out; then <class>/... lies in train, or "
+        "right in the folder.",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Draws what is held out; another seed, another split.")
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ def load(settings: Settings, image_size: int, cache: Path) -> ImageData:
         NoSpaceError: The cache cannot be written.
     """
     root = _root(settings)
-    listing = _listing(root)
+    listing = _listing(root, settings)
     files, class_names = listing.files, listing.class_names
     listed = {split: [file for name in class_names for file in files[split][name]] for split in _SPLITS}
     every = listed["train"] + listed["val"]
@@ -107,14 +117,25 @@ def check(settings: Settings) -> list[str]:
     Raises:
         DataError: As `load`, but for images that cannot be read.
     """
-    return _listing(_root(settings)).class_names
+    return _listing(_root(settings), settings).class_names
+
+
+def count_train(settings: Settings) -> int:
+    """How many training images the folder holds.
+
+    Raises:
+        DataError: As `check`.
+    """
+    return sum(map(len, _listing(_root(settings), settings).files["train"].values()))
 
 
 def _root(settings: Settings) -> Path:
     return Path(os.path.expanduser(settings.path))
 
 
-def _listing(root: Path) -> _Listing:
+def _listing(root: Path, settings: Settings) -> _Listing:
+    if settings.val_share is not None:
+        return _in_one_part(root, settings.val_share, settings.seed)
     passed = Tally()
     try:
         read: dict[str, dict[str, str]] = {split: {} for split in _SPLITS}
@@ -123,11 +144,7 @@ def _listing(root: Path) -> _Listing:
             if entry.name not in _SPLITS:
                 passed.add(why_not_entered(entry.name) or _BESIDE, entry.name)
     except OSError as error:
-        raise DataError(
-            "The data set cannot be listed",
-            found=f"{error.filename}: {error.strerror}",
-            remedy="Make all of its folders readable",
-        ) from error
+        raise _unlisted(error) from error
     if both := read["train"].keys() & read["val"].keys():
         raise DataError(
             "Images are in 'train' and in 'val'",
@@ -141,23 +158,59 @@ def _listing(root: Path) -> _Listing:
     return _Listing(files, _class_names(root, files, passed), passed)
 
 
-def _class_files(root: Path, split: str, passed: Tally, read: dict[str, str]) -> Classes:
-    """The image files of each class folder of a split, sorted; a class may have none.
+def _in_one_part(root: Path, val_share: float, seed: int) -> _Listing:
+    """A folder without `val`: a share of each class is held out."""
+    passed = Tally()
+    try:
+        _check_there(root)
+        split = "train" if (root / "train").is_dir() else ""
+        if (root / "val").is_dir() and split:
+            raise DataError(
+                "The data set has a folder 'val', and a share is to be held out as well",
+                found=f"{root} holds {some(entry.name for entry in _entries(root))}",
+                remedy="Leave `val_share` out: 'val' is what is held out",
+            )
+        found = _class_files(root, split, passed, {})
+        for entry in _entries(root) if split else ():
+            if entry.name != split:
+                passed.add(why_not_entered(entry.name) or _BESIDE, entry.name)
+    except OSError as error:
+        raise _unlisted(error) from error
+    _check_spelling(found, root / split)
+    train, val = held_out(found, val_share, seed, str(root / split))
+    files = {"train": train, "val": val}
+    return _Listing(files, _class_names(root, files, passed), passed)
 
-    `read` gets the class of each, by the file without links.
-    """
+
+def _unlisted(error: OSError) -> DataError:
+    return DataError(
+        "The data set cannot be listed",
+        found=f"{error.filename}: {error.strerror}",
+        remedy="Make all of its folders readable",
+    )
+
+
+def _check_there(root: Path) -> None:
     if not root.is_dir():
         raise DataError(
             "The folder of the data set is missing",
             found=f"{root} is {'no folder' if root.exists() else 'not there'}",
             remedy="Correct `path`; a relative one starts at the current folder",
         )
+
+
+def _class_files(root: Path, split: str, passed: Tally, read: dict[str, str]) -> Classes:
+    """The image files of each class folder of a split, sorted; a class may have none.
+
+    `read` gets the class of each, by the file without links.
+    """
+    _check_there(root)
     folder = root / split
     if not folder.is_dir():
         raise DataError(
             f"The data set has no folder {split!r}",
             found=f"{root} holds {some(entry.name for entry in _entries(root))}",
-            remedy=_LAYOUT,
+            remedy=_OR_HOLD_OUT,
         )
     above = [os.path.realpath(root), os.path.realpath(folder)]
     files: Classes = {}
@@ -174,7 +227,7 @@ def _class_files(root: Path, split: str, passed: Tally, read: dict[str, str]) ->
             files[entry.name] = _image_files(entry, root, above, passed, read)
     if not any(files.values()):
         raise DataError(
-            f"The folder {split!r} of the data set has no image in a class folder",
+            f"The folder {split or root.name!r} of the data set has no image in a class folder",
             found=f"{folder} holds {len(files)} class folders, all without images, and {some(others)}; "
             f"{told_passed_over(passed.passed_over())}",
             remedy=f"{_LAYOUT}, as {', '.join(endings())} files",

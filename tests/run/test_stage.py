@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from made_rates import RATES
 from spaceevo import plugins
 from spaceevo.errors import PluginError
 from spaceevo.run.context import Context
@@ -56,7 +57,8 @@ def test_one_file_is_a_stage_a_verb_a_row_of_the_plan_and_a_section(
     counts = json.loads((folder / "class-counts" / "counts.json").read_text())["counts"]
     assert sum(counts.values()) == 1617
     assert f'<tr><th scope="row">0</th><td>{counts["0"]}</td></tr>' in page
-    planned = cli("plan", tiny.recipe, "--out", folder, "--json")
+    (tmp_path / "rates.json").write_text(RATES.model_dump_json())
+    planned = cli("plan", tiny.recipe, "--out", folder, "--rates", tmp_path / "rates.json", "--json")
     assert planned.returncode == 0, planned.stderr
     rows = {stage["name"]: stage for stage in json.loads(planned.stdout)["stages"]}
     assert rows["class-counts"]["took_seconds"] is not None

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from made_rates import RATES
 from spaceevo import plugins
 from spaceevo.config import Recipe, load_recipe
 from spaceevo.errors import ArtifactError
@@ -24,11 +25,6 @@ from spaceevo.spaces.hyperspace import load_hyperspace
 from spaceevo.tools.plan import plan
 from spaceevo.tools.rates import load_rates
 from spaceevo.train.teachers import builtin_teacher
-
-RATES = Rates(
-    machine="made up", workers=2, supernet_fp32=1e9, supernet_int8=5e8, teacher=2e9, job_fp32=1e9, job_int8=5e8,
-    job_score=1e9, job_evaluate=1e9, measure_s=0.5, memory_mib=100, job_memory_mib=100,
-)  # fmt: skip
 
 
 def measured_of(recipe: Recipe, work: RunWork) -> dict[str, int]:

@@ -19,6 +19,7 @@ from spaceevo.spaces.subnet import Subnet
 from spaceevo.train.batches import NORMALIZATION
 
 PRECISION = "spaceevo.precision"
+LATENCY, MEASURED_ON = "spaceevo.latency_ms", "spaceevo.measured_on"
 PREPROCESSING = "preprocessing"
 RUNTIME = "runtime"  # "name version", as exporters write it
 
@@ -96,7 +97,25 @@ def metadata_of_files(network: ExtractedNetwork, runtime: Runtime) -> tuple[dict
 def latency_told(target: TargetDescription, latency_ms: float) -> dict[str, str]:
     """What a file tells of its measured latency, as metadata."""
     where = target.model_dump(mode="json", include={"name", "device", "runtime", "runtime_version", "threads", "cores"})
-    return {"spaceevo.latency_ms": f"{latency_ms:.4g}", "spaceevo.measured_on": json.dumps(where)}
+    return {LATENCY: f"{latency_ms:.4g}", MEASURED_ON: json.dumps(where)}
+
+
+def kept_latency(path: Path, network: ExtractedNetwork, runtime_name: str) -> dict[str, str]:
+    """What a file that is written once more tells of its latency; nothing where it is another one or not there.
+
+    Args:
+        path: Of the file.
+        network: That it is written from.
+        runtime_name: That it is written for, as it is installed here.
+    """
+    try:
+        _, stored = read_metadata(path)
+    except ArtifactError:
+        return {}
+    now = f"{runtime_name} {RUNTIMES.load(runtime_name).version()}"
+    if stored.get(DIGEST) != digest(network.integer) or stored.get(RUNTIME) != now:
+        return {}
+    return {key: stored[key] for key in (LATENCY, MEASURED_ON) if key in stored}
 
 
 def preprocessing_in(metadata: Mapping[str, str], layout: str = "NCHW") -> Preprocessing | None:

@@ -29,6 +29,7 @@ from spaceevo.tools.classes import class_names_of, in_class_order
 from spaceevo.tools.file_metadata import (
     PRECISION,
     find_network,
+    kept_latency,
     latency_told,
     metadata_of_files,
     preprocessing_in,
@@ -70,8 +71,11 @@ def hand_out(
     images: Images,
     min_agreement: float,
     progress: ProgressCallback = silent,
+    earlier: Path | None = None,
 ) -> HandedOut:
     """Write a network for a runtime as `NAME-int8` and `NAME-fp32`, and verify the INT8 file here.
+
+    Files of the same network that were written before are written once more as they are, with their measured latency.
 
     Args:
         network: What to write.
@@ -81,6 +85,7 @@ def hand_out(
         images: Labelled images to verify on.
         min_agreement: Least top-1 agreement with the integer reference, 0 to 1.
         progress: Called as work goes on.
+        earlier: Folder of files that were written before; without it, the same.
 
     Raises:
         ExportError: The file breaks a bound: it stays under `NAME-unverified`, and is not handed out.
@@ -90,8 +95,10 @@ def hand_out(
     folder.mkdir(parents=True, exist_ok=True)
     metadata, preprocessing = metadata_of_files(network, runtime)
     int8, fp32, unverified = _files(folder, name, runtime)
-    runtime.export_int8(network.integer, unverified, {**metadata, PRECISION: "int8"})
-    runtime.export_fp32(network.floating, fp32, {**metadata, PRECISION: "fp32"})
+    earlier = folder if earlier is None else earlier
+    kept = {path: kept_latency(earlier / path.name, network, runtime_name) for path in (int8, fp32)}
+    runtime.export_int8(network.integer, unverified, {**metadata, **kept[int8], PRECISION: "int8"})
+    runtime.export_fp32(network.floating, fp32, {**metadata, **kept[fp32], PRECISION: "fp32"})
     of_int8: list[Tensor] = []
     share = part(progress, 0, 0.8)
     verification = _verify(unverified, runtime_name, network, images, min_agreement, share, of_int8.append)
@@ -219,7 +226,8 @@ def export_network(
     if folder.resolve() != path.parent.resolve():
         output_file(folder / path.name, force=force)
     images = validation_images(path, network, data, say)
-    out = hand_out(network, runtime_name, folder, path.stem, images, bounds_of(path).min_agreement, progress)
+    bound = bounds_of(path).min_agreement
+    out = hand_out(network, runtime_name, folder, path.stem, images, bound, progress, path.parent)
     if folder.resolve() != path.parent.resolve():
         save_extracted(folder / path.name, network)
     return out

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from float_evaluation import evaluate
 from spaceevo.errors import ExportError
 from spaceevo.graph.ops import Conv, Depthwise
 from spaceevo.nets.executors import run_fake_quantized, run_integer
 from spaceevo.nets.network import program_of, single_network
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import BlockType, Head
+from spaceevo.testing.float_evaluation import evaluate
 from spaceevo.train.recalibration import recalibrate
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from float_evaluation import evaluate
 from spaceevo.errors import ArtifactError, DataError, ExportError, NoSpaceError, TargetError
 from spaceevo.graph.graphs import FloatGraph, FloatWeights, IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.graph.nodes import INPUT, Node, Role
@@ -26,6 +25,7 @@ from spaceevo.spaces.blocks import BLOCKS, BlockSpec
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import network_program
 from spaceevo.spaces.zoo import load_network
+from spaceevo.testing.float_evaluation import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,7 +14,6 @@ import torch
 from onnx import numpy_helper
 from torch.nn import functional as F
 
-from float_evaluation import evaluate
 from made_models import made_onnx
 from spaceevo.errors import ArtifactError
 from spaceevo.graph.ops import Linear, Relabel
@@ -24,6 +23,7 @@ from spaceevo.processors import PROFILES, profile_of
 from spaceevo.runtimes import onnxruntime as runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import network_program
+from spaceevo.testing.float_evaluation import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,7 +18,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from float_evaluation import evaluate
 from spaceevo.errors import ArtifactError, TargetError
 from spaceevo.graph.graphs import IntegerGraph, IntegerWeights, QuantParams
 from spaceevo.graph.nodes import Node, Role
@@ -37,6 +36,7 @@ from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import Block, BlockType, Head, Stage, Subnet, network_program
 from spaceevo.spaces.zoo import load_network
+from spaceevo.testing.float_evaluation import evaluate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,8 +1,10 @@
 """A float graph, read by its documentation: what every FP32 file is compared with."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from spaceevo.graph.graphs import FloatGraph
 from spaceevo.graph.ops import (
     Add,
     Conv,
@@ -18,9 +20,9 @@ from spaceevo.graph.ops import (
 )
 
 
-def evaluate(graph, images):
+def evaluate(graph: FloatGraph, images: Tensor) -> Tensor:
     """The last tensor that a float graph computes from images [B, C, H, W]; the logits of a whole network."""
-    values = {}
+    values: dict[str, Tensor] = {}
     for node in graph.nodes:
         op, (x, *rest) = node.op, [values.get(name, images) for name in node.inputs]
         weights = graph.weights.get(node.id)

@@ -21,6 +21,7 @@ from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import PRESETS
 from spaceevo.spaces.named import named_subnet
 from spaceevo.spaces.subnet import network_program
+from spaceevo.testing import BlockSuite, DatasetSuite, PresetSuite
 from spaceevo.train.datasets import DATASETS
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
@@ -99,3 +100,19 @@ def test_the_runtime(tmp_path: Path) -> None:
     assert min(runtime.load(path).time(2)) > 0
     runtime.export_int8(random_integer_graph(program, 0), path, {})
     assert runtime.float_operators(path)
+
+
+@pytest.mark.usefixtures("typed_off")
+class TestStripes(DatasetSuite):
+    NAME = "stripes"
+    OPTIONS = {"num_images": 6}  # noqa: RUF012
+
+
+@pytest.mark.usefixtures("typed_off")
+class TestDepthwiseMlp(BlockSuite):
+    NAME = "depthwise-mlp"
+
+
+@pytest.mark.usefixtures("typed_off")
+class TestNano(PresetSuite):
+    NAME = "nano"

@@ -7,13 +7,19 @@ A test of such a package names the plug-in, and pytest runs all laws over it:
     class TestStripes(DatasetSuite):
         NAME = "stripes"  # of its entry point
 
-What a plug-in needs beside its name, a suite's docstring tells.
+What a plug-in needs beside its name, the docstring of the suite tells. Those of this package run over its own folders.
 """
 
 import pytest
 
-pytest.register_assert_rewrite("spaceevo.testing")
+pytest.register_assert_rewrite(
+    *(f"spaceevo.testing.{room}" for room in ("blocks", "datasets", "metrics", "presets", "runtimes"))
+)
 
+from spaceevo.testing.blocks import BlockForm, BlockSuite  # noqa: E402
 from spaceevo.testing.datasets import DatasetSuite  # noqa: E402
+from spaceevo.testing.metrics import MetricSuite  # noqa: E402
+from spaceevo.testing.presets import PresetSuite  # noqa: E402
+from spaceevo.testing.runtimes import RuntimeSuite  # noqa: E402
 
-__all__ = ["DatasetSuite"]
+__all__ = ["BlockForm", "BlockSuite", "DatasetSuite", "MetricSuite", "PresetSuite", "RuntimeSuite"]

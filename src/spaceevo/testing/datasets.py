@@ -21,10 +21,10 @@ ROOM = "spaceevo.train.datasets"
 SIZE = 12
 
 
-def _same(one: ImageData, other: ImageData) -> bool:
+def _same(first: ImageData, second: ImageData) -> bool:
     arrays = ("train_images", "train_labels", "val_images", "val_labels")
-    return one.class_names == other.class_names and all(
-        np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays
+    return first.class_names == second.class_names and all(
+        np.array_equal(getattr(first, name), getattr(second, name)) for name in arrays
     )
 
 

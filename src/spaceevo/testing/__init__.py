@@ -13,7 +13,10 @@ What a plug-in needs beside its name, the docstring of the suite tells. Those of
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"spaceevo.testing.{room}" for room in ("blocks", "datasets", "engines", "metrics", "presets", "runtimes"))
+    *(
+        f"spaceevo.testing.{room}"
+        for room in ("blocks", "datasets", "engines", "metrics", "presets", "runtimes", "transports")
+    )
 )
 
 from spaceevo.testing.blocks import BlockForm, BlockSuite  # noqa: E402
@@ -22,5 +25,16 @@ from spaceevo.testing.engines import EngineSuite  # noqa: E402
 from spaceevo.testing.metrics import MetricSuite  # noqa: E402
 from spaceevo.testing.presets import PresetSuite  # noqa: E402
 from spaceevo.testing.runtimes import RuntimeSuite  # noqa: E402
+from spaceevo.testing.transports import TargetSuite, TransportSuite  # noqa: E402
 
-__all__ = ["BlockForm", "BlockSuite", "DatasetSuite", "EngineSuite", "MetricSuite", "PresetSuite", "RuntimeSuite"]
+__all__ = [
+    "BlockForm",
+    "BlockSuite",
+    "DatasetSuite",
+    "EngineSuite",
+    "MetricSuite",
+    "PresetSuite",
+    "RuntimeSuite",
+    "TargetSuite",
+    "TransportSuite",
+]

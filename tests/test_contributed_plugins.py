@@ -21,7 +21,7 @@ from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import PRESETS
 from spaceevo.spaces.named import named_subnet
 from spaceevo.spaces.subnet import network_program
-from spaceevo.testing import BlockSuite, DatasetSuite, PresetSuite
+from spaceevo.testing import BlockSuite, DatasetSuite, MetricSuite, PresetSuite
 from spaceevo.train.datasets import DATASETS
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
@@ -116,3 +116,8 @@ class TestDepthwiseMlp(BlockSuite):
 @pytest.mark.usefixtures("typed_off")
 class TestNano(PresetSuite):
     NAME = "nano"
+
+
+@pytest.mark.usefixtures("typed_off")
+class TestWeights(MetricSuite):
+    NAME = "weights-mib"

@@ -1,8 +1,6 @@
 """What every runtime has to keep, over every file of the folder; one that is not installed is skipped."""
 
 import importlib.util
-import subprocess
-import sys
 
 import pytest
 
@@ -14,13 +12,6 @@ class TestEveryRuntime(RuntimeSuite):
     @pytest.fixture(params=RUNTIMES.names())
     def name(self, request):
         return request.param
-
-
-@pytest.mark.parametrize("name", RUNTIMES.names())
-def test_import_is_light(name):
-    heavy = {"torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert"}
-    code = f"import sys, spaceevo.runtimes.{name.replace('-', '_')}; assert not {heavy!r} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_builtin_runtime_is_covered():

@@ -18,6 +18,7 @@ from spaceevo.spaces.choices import Axis, Block
 from spaceevo.spaces.encoding import decode, encode, is_encoding
 from spaceevo.spaces.search_space import BlockChoice, ElasticStage, SearchSpace
 from spaceevo.spaces.subnet import BlockType, Head, network_program
+from spaceevo.testing import BlockForm, BlockSuite
 
 #: A convolution that is repeated, then two depthwise ones, each of which may be left out.
 MODULE = '''
@@ -215,3 +216,8 @@ def test_a_space_without_the_axes_has_the_published_form():
     assert encode(subnet) == "d1#1_k3#3_w8#16_e0#1.0_r16"
     with pytest.raises(EncodingError, match=r"dD#\.\.\._kK"):
         decode("d1#1_k3#3_w8#16_e0#1.0_repeats0#0_r16", space)
+
+
+class TestRepeatedConvolution(BlockSuite):
+    NAME = "repeated-convolution"
+    FORM = BlockForm(shortcut="never", expands=False, added=(("repeats", 2), ("kernel_sizes_after", (3, 0))))

@@ -16,6 +16,7 @@ from spaceevo.graph.ops import Add, Conv, Depthwise, Gate, Multiply, Sigmoid
 from spaceevo.graph.tensors import Shape, square
 from spaceevo.graph.trace import Activation, Counter, Feature, Tracer
 from spaceevo.spaces.blocks import BLOCKS, BlockSpec
+from spaceevo.spaces.choices import Value
 
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
 WIDTHS = tuple(product((8, 16), (8, 24), (1, 2)))  # in_width, out_width, stride
@@ -34,12 +35,14 @@ class BlockForm:
             "identity"; or "never".
         crop: By how many pixels the output is smaller than its input and the stride say.
         expands: Whether there is a hidden width.
+        added: A value by name on every axis of its own.
     """
 
     num_kernels: Literal[1, 2] = 1
     shortcut: Literal["always", "identity", "never"] = "always"
     crop: int = 0
     expands: bool = True
+    added: tuple[tuple[str, Value], ...] = ()
 
 
 def spec_of(
@@ -53,7 +56,7 @@ def spec_of(
 ) -> BlockSpec:
     """A spec for a block type of a form."""
     kernel_sizes = KERNELS[kernel_size] if form.num_kernels == 2 else (kernel_size,)
-    return BlockSpec(in_width, out_width, kernel_sizes, expand_ratio, stride, activation)
+    return BlockSpec(in_width, out_width, kernel_sizes, expand_ratio, stride, activation, form.added)
 
 
 def declared(name: str, spec: BlockSpec, shape: Shape = SHAPES[0]) -> tuple[Feature, Program]:

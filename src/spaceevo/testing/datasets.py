@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from spaceevo.errors import NoSpaceError
 from spaceevo.records import ImageData
+from spaceevo.testing._processes import brought_by
 from spaceevo.train import datasets
 from spaceevo.train.datasets import DATASETS, Dataset
 
@@ -159,9 +160,12 @@ class DatasetSuite:
             dataset.Settings(**fields, no_such_key=1)
 
     def test_settings_are_frozen(self, settings: BaseModel) -> None:
-        name = next(iter(type(settings).model_fields))
-        with pytest.raises(ValidationError, match="frozen"):
-            setattr(settings, name, getattr(settings, name))
+        for name in type(settings).model_fields:
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(settings, name, getattr(settings, name))
 
     def test_every_field_is_described(self, dataset: Dataset) -> None:
         assert all(field.description for field in dataset.Settings.model_fields.values())
+
+    def test_torch_is_not_imported(self, name: str) -> None:
+        assert brought_by(ROOM, name, {"torch"}) == set()

@@ -22,7 +22,6 @@ from spaceevo.spaces.named import named_space
 from spaceevo.spaces.subnet import network_program
 
 SPACE = named_space("micro-014-120", 10)
-UNITS = ("-mib", "-mj")
 
 
 @contextmanager
@@ -41,9 +40,13 @@ class MetricSuite:
 
     Attributes:
         NAME: Of the plug-in.
+        UNITS: One of which the name ends in.
+        TARGET: On which a metric that a device tells is measured.
     """
 
     NAME: ClassVar[str]
+    UNITS: ClassVar[tuple[str, ...]] = ("-mib", "-mj")
+    TARGET: ClassVar[str] = "onnxruntime@fake"
 
     @pytest.fixture
     def name(self) -> str:
@@ -64,13 +67,13 @@ class MetricSuite:
 
     @pytest.fixture
     def device(self) -> Iterator[Transport]:
-        transport = connect("onnxruntime@fake")
+        transport = connect(self.TARGET)
         yield transport
         transport.close()
 
     def test_a_name_ends_in_its_unit_and_tells_what_it_is(self, name: str) -> None:
         room = METRICS.load(name)
-        assert name.endswith(UNITS)
+        assert name.endswith(self.UNITS)
         assert room.ABOUT.endswith(".")
 
     def test_features_are_sums_of_work(self, name: str) -> None:
@@ -84,7 +87,7 @@ class MetricSuite:
         assert smallest < largest
 
     def test_larger_networks_cost_more(self, on_device: str, device: Transport, tmp_path: Path) -> None:
-        room, target, values = METRICS.load(on_device), describe("onnxruntime@fake"), []
+        room, target, values = METRICS.load(on_device), describe(self.TARGET), []
         for number, subnet in enumerate((SPACE.smallest(), SPACE.largest())):
             path = export_program(target, ("net", network_program(subnet), "int8"), tmp_path / str(number))
             assert room.measure is not None
@@ -92,7 +95,7 @@ class MetricSuite:
         assert 0 < values[0] < values[1]
 
     def test_a_file_is_known_by_what_it_holds(self, on_device: str, tmp_path: Path) -> None:
-        target = describe("onnxruntime@fake")
+        target = describe(self.TARGET)
         path = export_program(target, ("net", network_program(SPACE.smallest()), "int8"), tmp_path / "net")
         with Store(tmp_path / "m.sqlite") as store:
             value = measure_metric_of_file(target, on_device, path, store, 1.0)
@@ -108,7 +111,7 @@ class MetricSuite:
         subnets = [SPACE.smallest(), SPACE.largest(), *(SPACE.sample(rng) for _ in range(14))]
         jobs = [("net", network_program(subnet), 1.0) for subnet in subnets]
         steps: list[tuple[int, int]] = []
-        target = describe("onnxruntime@fake")
+        target = describe(self.TARGET)
         with Store(tmp_path / "m.sqlite") as store:
             values = measure_metric(target, on_device, jobs, store, tmp_path / "work", lambda *step: steps.append(step))
             assert steps[-1] == (16, 16)

@@ -35,7 +35,8 @@ class PresetSuite:
     def name(self) -> str:
         return self.NAME
 
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the name is the same for all
+    # The name is the same for all; a machine may be slow
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     @given(st.data())
     def test_encoding_round_trip(self, name: str, data: st.DataObject) -> None:
         hyperspace = load_hyperspace(name)

@@ -29,6 +29,7 @@ from spaceevo.records import Verification
 from spaceevo.runtimes import RUNTIMES, Runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import network_program
+from spaceevo.testing._processes import brought_by
 from spaceevo.testing.float_evaluation import evaluate
 
 SEED = 3
@@ -126,9 +127,11 @@ class RuntimeSuite:
 
     Attributes:
         NAME: Of the plug-in.
+        HEAVY: Packages that it imports where they are used, and not before.
     """
 
     NAME: ClassVar[str]
+    HEAVY: ClassVar[frozenset[str]] = frozenset({"torch", "onnx", "onnxruntime", "openvino", "ai_edge_litert"})
 
     @pytest.fixture
     def name(self) -> str:
@@ -312,3 +315,6 @@ class RuntimeSuite:
     @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
     def test_largest_weight_code(self, runtime: Runtime, profile: Profile) -> None:
         assert runtime.w_qmax(profile) in (63, 127)
+
+    def test_import_is_light(self, name: str) -> None:
+        assert brought_by(RUNTIMES.package, name, self.HEAVY) == set()

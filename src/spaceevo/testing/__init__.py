@@ -12,12 +12,8 @@ What a plug-in needs beside its name, the docstring of the suite tells. Those of
 
 import pytest
 
-pytest.register_assert_rewrite(
-    *(
-        f"spaceevo.testing.{room}"
-        for room in ("blocks", "datasets", "engines", "metrics", "presets", "runtimes", "transports")
-    )
-)
+_ROOMS = ("blocks", "datasets", "engines", "metrics", "presets", "runtimes", "transports", "_processes")
+pytest.register_assert_rewrite(*(f"spaceevo.testing.{room}" for room in _ROOMS))
 
 from spaceevo.testing.blocks import BlockForm, BlockSuite  # noqa: E402
 from spaceevo.testing.datasets import DatasetSuite  # noqa: E402

@@ -16,12 +16,12 @@ from spaceevo.cli import VERBS
 from spaceevo.measure.metrics import METRICS
 from spaceevo.measure.random_graphs import random_float_graph, random_integer_graph
 from spaceevo.run.stage import STAGES
-from spaceevo.runtimes import RUNTIMES
+from spaceevo.runtimes import RUNTIMES, Runtime
 from spaceevo.spaces.blocks import BLOCKS
 from spaceevo.spaces.hyperspace import PRESETS
 from spaceevo.spaces.named import named_subnet
 from spaceevo.spaces.subnet import network_program
-from spaceevo.testing import BlockSuite, DatasetSuite, MetricSuite, PresetSuite
+from spaceevo.testing import BlockSuite, DatasetSuite, MetricSuite, PresetSuite, RuntimeSuite, TargetSuite
 from spaceevo.train.datasets import DATASETS
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
@@ -38,16 +38,17 @@ def examples() -> dict[str, str]:
 
 
 @pytest.fixture
-def typed_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def typed_off(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every example as a module of a third party, with its entry point."""
     entries: dict[str, list[EntryPoint]] = {}
+    folder = tmp_path_factory.mktemp("typed-off")
     for path, source in examples().items():
         room, _, name = path.removesuffix(".py").rpartition("/")
-        (tmp_path / f"of_a_third_party_{name}.py").write_text(source)
+        (folder / f"of_a_third_party_{name}.py").write_text(source)
         group = ROOMS[room].package
         entry = EntryPoint(name.replace("_", "-"), f"of_a_third_party_{name}", group)
         entries.setdefault(group, []).append(entry)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(plugins, "entry_points", lambda group: entries.get(group, []))
     plugins._locations.cache_clear()
     yield
@@ -121,3 +122,18 @@ class TestNano(PresetSuite):
 @pytest.mark.usefixtures("typed_off")
 class TestWeights(MetricSuite):
     NAME = "weights-mib"
+
+
+@pytest.mark.usefixtures("typed_off")
+class TestReference(RuntimeSuite):
+    NAME = "onnx-reference"
+    test_rectangle = None  # it computes in float
+
+    def test_file_computes_what_the_reference_does(self, runtime: Runtime, file: Path) -> None:
+        """In float, as it says."""
+        assert runtime.float_operators(file)
+
+
+@pytest.mark.usefixtures("typed_off")
+class TestReferenceHere(TargetSuite):
+    TARGET, OPERATORS = "onnx-reference@local", "refused"

@@ -70,6 +70,12 @@ def test_modules_say_what_they_are(path: Path) -> None:
     assert docstring.splitlines()[0].endswith((".", ":", ";")), "the first line is a sentence"
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    """Where folders of tests are no packages, only one of them would be run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(SOURCE)) for path in MODULES])
 def test_long_files_say_why(path: Path) -> None:
     text = path.read_text()

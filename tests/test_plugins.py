@@ -100,7 +100,7 @@ def test_unknown_name_tells_what_exists_and_the_nearest() -> None:
     text = str(caught.value)
     assert "train.datasets" in text
     assert "'digit'" in text
-    assert "digits, folder, huggingface, procedural, webdataset" in text
+    assert "digits, folder, huggingface, listing, procedural, webdataset" in text
     assert "Did you mean 'digits'?" in text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -229,10 +229,10 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise typer.BadParameter(f"{text!r} is not a list of numbers; write for example 0,1") from None
 
 
-def _state(state: object) -> str:
+def _state(state: Any) -> str:
     told = {
-        "load {:.2f}": getattr(state, "load", None),
-        "{:.0f} MHz": getattr(state, "frequency_mhz", None),
-        "{:.0f} °C": getattr(state, "temperature_c", None),
+        "load {:.2f}": state.load,
+        "{:.0f} MHz": state.frequency_mhz,
+        "{:.0f} °C": state.temperature_c,
     }
     return ", ".join(form.format(value) for form, value in told.items() if value is not None) or "not told"

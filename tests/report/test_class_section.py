@@ -74,7 +74,7 @@ def test_shares_of_a_matrix() -> None:
     assert figures.confusion_shares(matrix) == ((0.75, 0.25), (None, None))
     heat = figures.plot_confusion(matrix, ("a", EVIL)).data[0]
     assert heat.y == ("a", "&lt;b&gt;eel&lt;/b&gt;")
-    assert heat.text == (("3", "1"), ("", ""))
+    assert [list(row) for row in heat.text] == [["3", "1"], ["", ""]]
 
 
 def test_int8_that_costs_nothing() -> None:

@@ -1,4 +1,6 @@
-"""Laws that every plug-in keeps, for packages that bring their own; needs pytest (`pip install spaceevo[testing]`).
+"""Laws that every plug-in keeps, for packages that bring their own.
+
+It needs pytest and hypothesis (`pip install spaceevo[testing]`), and imports torch, which takes seconds.
 
 A test of such a package names the plug-in, and pytest runs all laws over it:
 

@@ -160,7 +160,7 @@ def score_spaces(
         raise EncodingError("No search space is named", remedy="Name at least one, for example micro-014-120")
     hyperspace = load_hyperspace(encodings[0].split("-", 1)[0])
     choices = [hyperspace.decode(encoding) for encoding in encodings]
-    evaluator = _evaluator(hyperspace, tables, metric, method, seed, bins, keep_failed, display)
+    evaluator = _evaluator(hyperspace, tables, metric, method, seed, bins, keep_failed, display or Logged())
     scored = (_scored(evaluator, encoding, choice) for encoding, choice in zip(encodings, choices, strict=True))
     return SpaceScores(tuple(scored), evaluator)
 
@@ -239,10 +239,9 @@ def _evaluator(
     seed: int,
     bins: int,
     keep_failed: bool,
-    display: Display | None,
+    display: Display,
 ) -> Evaluator | CombinedEvaluator:
     """That of all tables; tells which cells are doubtful."""
-    display = display or Logged()
     unit = "ms" if metric == "latency_ms" else metric
     parts: list[Evaluator] = []
     for one in tables:

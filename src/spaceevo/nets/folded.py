@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from spaceevo.graph.graphs import FloatGraph
 from spaceevo.graph.nodes import Node
 from spaceevo.graph.ops import Convolution, Depthwise
-from spaceevo.nets.fake_quant import ActivationQuantizer
 from spaceevo.nets.passes import FloatPass
 
 
@@ -63,14 +62,6 @@ class FoldedNetwork(nn.Module):
     def normalize(self, node: Node, y_BCHW: Tensor) -> Tensor:
         """Folded already."""
         return y_BCHW
-
-    def quantize_normalized(self, node: Node, y_BCHW: Tensor) -> Tensor:
-        """Nothing is quantized."""
-        raise NotImplementedError("A folded network is float")
-
-    def quantizer(self, node_id: str) -> ActivationQuantizer:
-        """Nothing is quantized."""
-        raise NotImplementedError("A folded network is float")
 
     def observe(self, node: Node, value: Tensor) -> None:
         """Nothing is observed."""

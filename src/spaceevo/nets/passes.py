@@ -30,8 +30,8 @@ from spaceevo.graph.ops import (
 from spaceevo.nets.fake_quant import ActivationQuantizer
 
 
-class Layers(Protocol):
-    """The parameters that a pass reads."""
+class FloatLayers(Protocol):
+    """The parameters that a pass in float reads."""
 
     def convolve(self, node: Node, op: Convolution, x_BCHW: Tensor) -> Tensor:
         """The convolution, without the norm."""
@@ -45,16 +45,20 @@ class Layers(Protocol):
         """The batch norm, where there is one."""
         ...
 
+    def observe(self, node: Node, value: Tensor) -> None:
+        """Sees every float tensor whose scale is learned."""
+        ...
+
+
+class Layers(FloatLayers, Protocol):
+    """The parameters that a fake-quantized pass reads."""
+
     def quantize_normalized(self, node: Node, y_BCHW: Tensor) -> Tensor:
         """The batch norm, where there is one, and the quantizer of the output."""
         ...
 
     def quantizer(self, node_id: str) -> ActivationQuantizer:
         """The quantizer of a tensor."""
-        ...
-
-    def observe(self, node: Node, value: Tensor) -> None:
-        """Sees every float tensor whose scale is learned."""
         ...
 
 
@@ -65,7 +69,7 @@ class FloatPass(Interpreter[Tensor]):
         layers: The parameters.
     """
 
-    def __init__(self, layers: Layers) -> None:
+    def __init__(self, layers: FloatLayers) -> None:
         self.layers = layers
 
     def quantize(self, node: Node, op: Quantize, x: Tensor) -> Tensor:
@@ -127,7 +131,14 @@ class FloatPass(Interpreter[Tensor]):
         return y
 
 
-class PublishedPass(FloatPass):
+class _QuantizedPass(FloatPass):
+    layers: Layers
+
+    def __init__(self, layers: Layers) -> None:
+        super().__init__(layers)
+
+
+class PublishedPass(_QuantizedPass):
     """The published placement: what convolutions and linear layers read is fake-quantized, all else is float."""
 
     def quantize(self, node: Node, op: Quantize, x: Tensor) -> Tensor:
@@ -136,7 +147,7 @@ class PublishedPass(FloatPass):
         return y
 
 
-class FakeQuantPass(FloatPass):
+class FakeQuantPass(_QuantizedPass):
     """The placement of devices: every tensor is fake-quantized."""
 
     def quantize(self, node: Node, op: Quantize, x: Tensor) -> Tensor:

@@ -63,6 +63,7 @@ def render(data: ReportData) -> str:
     summary = data.summary
     model = words.headline_model(summary.models)
     named = words.named_models(summary)
+    classes = next((one for one in data.classes if model and one.int8_file == model.int8_file), None)
     return _page(
         "report.html.j2",
         plots,
@@ -88,18 +89,13 @@ def render(data: ReportData) -> str:
         why_w_qmax=words.why_w_qmax(summary.target),
         program=predict_text(summary.target.runtime, model.preprocessing) if model and model.preprocessing else None,
         program_file=predict_file(summary.target.runtime),
-        **_class_values(data, model),
-        plots=_place_plots(data, plots) | {"confusion": _confusion_plots(_classes_of(data, model), plots)},
+        **_class_values(data, classes),
+        plots=_place_plots(data, plots) | {"confusion": _confusion_plots(classes, plots)},
     )
 
 
-def _classes_of(data: ReportData, model: ModelResult | None) -> ClassScores | None:
-    return next((one for one in data.classes if model and one.int8_file == model.int8_file), None)
-
-
-def _class_values(data: ReportData, model: ModelResult | None) -> dict[str, Any]:
+def _class_values(data: ReportData, classes: ClassScores | None) -> dict[str, Any]:
     """What the section on classes shows of the model that the headline is about."""
-    classes = _classes_of(data, model)
     if classes is None:
         return {"classes": None}
     with_images = [one for one in classes.classes if one.recall_int8 is not None]

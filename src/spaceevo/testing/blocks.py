@@ -17,6 +17,7 @@ from spaceevo.graph.tensors import Shape, square
 from spaceevo.graph.trace import Activation, Counter, Feature, Tracer
 from spaceevo.spaces.blocks import BLOCKS, BlockSpec
 from spaceevo.spaces.choices import Value
+from spaceevo.testing._threads import OneThread
 
 ACTIVATIONS = ("relu", "relu6", "hard_swish", "swish")
 WIDTHS = tuple(product((8, 16), (8, 24), (1, 2)))  # in_width, out_width, stride
@@ -94,7 +95,7 @@ def _specs(form: BlockForm) -> Iterator[BlockSpec]:
         yield spec_of(form, *values)
 
 
-class BlockSuite:
+class BlockSuite(OneThread):
     """Laws of a block type.
 
     Attributes:
@@ -112,16 +113,6 @@ class BlockSuite:
     @pytest.fixture
     def form(self, name: str) -> BlockForm:
         return self.FORM
-
-    @pytest.fixture(autouse=True)
-    def one_thread(self) -> Iterator[None]:
-        """Small tensors: more threads only wait for each other."""
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
 
     @pytest.mark.parametrize(("in_width", "out_width", "stride"), WIDTHS)
     @pytest.mark.parametrize("shape", SHAPES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +29,7 @@ from spaceevo.runtimes import RUNTIMES, Runtime
 from spaceevo.spaces.hyperspace import SpaceChoice, load_hyperspace
 from spaceevo.spaces.subnet import network_program
 from spaceevo.testing._processes import brought_by
+from spaceevo.testing._threads import OneThread
 from spaceevo.testing.float_evaluation import evaluate
 
 SEED = 3
@@ -122,7 +122,7 @@ def _patterns(height: int, width: int, count: int = 6) -> torch.Tensor:
     return F.interpolate(noise * 1.5, size=(height, width), mode="bilinear")
 
 
-class RuntimeSuite:
+class RuntimeSuite(OneThread):
     """Laws of a runtime that is installed; they are skipped where it is not.
 
     Attributes:
@@ -136,14 +136,6 @@ class RuntimeSuite:
     @pytest.fixture
     def name(self) -> str:
         return self.NAME
-
-    @pytest.fixture(autouse=True)
-    def one_thread(self) -> Iterator[None]:
-        """Small tensors: more threads only wait for each other."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
 
     @pytest.fixture
     def runtime(self, name: str) -> Runtime:

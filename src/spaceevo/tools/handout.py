@@ -93,12 +93,10 @@ def hand_out(
     """
     runtime = RUNTIMES.load(runtime_name)
     folder.mkdir(parents=True, exist_ok=True)
-    metadata, preprocessing = metadata_of_files(network, runtime)
     int8, fp32, unverified = _files(folder, name, runtime)
     earlier = folder if earlier is None else earlier
-    kept = {path: kept_latency(earlier / path.name, network, runtime_name) for path in (int8, fp32)}
-    runtime.export_int8(network.integer, unverified, {**metadata, **kept[int8], PRECISION: "int8"})
-    runtime.export_fp32(network.floating, fp32, {**metadata, **kept[fp32], PRECISION: "fp32"})
+    kept_int8, kept_fp32 = (kept_latency(earlier / path.name, network, runtime_name) for path in (int8, fp32))
+    preprocessing = _write_pair(network, runtime, unverified, fp32, kept_int8, kept_fp32)
     of_int8: list[Tensor] = []
     share = part(progress, 0, 0.8)
     verification = _verify(unverified, runtime_name, network, images, min_agreement, share, of_int8.append)
@@ -139,20 +137,30 @@ def tell_latency(
         ExportError: The INT8 file would not hold the numbers that were verified.
         NoSpaceError: A file cannot be written.
     """
-    extracted, runtime = load_extracted(network), RUNTIMES.load(target.runtime)
-    metadata, _ = metadata_of_files(extracted, runtime)
+    runtime = RUNTIMES.load(target.runtime)
     verified = runtime.constants(int8)
-    again = int8.with_name(f"{network.stem}-unverified{runtime.SUFFIX}")
-    runtime.export_int8(
-        extracted.integer, again, {**metadata, **latency_told(target, measured_ms[0]), PRECISION: "int8"}
-    )
+    _, _, again = _files(int8.parent, network.stem, runtime)
+    told_int8, told_fp32 = (latency_told(target, one) for one in measured_ms)
+    _write_pair(load_extracted(network), runtime, again, fp32, told_int8, told_fp32)
     written = runtime.constants(again)
     if written.keys() != verified.keys() or any(not np.array_equal(written[key], verified[key]) for key in verified):
         raise ExportError(f"{again} does not hold the numbers of {int8}", remedy="Report it to the authors of spaceevo")
     again.replace(int8)
-    runtime.export_fp32(
-        extracted.floating, fp32, {**metadata, **latency_told(target, measured_ms[1]), PRECISION: "fp32"}
-    )
+
+
+def _write_pair(
+    network: ExtractedNetwork,
+    runtime: Runtime,
+    int8: Path,
+    fp32: Path,
+    latency_int8: dict[str, str],
+    latency_fp32: dict[str, str],
+) -> Preprocessing | None:
+    """Write both files of a network, each with what it tells of its latency; how a picture becomes their input."""
+    metadata, preprocessing = metadata_of_files(network, runtime)
+    runtime.export_int8(network.integer, int8, {**metadata, **latency_int8, PRECISION: "int8"})
+    runtime.export_fp32(network.floating, fp32, {**metadata, **latency_fp32, PRECISION: "fp32"})
+    return preprocessing
 
 
 def verify_file(
